@@ -1,0 +1,1 @@
+"""The `nemo_llm_stage` package."""

@@ -1,0 +1,182 @@
+"""
+Which failures are asked again, and when.
+
+One table from foreign exceptions to our types, one waiting rule. Knows nothing of transports: an exception is read by
+its type and status, and by its words only when a user's own client raises nothing better.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from http import HTTPStatus
+
+from tenacity import RetryCallState
+
+from nemo_llm_stage.errors import (
+    AuthenticationError,
+    BadRequestError,
+    ClientError,
+    ConnectionDroppedError,
+    ConnectionFailedError,
+    NotFoundError,
+    RateLimitError,
+    RequestError,
+    RequestTimeoutError,
+    ServerError,
+    TransientError,
+)
+
+MAX_BACKOFF_S = 60.0
+"""The longest wait that we choose ourselves; a server's Retry-After is obeyed beyond it."""
+
+_RETRIED_4XX = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY}
+_TOO_MANY_REQUESTS = 429
+
+_WORDS = (
+    (re.compile(r"\b429\b|rate[ _-]?limit|too many requests", re.IGNORECASE), RateLimitError),
+    (re.compile(r"\btimed?[ -]?out\b", re.IGNORECASE), RequestTimeoutError),
+    (re.compile(r"\bconnection\b|\bReadError\b|\bBrokenResourceError\b", re.IGNORECASE), ConnectionDroppedError),
+    (re.compile(r"\b(error|status|code|http)\D{0,8}50[0234]\b|service unavailable|bad gateway", re.IGNORECASE), ServerError),
+)
+_CLASS_NAMES: dict[str, type[TransientError]] = {
+    "APITimeoutError": RequestTimeoutError,
+    "APIConnectionError": ConnectionDroppedError,
+    "ConnectTimeout": RequestTimeoutError,
+    "TimeoutException": RequestTimeoutError,
+    "Timeout": RequestTimeoutError,
+    "ConnectError": ConnectionFailedError,
+    "TransportError": ConnectionDroppedError,
+    "ClientConnectionError": ConnectionDroppedError,
+    "ClientPayloadError": ConnectionDroppedError,
+}
+
+
+def error_from_status(status: int, message: str, *, retry_after_s: float | None = None) -> RequestError:
+    """
+    Return the error that an HTTP status other than success stands for.
+
+    Args:
+        status: 400–599; 3xx counts as a refused request, since redirects are not followed.
+        message: What to tell the user, the server's own words included.
+        retry_after_s: Seconds the server asked to wait.
+    """
+    if status == _TOO_MANY_REQUESTS:
+        return RateLimitError(message, status=status, retry_after_s=retry_after_s)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _RETRIED_4XX:
+        return ServerError(message, status=status, retry_after_s=retry_after_s)
+    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        return AuthenticationError(message, status=status)
+    if status == HTTPStatus.NOT_FOUND:
+        return NotFoundError(message, status=status)
+    return BadRequestError(message, status=status)
+
+
+def as_request_error(error: BaseException) -> RequestError:
+    """
+    Return `error` as one of our types: by type, then HTTP status, then class name, and last by its words.
+
+    The words matter only for a user's own client that raises a plain exception: "429 Rate limit exceeded" is a rate
+    limit, "failed to generate" is not.
+    """
+    if isinstance(error, RequestError):
+        return error
+    message = str(error) or type(error).__name__
+    status = _status_of(error)
+    if status is not None:
+        return error_from_status(status, message, retry_after_s=_retry_after_of(error))
+    if isinstance(error, TimeoutError):
+        return RequestTimeoutError(message)
+    if isinstance(error, ConnectionRefusedError):
+        return ConnectionFailedError(message)
+    if isinstance(error, ConnectionError):
+        return ConnectionDroppedError(message)
+    for cls in type(error).__mro__:
+        if cls.__name__ in _CLASS_NAMES:
+            return _CLASS_NAMES[cls.__name__](message)
+    for pattern, kind in _WORDS:
+        if pattern.search(message):
+            return kind(message)
+    return ClientError(f"{type(error).__name__}: {message}")
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether asking again may succeed."""
+    return isinstance(as_request_error(error), TransientError)
+
+
+def backoff_s(retry: int, *, base_delay: float, error: RequestError | None = None) -> float:
+    """
+    Seconds to wait before retry number `retry` (1 is the first).
+
+    Full jitter: ``U(0, min(60, base_delay · 2^(retry-1)))``; a server's Retry-After is never undercut and gets up to
+    one ``base_delay`` (at most a second) of jitter on top, so that rows do not come back all at once. A dropped
+    connection is asked again at once the first time: mostly the server had closed an idle one.
+
+    Source: AWS Architecture Blog, "Exponential Backoff And Jitter", 2015; RFC 9110 §10.2.3 (Retry-After).
+    """
+    if isinstance(error, TransientError) and error.retry_after_s is not None:
+        return error.retry_after_s + random.uniform(0, min(1.0, base_delay))  # noqa: S311 - jitter, not a secret
+    if isinstance(error, ConnectionDroppedError) and retry == 1:
+        return 0.0
+    ceiling = min(MAX_BACKOFF_S, base_delay * 2.0 ** min(retry - 1, 60))
+    return random.uniform(0, ceiling)  # noqa: S311 - jitter, not a secret
+
+
+class WaitBackoff:
+    """`backoff_s` as a tenacity wait strategy."""
+
+    def __init__(self, base_delay: float) -> None:
+        self._base_delay = base_delay
+
+    def __call__(self, state: RetryCallState) -> float:
+        """Seconds to sleep after the attempt that `state` tells of."""
+        error = state.outcome.exception() if state.outcome else None
+        request_error = as_request_error(error) if error else None
+        return backoff_s(state.attempt_number, base_delay=self._base_delay, error=request_error)
+
+
+def parse_retry_after_s(retry_after: str | None, retry_after_ms: str | None = None) -> float | None:
+    """
+    Seconds to wait, from the headers' texts; None where they say nothing usable.
+
+    Takes ``retry-after-ms`` (milliseconds), and ``Retry-After`` as seconds or as an HTTP date (RFC 9110 §10.2.3).
+    """
+    if retry_after_ms is not None:
+        try:
+            return max(0.0, float(retry_after_ms) / 1000)
+        except ValueError:
+            pass
+    if retry_after is None:
+        return None
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        return _seconds_until(retry_after)
+
+
+def _seconds_until(http_date: str) -> float | None:
+    import email.utils
+    import time
+
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(http_date).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return None
+
+
+def _status_of(error: BaseException) -> int | None:
+    """The HTTP status as openai, httpx, requests and aiohttp carry it."""
+    for holder in (error, getattr(error, "response", None)):
+        for name in ("status_code", "status"):
+            status = getattr(holder, name, None)
+            if isinstance(status, int) and not isinstance(status, bool) and status >= HTTPStatus.MULTIPLE_CHOICES:
+                return status
+    return None
+
+
+def _retry_after_of(error: BaseException) -> float | None:
+    headers = getattr(getattr(error, "response", None), "headers", None) or getattr(error, "headers", None)
+    if not hasattr(headers, "get"):
+        return None
+    return parse_retry_after_s(headers.get("retry-after"), headers.get("retry-after-ms"))

@@ -1,0 +1,196 @@
+"""
+Every error of the package, grouped by what the caller does next.
+
+```
+LLMStageError
+├── ConfigError                    correct the settings and run again      (exit code 2)
+│   ├── InputError                   … the input data: names the file, line or column
+│   └── OutputConflictError          … the output folder: it belongs to another job
+├── RunError                       the run broke; what is committed stays   (exit code 1)
+└── RequestError                   one request failed
+    ├── TransientError               ask again
+    │   ├── ConnectionFailedError      refused, unknown host, TLS
+    │   ├── ConnectionDroppedError     reset before or within the answer
+    │   ├── RequestTimeoutError        no answer in time
+    │   ├── RateLimitError             429
+    │   ├── ServerError                5xx, 408, 409, 425
+    │   └── InvalidResponseError       200, but not an answer
+    ├── RowError                     fail the row
+    │   ├── PromptError                the prompt cannot be made from this row
+    │   ├── BadRequestError            400, 413, 422 …: the server refuses this request
+    │   ├── ContextOverflowError       the prompt is longer than the model takes
+    │   ├── ContentFilterError         refused or filtered
+    │   ├── TruncatedError             the answer was cut off and that is not accepted
+    │   ├── ParseError                 the answer is not what the parser takes
+    │   └── ClientError                a client of the user's raised something of its own
+    └── FatalError                   stop the run: no request can succeed
+        ├── AuthenticationError        401, 403
+        └── NotFoundError              404: no such model or route
+```
+
+`kind` is the stable word written before the colon in an error column. Knows nothing of HTTP libraries: those are
+mapped where they are called.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class LLMStageError(Exception):
+    """Base of every error this package raises."""
+
+
+class ConfigError(LLMStageError, ValueError):
+    """The settings cannot work; nothing was asked."""
+
+
+class InputError(ConfigError):
+    """The input data cannot be read as asked."""
+
+
+class OutputConflictError(ConfigError):
+    """The output folder holds something that this job must not mix with."""
+
+
+class RunError(LLMStageError, RuntimeError):
+    """The run broke. Committed partitions stay valid; running again goes on from them."""
+
+
+class RequestError(LLMStageError):
+    """
+    One request failed.
+
+    Attributes:
+        kind: The word that error columns and summaries group by.
+        status: The HTTP status, where there was one.
+        attempts: Sends made until this error was final; 0 where nothing was sent.
+    """
+
+    kind: ClassVar[str] = "error"
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.attempts = 0
+
+    def __str__(self) -> str:
+        """The message alone; the status is part of it where a server gave one."""
+        return str(self.args[0]) if self.args else ""
+
+
+class TransientError(RequestError):
+    """
+    Asking again may succeed.
+
+    Attributes:
+        retry_after_s: Seconds the server asked to wait; None where it did not say.
+    """
+
+    kind = "transient"
+
+    def __init__(self, message: str, *, status: int | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message, status=status)
+        self.retry_after_s = retry_after_s
+
+
+class ConnectionFailedError(TransientError):
+    """No connection to the server: refused, unknown host, or TLS failed."""
+
+    kind = "connection_failed"
+
+
+class ConnectionDroppedError(TransientError):
+    """The connection ended before the whole answer had come."""
+
+    kind = "connection_dropped"
+
+
+class RequestTimeoutError(TransientError):
+    """No whole answer within the timeout."""
+
+    kind = "timeout"
+
+
+class RateLimitError(TransientError):
+    """The server asked to slow down (429)."""
+
+    kind = "rate_limit"
+
+
+class ServerError(TransientError):
+    """The server failed (5xx) or asked to come again (408, 409, 425)."""
+
+    kind = "server_error"
+
+
+class InvalidResponseError(TransientError):
+    """HTTP says success, the body is not an answer: not JSON, no choices, no content, aborted."""
+
+    kind = "invalid_response"
+
+
+class RowError(RequestError):
+    """This row cannot succeed; others can."""
+
+    kind = "row_error"
+
+
+class PromptError(RowError):
+    """The prompt cannot be made from this row."""
+
+    kind = "prompt"
+
+
+class BadRequestError(RowError):
+    """The server refuses this request (400, 413, 422 and other 4xx)."""
+
+    kind = "bad_request"
+
+
+class ContextOverflowError(BadRequestError):
+    """The prompt and the answer asked for do not fit the model's context."""
+
+    kind = "context_overflow"
+
+
+class ContentFilterError(RowError):
+    """The server filtered the answer or the model refused it."""
+
+    kind = "content_filter"
+
+
+class TruncatedError(RowError):
+    """The answer was cut off at the token limit and the settings do not accept that."""
+
+    kind = "truncated"
+
+
+class ParseError(RowError):
+    """The answer is not what the parser takes."""
+
+    kind = "parse"
+
+
+class ClientError(RowError):
+    """A user's own client raised something that is no known kind of failure."""
+
+    kind = "client"
+
+
+class FatalError(RequestError):
+    """No request can succeed here until a person changes something."""
+
+    kind = "fatal"
+
+
+class AuthenticationError(FatalError):
+    """The server does not accept the key (401, 403)."""
+
+    kind = "authentication"
+
+
+class NotFoundError(FatalError):
+    """The server knows no such model or route (404)."""
+
+    kind = "not_found"
