@@ -16,6 +16,7 @@ LLMStageError
     │   ├── ServerError                5xx, 408, 409, 425
     │   └── InvalidResponseError       200, but not an answer
     ├── RowError                     fail the row
+    │   ├── SkippedError               the settings leave this row unasked: not a failure
     │   ├── PromptError                the prompt cannot be made from this row
     │   ├── BadRequestError            400, 413, 422 …: the server refuses this request
     │   ├── ContextOverflowError       the prompt is longer than the model takes
@@ -134,6 +135,12 @@ class RowError(RequestError):
     """This row cannot succeed; others can."""
 
     kind = "row_error"
+
+
+class SkippedError(RowError):
+    """The settings leave this row unasked, e.g. because a column it needs is null. Counted apart from failures."""
+
+    kind = "skipped"
 
 
 class PromptError(RowError):
