@@ -1,7 +1,7 @@
 """
 A row becomes the messages of one request.
 
-Pure apart from reading template files when made. Knows nothing of clients, tables or files of data.
+Pure, but for reading template files when made and image files that rows name. Knows nothing of clients or tables.
 """
 
 from __future__ import annotations
@@ -12,27 +12,44 @@ from pathlib import Path
 from typing import Any
 
 from nemo_llm_stage.core import Message
-from nemo_llm_stage.errors import ConfigError, PromptError, SkippedError
+from nemo_llm_stage.errors import ConfigError, PromptError, RowError, SkippedError
 from nemo_llm_stage.identity import describe_callable
-from nemo_llm_stage.prompt.template import Expression, OnNull, Template, check_columns
+from nemo_llm_stage.prompt.conversation import messages_of_column
+from nemo_llm_stage.prompt.images import MAX_IMAGE_BYTES, attach_images, image_parts
+from nemo_llm_stage.prompt.nulls import is_null
+from nemo_llm_stage.prompt.template import Expression, OnNull, Template, check_columns, null_error
+from nemo_llm_stage.suggest import did_you_mean
 
 RowFunction = Callable[[Mapping[str, Any]], "str | list[Message]"]
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+"""Roles of the chat protocol. Source: OpenAI chat completions."""
 
 
 class Prompt:
     """
     How a row becomes messages. Immutable, can be pickled; templates are compiled once per process.
 
+    The conversation is, in this order, each where given: the system turn, the turns of `messages_column`, those of
+    `messages`, the user's turn.
+
     Args:
         prompt: The user's turn: a template's text, a path of a file holding one, or a function from the row to a text
-            or to messages.
-        system_prompt: The system turn: a template's text or a path.
-        on_null: What a null column that a template uses leads to: ``skip`` leaves the row unasked, ``error`` fails it,
-            ``empty`` takes it for ``''``. None, NaN, pandas' NA and NaT are null. A function gets the row as it is.
+            or to messages. A function gets the row as it is, nulls included.
+        system_prompt: The system turn: a template's text or a path. It replaces system turns of `messages_column` and
+            of a function's messages.
+        messages: Turns as ``{"role": …, "content": template or path}``, e.g. examples.
+        messages_column: A column holding chat turns as ``list<struct<role, content>>`` or as JSON text.
+        images: Columns whose images go before the text of the last user turn: bytes, local paths, URLs, Hugging Face
+            image structs, or lists of these.
+        allow_remote_urls: Whether image URLs are passed on for the server to fetch.
+        max_image_bytes: The largest image sent.
+        on_null: What a null column that is used leads to: ``skip`` leaves the row unasked, ``error`` fails it,
+            ``empty`` takes it for an empty text. None, NaN, pandas' NA and NaT are null.
         skip_when: An expression; rows for which it is true are left unasked.
 
     Attributes:
-        required_columns: The columns that the templates mention.
+        required_columns: The columns that are mentioned.
         needs_all_columns: Whether a function or ``{{ row }}`` may look at any column.
 
     Raises:
@@ -44,25 +61,37 @@ class Prompt:
         prompt: str | os.PathLike[str] | RowFunction | None = None,
         *,
         system_prompt: str | os.PathLike[str] | None = None,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        messages_column: str | None = None,
+        images: str | Sequence[str] = (),
+        allow_remote_urls: bool = False,
+        max_image_bytes: int = MAX_IMAGE_BYTES,
         on_null: OnNull = "skip",
         skip_when: str | None = None,
     ) -> None:
         if on_null not in {"skip", "error", "empty"}:
             raise ConfigError(f"on_null is {on_null!r}; it must be skip, error or empty.")
-        if prompt is None:
-            raise ConfigError("there is nothing to ask: give prompt.")
-        self._function = prompt if callable(prompt) else None
-        self._system = None if system_prompt is None else _template(system_prompt, on_null)
-        self._user = None if callable(prompt) else _template(prompt, on_null)
-        self._skip_when = None if skip_when is None else Expression(skip_when, on_null=on_null)
+        if prompt is None and not messages and messages_column is None:
+            raise ConfigError("there is nothing to ask: give prompt, messages or messages_column.")
         self.on_null: OnNull = on_null
-        templates = [template for template in (self._system, self._user, self._skip_when) if template is not None]
-        self.required_columns = frozenset[str]().union(*(template.required_columns for template in templates))
+        self._function = prompt if callable(prompt) else None
+        self._turns = [_turn_template(turn, on_null) for turn in messages or ()]
+        if prompt is not None and not callable(prompt):
+            self._turns.append(("user", _template(prompt, on_null)))
+        self._system = None if system_prompt is None else _template(system_prompt, on_null)
+        self._skip_when = None if skip_when is None else Expression(skip_when, on_null=on_null)
+        self._messages_column = messages_column
+        self._images = (images,) if isinstance(images, str) else tuple(images)
+        self._allow_remote_urls = allow_remote_urls
+        self._max_image_bytes = max_image_bytes
+        templates = [t for t in (self._system, self._skip_when, *(t for _, t in self._turns)) if t is not None]
+        named = {*self._images, *([messages_column] if messages_column is not None else [])}
+        self.required_columns = frozenset(named).union(*(template.required_columns for template in templates))
         self.needs_all_columns = self._function is not None or any(t.needs_all_columns for t in templates)
 
     def check_columns(self, available: Sequence[str]) -> None:
         """
-        Check that the templates' columns exist.
+        Check that the mentioned columns exist.
 
         Raises:
             InputError: One does not; the message names the nearest one and all there are.
@@ -79,23 +108,53 @@ class Prompt:
         """
         if self._skip_when is not None and self._skip_when.evaluate(row):
             raise SkippedError("skip_when is true")
-        messages: list[Message] = []
-        if self._system is not None:
-            messages.append({"role": "system", "content": self._system.render(row)})
-        if self._user is not None:
-            messages.append({"role": "user", "content": self._user.render(row)})
+        messages = [] if self._messages_column is None else self._column_messages(row, self._messages_column)
+        messages += [{"role": role, "content": template.render(row)} for role, template in self._turns]
         if self._function is not None:
-            messages += _turns_of(self._function, row)
+            messages += _messages_of_function(self._function, row)
+        if self._system is not None:
+            others = [message for message in messages if message["role"] != "system"]
+            messages = [{"role": "system", "content": self._system.render(row)}, *others]
+        if not messages:
+            raise PromptError("there are no messages to send.")
+        for column in self._images:
+            self._attach(messages, row, column)
         return messages
 
     def describe(self) -> dict[str, Any]:
         """Return what the messages depend on beside the row, JSON-able; equal for equal prompts."""
         return {
-            "prompt": describe_callable(self._function) if self._function else self._user and self._user.source,
+            "function": self._function and describe_callable(self._function),
             "system_prompt": self._system and self._system.source,
+            "messages": [{"role": role, "content": template.source} for role, template in self._turns],
+            "messages_column": self._messages_column,
+            "images": list(self._images),
+            "allow_remote_urls": self._allow_remote_urls,
+            "max_image_bytes": self._max_image_bytes,
             "on_null": self.on_null,
             "skip_when": self._skip_when and self._skip_when.source,
         }
+
+    def _column_messages(self, row: Mapping[str, Any], column: str) -> list[Message]:
+        value = self._value(row, column)
+        if value is None:
+            return []
+        return messages_of_column(column, value, allow_remote_urls=self._allow_remote_urls)
+
+    def _attach(self, messages: list[Message], row: Mapping[str, Any], column: str) -> None:
+        value = self._value(row, column)
+        if value is None:
+            return
+        allow, cap = self._allow_remote_urls, self._max_image_bytes
+        attach_images(messages, image_parts(column, value, allow_remote_urls=allow, max_image_bytes=cap))
+
+    def _value(self, row: Mapping[str, Any], column: str) -> Any:
+        value = row.get(column)
+        if not is_null(value):
+            return value
+        if self.on_null == "empty":
+            return None
+        raise null_error(column, self.on_null)
 
 
 def _template(source: str | os.PathLike[str], on_null: OnNull) -> Template:
@@ -110,15 +169,27 @@ def _template(source: str | os.PathLike[str], on_null: OnNull) -> Template:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def _turns_of(function: RowFunction, row: Mapping[str, Any]) -> list[Message]:
+def _turn_template(turn: Mapping[str, Any], on_null: OnNull) -> tuple[str, Template]:
+    if set(turn) != {"role", "content"}:
+        raise ConfigError(f"messages: a turn has role and content, not {', '.join(map(str, turn)) or 'nothing'}.")
+    role, content = turn["role"], turn["content"]
+    if role not in ROLES:
+        hint = did_you_mean(str(role), ROLES) or f"known are {', '.join(ROLES)}"
+        raise ConfigError(f"messages: there is no role {role!r}; {hint}.")
+    if not isinstance(content, str | os.PathLike):
+        raise ConfigError(f"messages: the content of a turn is a template's text or a path, not {content!r:.100}.")
+    return role, _template(content, on_null)
+
+
+def _messages_of_function(function: RowFunction, row: Mapping[str, Any]) -> list[Message]:
     try:
-        turns = function(row)
-    except (PromptError, SkippedError):
+        messages = function(row)
+    except RowError:
         raise
     except Exception as error:
         raise PromptError(f"the prompt function failed: {type(error).__name__}: {error}") from error
-    if isinstance(turns, str):
-        return [{"role": "user", "content": turns}]
-    if isinstance(turns, list) and turns and all(isinstance(turn, dict) and "role" in turn for turn in turns):
-        return turns
-    raise PromptError(f"the prompt function returned {turns!r:.200}; it must return a text or a list of messages.")
+    if isinstance(messages, str):
+        return [{"role": "user", "content": messages}]
+    if isinstance(messages, list) and all(isinstance(m, dict) and "role" in m and "content" in m for m in messages):
+        return [dict(message) for message in messages]
+    raise PromptError(f"the prompt function returned {messages!r:.200}; it must return a text or a list of messages.")

@@ -9,7 +9,7 @@ nothing of messages or requests.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import orjson
@@ -17,7 +17,7 @@ from jinja2 import StrictUndefined, Undefined, meta, nodes
 from jinja2.exceptions import SecurityError, TemplateSyntaxError, UndefinedError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from nemo_llm_stage.errors import ConfigError, InputError, PromptError, SkippedError
+from nemo_llm_stage.errors import ConfigError, InputError, PromptError, RowError, SkippedError
 from nemo_llm_stage.prompt.nulls import Null, NullUsed, null_of, plain
 from nemo_llm_stage.suggest import did_you_mean
 
@@ -58,8 +58,10 @@ class Template:
     def __init__(self, source: str, *, on_null: OnNull = "skip") -> None:
         self.source = source
         self.on_null: OnNull = on_null
-        self.required_columns, self.needs_all_columns = _columns_of(_parse(source))
-        _ = self._render  # compiles: what is wrong shows here and not on the first row
+        tree = _parse(source)
+        self.required_columns, self.needs_all_columns = _columns_of(tree)
+        self._uses_row = any(name.name == ROW_NAME for name in tree.find_all(nodes.Name))
+        self._is_constant = not any(tree.find_all(nodes.Name))
 
     def render(self, row: Mapping[str, Any]) -> str:
         """
@@ -69,17 +71,23 @@ class Template:
             SkippedError: A null is used and `on_null` is ``skip``.
             PromptError: A null is used and `on_null` is ``error``, or the template fails on this row's values.
         """
+        if self._is_constant:
+            return self._text
         try:
             return "".join(self._render(self._variables(row)))
-        except NullUsed as null:
-            raise null_error(str(null), self.on_null) from None
         except Exception as error:
-            raise _as_prompt_error(error) from error
+            raise self._row_error(error) from error
 
     @functools.cached_property
-    def _render(self) -> Any:
+    def _render(self) -> Callable[[dict[str, Any]], Iterator[str]]:
+        # Not Template.render: it costs twice as much a row, and rewrites the traceback of each null.
         template = environment().from_string(self.source)
-        return lambda variables: template.root_render_func(template.new_context(variables))
+        shared = dict(template.globals)
+        return lambda variables: template.root_render_func(template.new_context(shared | variables, shared=True))
+
+    @functools.cached_property
+    def _text(self) -> str:
+        return "".join(self._render({}))
 
     @functools.cached_property
     def _nulls(self) -> dict[str, Null]:
@@ -93,12 +101,25 @@ class Template:
             variables = {name: plain(value, self._null_of(name)) for name, value in row.items()}
         else:
             variables = {name: plain(row[name], null) for name, null in self._nulls.items() if name in row}
-        variables[ROW_NAME] = dict(variables)
+        if self._uses_row:
+            variables[ROW_NAME] = dict(variables)
         return variables
+
+    def _row_error(self, error: Exception) -> RowError:
+        if isinstance(error, NullUsed):
+            return null_error(str(error), self.on_null)
+        if isinstance(error, PromptError):
+            return error
+        if isinstance(error, UndefinedError | SecurityError):
+            return PromptError(f"the template cannot be filled: {error}")
+        return PromptError(f"the template failed: {type(error).__name__}: {error}")
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what was compiled in this process."""
-        return {name: value for name, value in self.__dict__.items() if name not in {"_render", "_nulls"}}
+        return {name: value for name, value in self.__dict__.items() if name not in _COMPILED}
+
+
+_COMPILED = {"_render", "_evaluate", "_nulls", "_text"}
 
 
 class Expression(Template):
@@ -127,19 +148,13 @@ class Expression(Template):
         """
         try:
             value = self._evaluate(**self._variables(row))
-        except NullUsed as null:
-            raise null_error(str(null), self.on_null) from None
         except Exception as error:
-            raise _as_prompt_error(error) from error
+            raise self._row_error(error) from error
         return None if isinstance(value, Null) else value
 
     @functools.cached_property
     def _evaluate(self) -> Any:
         return environment().compile_expression(self.source[2:-2], undefined_to_none=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but what was compiled in this process."""
-        return {name: value for name, value in super().__getstate__().items() if name != "_evaluate"}
 
 
 def check_columns(required: Iterable[str], available: Sequence[str]) -> None:
@@ -231,14 +246,6 @@ def _names_by_row(tree: nodes.Template) -> Iterator[str]:
         is_row = isinstance(item.node, nodes.Name) and item.node.name == ROW_NAME
         if is_row and isinstance(item.arg, nodes.Const) and isinstance(item.arg.value, str):
             yield item.arg.value
-
-
-def _as_prompt_error(error: Exception) -> PromptError:
-    if isinstance(error, PromptError):
-        return error
-    if isinstance(error, UndefinedError | SecurityError):
-        return PromptError(f"the template cannot be filled: {error}")
-    return PromptError(f"the template failed: {type(error).__name__}: {error}")
 
 
 def _printable(value: Any) -> Any:
