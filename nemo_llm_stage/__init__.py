@@ -1,1 +1,67 @@
-"""The `nemo_llm_stage` package."""
+"""
+Add LLM-generated columns to a dataset of any size.
+
+```python
+from nemo_llm_stage import AsyncHTTPClient, LLMStage
+
+stage = LLMStage(
+    client=AsyncHTTPClient("http://localhost:8000/v1"),
+    model="my-model",
+    prompt="Summarize in one sentence: {{ text }}",
+    output_column="summary",
+)
+frame = stage.process(frame)  # the same rows, and summary, summary_error, summary_meta
+```
+"""
+
+from nemo_llm_stage.client.http_client import AsyncHTTPClient
+from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig, LLMClient
+from nemo_llm_stage.client.openai_client import AsyncOpenAIClient, OpenAIClient
+from nemo_llm_stage.cluster.run import JobResult, run_job
+from nemo_llm_stage.core import Completion, Counters, RowResult, Usage
+from nemo_llm_stage.errors import (
+    ConfigError,
+    FatalError,
+    InputError,
+    LLMStageError,
+    OutputConflictError,
+    ParseError,
+    RequestError,
+    RowError,
+    RunError,
+    TransientError,
+)
+from nemo_llm_stage.output import Output
+from nemo_llm_stage.prompt import Prompt
+from nemo_llm_stage.stage.stage import LLMStage
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncHTTPClient",
+    "AsyncLLMClient",
+    "AsyncOpenAIClient",
+    "Completion",
+    "ConfigError",
+    "ConversationFormatter",
+    "Counters",
+    "FatalError",
+    "GenerationConfig",
+    "InputError",
+    "JobResult",
+    "LLMClient",
+    "LLMStage",
+    "LLMStageError",
+    "OpenAIClient",
+    "Output",
+    "OutputConflictError",
+    "ParseError",
+    "Prompt",
+    "RequestError",
+    "RowError",
+    "RowResult",
+    "RunError",
+    "TransientError",
+    "Usage",
+    "run_job",
+]

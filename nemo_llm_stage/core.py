@@ -6,7 +6,8 @@ Frozen, slotted, standard library only. Knows nothing of HTTP, tables, files or 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 Message = dict[str, Any]
@@ -80,3 +81,90 @@ class RowResult:
     def error_kind(self) -> str | None:
         """The part of `error` before the colon: the class of failure that summaries group by."""
         return None if self.error is None else self.error.partition(":")[0]
+
+
+@dataclass(slots=True)
+class Counters:
+    """
+    What a worker, a partition or a job has done so far; counts add up over any of them.
+
+    Attributes:
+        num_rows: Rows finished: answered, failed and skipped.
+        num_failed: Rows finished with an error.
+        num_skipped: Rows that the settings left unasked.
+        num_reused: Rows answered from the journal or by an identical request; nothing was sent for them.
+        num_attempts: Sends, the failed ones included.
+        input_tokens: As the servers counted them, over the answers that came.
+        output_tokens: Likewise.
+        cached_tokens: Likewise; part of `input_tokens`.
+        errors: Failed rows by kind.
+        examples: One whole error message for each kind.
+    """
+
+    num_rows: int = 0
+    num_failed: int = 0
+    num_skipped: int = 0
+    num_reused: int = 0
+    num_attempts: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def num_answered(self) -> int:
+        """Rows that have a value."""
+        return self.num_rows - self.num_failed - self.num_skipped
+
+    def count(self, result: RowResult) -> None:
+        """Add one finished row."""
+        self.num_rows += 1
+        self.num_attempts += result.attempts
+        if result.is_reused:
+            self.num_reused += 1
+        if result.error is not None:
+            self._count_error(result.error)
+        completion = result.completion
+        if completion is not None and completion.usage is not None and not result.is_reused:
+            self.input_tokens += completion.usage.input_tokens or 0
+            self.output_tokens += completion.usage.output_tokens or 0
+            self.cached_tokens += completion.usage.cached_tokens or 0
+
+    def add(self, other: Counters) -> None:
+        """Add another's counts to these."""
+        for name in COUNTER_NAMES:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for kind, num in list(other.errors.items()):
+            self.errors[kind] = self.errors.get(kind, 0) + num
+        for kind, example in list(other.examples.items()):
+            self.examples.setdefault(kind, example)
+
+    def _count_error(self, error: str) -> None:
+        kind = error.partition(":")[0]
+        if kind == "skipped":
+            self.num_skipped += 1
+            return
+        self.num_failed += 1
+        self.errors[kind] = self.errors.get(kind, 0) + 1
+        self.examples.setdefault(kind, error)
+
+
+def sum_counters(parts: Iterable[Counters]) -> Counters:
+    """Return the counts of all `parts` together."""
+    total = Counters()
+    for part in list(parts):
+        total.add(part)
+    return total
+
+
+COUNTER_NAMES = (
+    "num_rows",
+    "num_failed",
+    "num_skipped",
+    "num_reused",
+    "num_attempts",
+    "input_tokens",
+    "output_tokens",
+    "cached_tokens",
+)

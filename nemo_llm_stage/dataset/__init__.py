@@ -1,1 +1,1 @@
-"""."""
+"""Storage: plan partitions, read, journal, commit, verify."""

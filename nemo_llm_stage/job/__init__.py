@@ -1,1 +1,1 @@
-"""."""
+"""Partitions through a stage into committed files; no Ray."""

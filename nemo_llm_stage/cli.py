@@ -1,0 +1,198 @@
+"""
+The command line: `nemo-llm-stage`, also `python -m nemo_llm_stage`.
+
+Turns words into a `JobConfig` and errors into one message and an exit code: 0 all rows accounted for, 1 the run broke,
+2 the settings or the input are wrong. Heavy things are imported where a command needs them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nemo_llm_stage import __version__
+from nemo_llm_stage.errors import ConfigError, LLMStageError
+
+EXIT_RUN, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+
+
+class _Commands(click.Group):
+    """Shows a user's mistake as one message, never as a traceback."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except LLMStageError as error:
+            click.secho(f"error: {error}", fg="red", err=True)
+            context.exit(EXIT_INPUT if isinstance(error, ConfigError) else EXIT_RUN)
+        except KeyboardInterrupt:
+            click.echo("stopped; the same command goes on from here.", err=True)
+            context.exit(EXIT_INTERRUPTED)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="nemo-llm-stage")
+def main() -> None:
+    """Add LLM-generated columns to a dataset of any size."""
+
+
+def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_JOB_OPTIONS = _options(
+    click.option("--input", multiple=True, help="Parquet or JSONL file, glob or folder; may be given more than once."),
+    click.option("--output", help="Folder to write; made if it is not there."),
+    click.option("--prompt", help="Jinja2 template over the columns, e.g. 'Summarize: {{ text }}'."),
+    click.option("--prompt-file", help="File with the template, in place of --prompt."),
+    click.option("--system-prompt", help="System message, likewise a template."),
+    click.option("--output-column", help="Name of the column to add."),
+    click.option("--model", help="The model's name on the server."),
+    click.option(
+        "--on-null", type=click.Choice(["skip", "error", "empty"]), help="Rows whose prompt would print a null."
+    ),
+    click.option("--give-up-after", type=float, help="Seconds a row is asked again after passing failures [21600]."),
+)
+_CLIENT_OPTIONS = _options(
+    click.option("--base-url", multiple=True, help="Server, e.g. http://host:8000/v1; several are asked in turn."),
+    click.option(
+        "--client", type=click.Choice(["http", "openai", "local"]), help="'local' runs the embedded model [http]."
+    ),
+    click.option("--gguf", help="Model file for --client local, in place of the embedded one."),
+    click.option("--api-key-env", help="Environment variable that holds the key."),
+    click.option("--api-key-file", help="File that holds the key."),
+    click.option("--max-concurrent-requests", type=int, help="In flight at once, for each actor [64]."),
+    click.option("--max-retries", type=int, help="Sends after the first, for failures that may pass [3]."),
+    click.option("--base-delay", type=float, help="Seconds; first retry waits up to this, then twice as long … [1]."),
+    click.option("--timeout", type=float, help="Seconds for one request [600]."),
+    click.option("--connect-timeout", type=float, help="Seconds to connect [10]."),
+)
+_GENERATION_OPTIONS = _options(
+    click.option("--max-tokens", type=int, help="Most output tokens [2048]."),
+    click.option("--temperature", type=float, help="0 is greedy [0]."),
+    click.option("--top-p", type=float, help="Nucleus sampling mass [0.95]."),
+    click.option("--top-k", type=int, help="For servers that take it."),
+    click.option("--n", type=int, help="Answers per row; more than one makes the column a list [1]."),
+    click.option("--seed", type=int, help="Same for every row [0]."),
+    click.option("--stop", multiple=True, help="Text that ends the answer; may be given more than once."),
+)
+_RUN_OPTIONS = _options(
+    click.option(
+        "--engine", type=click.Choice(["ray", "local"]), help="'local' runs in this process, without Ray [ray]."
+    ),
+    click.option("--actors", type=int, help="Ray actors, each with a limit of its own [1]."),
+    click.option("--num-cpus-per-actor", type=float, help="Reserved in Ray [0.5]."),
+    click.option("--address", help="Ray cluster to join [RAY_ADDRESS, else Ray is started here]."),
+    click.option("--output-format", type=click.Choice(["parquet", "jsonl"]), help="[parquet]"),
+    click.option("--rows-per-partition", type=int, help="Rows of one output file [about 64 files of 128 to 10,000]."),
+    click.option("--scan-input", type=click.Choice(["auto", "full", "sample"]), help="JSONL read beforehand [auto]."),
+)
+_CLIENT_KEYS = {
+    "base_url", "gguf", "api_key_env", "api_key_file", "max_concurrent_requests", "max_retries", "base_delay", "timeout",
+    "connect_timeout",
+}  # fmt: skip
+_GENERATION_KEYS = {"max_tokens", "temperature", "top_p", "top_k", "n", "seed", "stop"}
+
+
+@main.command()
+@click.argument("job_file", required=False, type=click.Path(path_type=Path))
+@_JOB_OPTIONS
+@_CLIENT_OPTIONS
+@_GENERATION_OPTIONS
+@_RUN_OPTIONS
+@click.option("--progress/--no-progress", default=True, help="Show progress on stderr.")
+def run(job_file: Path | None, progress: bool, **flags: Any) -> None:
+    """
+    Run a job: read the input, ask the server for every row, write the rows with the new column.
+
+    The settings come from JOB_FILE (YAML), from the options, or both; options win. Running the same job again goes on
+    where it stopped: what is committed is not asked again.
+
+    \b
+    nemo-llm-stage run --input docs.parquet --output out \\
+        --base-url http://localhost:8000/v1 --model my-model \\
+        --prompt 'Summarize in one sentence: {{ text }}' --output-column summary
+    """
+    from rich.console import Console
+
+    from nemo_llm_stage.cluster.run import run_config
+    from nemo_llm_stage.job.config import make_config, read_job_file
+    from nemo_llm_stage.report.summary import summary
+
+    settings = read_job_file(job_file) if job_file else {}
+    config = make_config(_merged(settings, flags), str(job_file or "the command line"))
+    result = run_config(config, progress=progress)
+    Console().print(
+        summary(
+            result.counters,
+            output=result.output,
+            num_partitions=result.num_partitions,
+            elapsed_s=result.elapsed_s,
+            num_rows_before=result.num_rows_before,
+        )
+    )
+
+
+@main.command()
+@click.argument("output")
+def verify(output: str) -> None:
+    """Prove that every row of a job's input is in OUTPUT exactly once; exit code 1 if not."""
+    from rich.console import Console
+
+    from nemo_llm_stage.cluster.run import verify_output
+    from nemo_llm_stage.report.summary import verification_table
+
+    verification = verify_output(output)
+    Console().print(verification_table(verification, output))
+    sys.exit(0 if verification.is_complete else EXIT_RUN)
+
+
+@main.command("serve-local")
+@click.option(
+    "--gguf", type=click.Path(path_type=Path), help="Model file [SmolLM2-135M-Instruct, fetched once, 98 MB]."
+)
+@click.option("--port", type=int, default=8080, show_default=True, help="0 takes a free one.")
+def serve_local(gguf: Path | None, port: int) -> None:
+    """Serve a small real model on this machine's CPU until Ctrl-C, with an OpenAI-compatible API."""
+    from nemo_llm_stage.local.server import serve_forever
+
+    serve_forever(gguf, port=port)
+
+
+@main.command()
+@click.option("--rows", type=int, default=100, show_default=True, help="How many texts.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="A .parquet or .jsonl file.")
+def corpus(rows: int, output: Path) -> None:
+    """Write real texts to try a job on: the documentation of this Python's standard library (PSF licence)."""
+    from nemo_llm_stage.local.corpus import write_python_docs
+
+    write_python_docs(output, num_rows=rows)
+    click.echo(f"{output}: {rows} rows")
+
+
+def _merged(settings: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the job file's settings with the options that were given put over them."""
+    given = {name: _value(value) for name, value in flags.items() if value is not None and value != ()}
+    client = settings.get("client", {})
+    client = {"type": client} if isinstance(client, str) else dict(client)
+    client |= {name: given.pop(name) for name in sorted(_CLIENT_KEYS & given.keys())}
+    if "client" in given:
+        client["type"] = given.pop("client")
+    generation = dict(settings.get("generation_config") or {})
+    generation |= {name: given.pop(name) for name in sorted(_GENERATION_KEYS & given.keys())}
+    return {**settings, "client": client, "generation_config": generation, **given}
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return value[0] if len(value) == 1 else list(value)
+    return value

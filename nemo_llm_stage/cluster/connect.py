@@ -1,0 +1,91 @@
+"""
+Join a Ray cluster, or start a local one.
+
+Knows Ray's connection and its logs; knows nothing of datasets.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from nemo_llm_stage.errors import ConfigError, RunError
+
+
+def connect(address: str | None = None) -> None:
+    """
+    Make sure this process is connected to Ray.
+
+    A process that is connected stays as it is. Otherwise joins `address`, or the cluster that ``RAY_ADDRESS`` names
+    (as under ``ray job submit``), or starts Ray on this machine for the life of the process.
+
+    Raises:
+        RunError: There is no cluster at the address, or it does not let this process in; says what to do.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    target = address or os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {"log_to_driver": True, "logging_level": logging.ERROR}
+    if target:
+        options["address"] = target
+    else:
+        options["include_dashboard"] = False
+        # Ray logs an error line for each actor pool about a restart that never concerns a local cluster (ray#53727).
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    try:
+        ray.init(**options)
+    except Exception as error:
+        where = f"the Ray cluster at {target!r}" if target else "a local Ray"
+        raise RunError(f"cannot {'join' if target else 'start'} {where}: {_advice(error)}") from error
+
+
+def check_room(num_actors: int, num_cpus: float) -> None:
+    """
+    Refuse an actor pool that can never start.
+
+    Raises:
+        ConfigError: The cluster's CPUs do not hold it.
+    """
+    import ray
+
+    total = ray.cluster_resources().get("CPU", 0.0)
+    if num_actors * num_cpus > total:
+        raise ConfigError(
+            f"{num_actors} actors of {num_cpus:g} CPUs need {num_actors * num_cpus:g} CPUs, and the Ray cluster has "
+            f"{total:g}; lower --actors or --num-cpus-per-actor. One actor keeps thousands of requests in flight."
+        )
+
+
+def quiet_ray_data() -> Any:
+    """
+    Silence Ray Data's own progress and plan lines, and let a job wait as long as its servers need.
+
+    Returns:
+        The DataContext, to be used for the Dataset that is built next.
+    """
+    from ray.data import DataContext
+
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = False
+    context.max_errored_blocks = 0
+    # A server outage moves no block for long; our own progress tells, and nothing is lost by waiting.
+    context.execution_no_progress_timeout_s = -1
+    return context
+
+
+def _advice(error: Exception) -> str:
+    text = str(error).strip().partition("\n")[0]
+    if "auth" in str(error).lower() and "token" in str(error).lower():
+        return (
+            f"{text}. The cluster uses token authentication: set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to the token "
+            "file that `ray start` used (by default ~/.ray/auth_token on the head node), and RAY_AUTH_MODE=token."
+        )
+    if isinstance(error, ConnectionError):
+        return f"{text}. Check the address (host:6379, or `auto` on a node of the cluster), or unset RAY_ADDRESS."
+    return text

@@ -1,0 +1,197 @@
+"""
+The Ray engine: a job's partitions through workers in Ray actors, by Ray Data.
+
+Only names of partitions and small reports travel through Ray; rows and answers go straight from file to file in the
+worker. Losing a node costs the rows in flight there and no more.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import orjson
+
+from nemo_llm_stage import errors
+from nemo_llm_stage.cluster.connect import check_room, connect, quiet_ray_data
+from nemo_llm_stage.core import Counters, sum_counters
+from nemo_llm_stage.dataset.plan import Partition
+from nemo_llm_stage.job.engine import TICK_S, Monitor
+from nemo_llm_stage.job.worker import PartitionReport, PartitionWorker, WorkerSpec
+
+REPORT_INTERVAL_S = 1.0
+_STALE_S = 10.0
+
+
+@dataclass(frozen=True)
+class RayEngine:
+    """
+    Runs partitions in a fixed pool of actors.
+
+    Args:
+        num_actors: Each holds one client with a limit of its own.
+        num_cpus_per_actor: Reserved in Ray; a client needs little.
+        address: See `connect`.
+    """
+
+    num_actors: int = 1
+    num_cpus_per_actor: float = 0.5
+    address: str | None = None
+
+    def run(self, spec: WorkerSpec, partitions: Sequence[Partition], monitor: Monitor) -> Iterator[PartitionReport]:
+        """See `nemo_llm_stage.job.engine.Engine.run`."""
+        import ray
+
+        if not partitions:
+            return
+        connect(self.address)
+        check_room(self.num_actors, self.num_cpus_per_actor)
+        coordinator = ray.remote(Coordinator).options(num_cpus=0, max_restarts=-1).remote()
+        reports: queue.Queue[bytes | BaseException | None] = queue.Queue()
+        thread = threading.Thread(
+            target=self._drain, args=(spec, partitions, coordinator, reports), name="ray-data", daemon=True
+        )
+        thread.start()
+        try:
+            yield from _follow(reports, coordinator, monitor)
+        finally:
+            ray.get(coordinator.stop.remote())
+            thread.join(timeout=30)
+            ray.kill(coordinator)
+
+    def _drain(
+        self, spec: WorkerSpec, partitions: Sequence[Partition], coordinator: Any, reports: queue.Queue[Any]
+    ) -> None:
+        """Run the dataset and pass each report on, then None, or what broke it."""
+        try:
+            for batch in self._dataset(spec, partitions, coordinator).iter_batches(
+                batch_size=None, batch_format="pyarrow", prefetch_batches=0
+            ):
+                for report in batch.column("report").to_pylist():
+                    reports.put(report)
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits for the reports
+            reports.put(error)
+        else:
+            reports.put(None)
+
+    def _dataset(self, spec: WorkerSpec, partitions: Sequence[Partition], coordinator: Any) -> Any:
+        import ray.data
+
+        quiet_ray_data()
+        num_calls = spec.num_partitions_at_once
+        items = [{"partition": orjson.dumps(asdict(partition))} for partition in partitions]
+        num_actors = min(self.num_actors, len(partitions))
+        return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            PartitionActor,
+            fn_constructor_kwargs={"spec": spec, "coordinator": coordinator},
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=self.num_cpus_per_actor,
+            compute=ray.data.ActorPoolStrategy(
+                size=num_actors,
+                max_concurrent_calls_per_actor=num_calls,
+                enable_true_multi_threading=True,
+                max_tasks_in_flight_per_actor=num_calls + 1,
+            ),
+        )
+
+
+class PartitionActor:
+    """A worker in a Ray actor; Ray Data calls it from several threads at once."""
+
+    def __init__(self, spec: WorkerSpec, coordinator: Any) -> None:
+        self._worker = PartitionWorker(spec)
+        self._coordinator = coordinator
+        self._id = uuid.uuid4().hex
+        threading.Thread(target=self._report_forever, name="report", daemon=True).start()
+
+    def __call__(self, batch: Any) -> dict[str, list[bytes]]:
+        """Run the partitions that `batch` names, and return a report for each: what was committed, or what broke."""
+        return {
+            "report": [self._run(Partition(**orjson.loads(text))) for text in batch.column("partition").to_pylist()]
+        }
+
+    def _run(self, partition: Partition) -> bytes:
+        try:
+            return orjson.dumps(asdict(self._worker.run(partition)))
+        except errors.LLMStageError as error:
+            return orjson.dumps({"error": type(error).__name__, "message": str(error)})
+        except BaseException as error:  # noqa: BLE001 - told to the driver, which stops the run
+            text = "".join(traceback.format_exception(error))
+            return orjson.dumps({"error": "RunError", "message": f"a worker broke: {text}"})
+
+    def _report_forever(self) -> None:
+        import ray
+
+        while True:
+            time.sleep(REPORT_INTERVAL_S)
+            parts = {index: asdict(counters) for index, counters in list(self._worker.open.items())}
+            try:
+                is_stopped = ray.get(self._coordinator.report.remote(self._id, parts, self._worker.num_in_flight))
+            except ray.exceptions.RayError:  # the coordinator is being restarted or the job is over
+                continue
+            if is_stopped:
+                self._worker.stop()
+                return
+
+
+class Coordinator:
+    """Where a run's workers meet its driver: counts one way, the word to stop the other."""
+
+    def __init__(self) -> None:
+        self._is_stopped = False
+        self._parts: dict[int, Counters] = {}
+        self._in_flight: dict[str, tuple[float, int]] = {}
+
+    def report(self, worker_id: str, parts: dict[int, dict[str, Any]], num_in_flight: int) -> bool:
+        """Take a worker's counts of its open partitions; whether it shall stop."""
+        self._parts.update({index: Counters(**part) for index, part in parts.items()})
+        self._in_flight[worker_id] = (time.monotonic(), num_in_flight)
+        return self._is_stopped
+
+    def snapshot(self, committed: list[int]) -> tuple[Counters, int]:
+        """Forget the partitions that were just committed; return the counts of the open ones and requests in flight."""
+        for index in committed:
+            self._parts.pop(index, None)
+        oldest = time.monotonic() - _STALE_S
+        num_in_flight = sum(num for told_at, num in self._in_flight.values() if told_at > oldest)
+        return sum_counters(self._parts.values()), num_in_flight
+
+    def stop(self) -> None:
+        """Tell every worker, at its next report, to abandon what it runs."""
+        self._is_stopped = True
+
+
+def _follow(reports: queue.Queue[Any], coordinator: Any, monitor: Monitor) -> Iterator[PartitionReport]:
+    import ray
+
+    committed: list[int] = []
+    next_tick = time.monotonic() + TICK_S
+    while True:
+        try:
+            report = reports.get(timeout=max(0.0, next_tick - time.monotonic()))
+        except queue.Empty:
+            monitor(*ray.get(coordinator.snapshot.remote(committed)))
+            committed = []
+            next_tick = time.monotonic() + TICK_S
+            continue
+        if report is None:
+            return
+        if isinstance(report, BaseException):
+            raise errors.RunError(f"Ray gave the job up: {_first_lines(report)}") from report
+        fields = orjson.loads(report)
+        if "error" in fields:
+            raise getattr(errors, fields["error"])(fields["message"])
+        fields["counters"] = Counters(**fields["counters"])
+        committed.append(fields["index"])
+        yield PartitionReport(**fields)
+
+
+def _first_lines(error: BaseException, num: int = 3) -> str:
+    return " ".join(str(error).strip().splitlines()[:num])

@@ -1,0 +1,220 @@
+"""
+Every answer as it comes, on the disk before anything else happens with it.
+
+One line an answer: checksum, space, JSON. A torn or corrupt line costs that answer and no other. Knows completions and
+keys; knows nothing of rows or columns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import uuid
+import zlib
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from nemo_llm_stage.core import Completion, Usage
+from nemo_llm_stage.dataset.storage import Folder
+from nemo_llm_stage.errors import RunError
+
+logger = logging.getLogger(__name__)
+
+FLUSH_INTERVAL_S = 2.0
+"""On an object store, answers younger than this are lost with their worker: a segment is put as often."""
+
+_CHECKSUM_CHARS = 8
+
+
+class Journal:
+    """
+    The answers of one partition, kept until it is committed.
+
+    Several attempts at a partition, by workers that died or are still alive, write to files of their own; all of them
+    are read. An answer is handed out once: rows that ask the very same thing get answers of their own.
+
+    On a local or NFS path every `put` is one `write`, so that `kill -9` loses nothing that was answered. On an object
+    store, lines gather in memory and become a new object every `flush_interval_s`.
+
+    Args:
+        folder: The output's folder of journals.
+        name: The partition's name; files are ``<name>.<attempt>[-<segment>].jsonl``.
+        flush_interval_s: Seconds; for object stores only.
+    """
+
+    def __init__(self, folder: Folder, name: str, *, flush_interval_s: float = FLUSH_INTERVAL_S) -> None:
+        self._folder = folder
+        self._name = name
+        self._answers: defaultdict[str, list[bytes]] = defaultdict(list)
+        for file_name in self._file_names():
+            self._load(file_name)
+        stem = f"{name}.{uuid.uuid4().hex[:12]}"
+        self._writer: _FileWriter | _SegmentWriter
+        if folder.is_local:
+            folder.make()
+            self._writer = _FileWriter(Path(folder.path(f"{stem}.jsonl")))
+        else:
+            self._writer = _SegmentWriter(folder, stem, flush_interval_s)
+
+    @property
+    def num_answers(self) -> int:
+        """Answers of earlier attempts that no row has taken yet."""
+        return sum(len(lines) for lines in self._answers.values())
+
+    def get(self, key: str) -> Completion | None:
+        """Take an answer of an earlier attempt to the request with this key; None where there is none."""
+        lines = self._answers.get(key)
+        return decode(lines.pop(0)) if lines else None
+
+    def put(self, key: str, completion: Completion) -> None:
+        """
+        Keep an answer.
+
+        Raises:
+            RunError: The disk is full or the folder cannot be written; the answer is not kept.
+        """
+        try:
+            self._writer.write(frame(key, completion))
+        except OSError as error:
+            raise RunError(
+                f"cannot write the journal in {self._folder.url}: {error.strerror or error}. Free space or restore "
+                "access, and run the same command again: it goes on from here."
+            ) from error
+
+    def close(self) -> None:
+        """Write out what is left and close. Safe to call twice."""
+        self._writer.close()
+
+    def remove(self) -> None:
+        """Close, and remove this partition's journal files of all attempts: its answers are committed."""
+        self.close()
+        for file_name in self._file_names():
+            self._folder.remove(file_name)
+
+    def _file_names(self) -> list[str]:
+        return sorted(name for name in self._folder.names() if name.startswith(f"{self._name}."))
+
+    def _load(self, file_name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            num_bad = 0
+            for line in self._folder.read(file_name).splitlines():
+                body = unframe(line)
+                if body is None:
+                    num_bad += 1
+                    continue
+                self._answers[orjson.loads(body)["k"]].append(body)
+            if num_bad:
+                logger.warning("%s: %d torn or corrupt line(s); their rows are asked again", file_name, num_bad)
+
+
+def frame(key: str, completion: Completion) -> bytes:
+    """Return the journal line of an answer: CRC-32 of the JSON as 8 hex digits, a space, the JSON, a newline."""
+    usage = completion.usage
+    body = orjson.dumps(
+        {
+            "k": key,
+            "t": completion.texts,
+            "f": completion.finish_reasons,
+            "r": completion.reasoning,
+            "u": None if usage is None else (usage.input_tokens, usage.output_tokens, usage.cached_tokens),
+            "m": completion.model,
+            "e": completion.endpoint,
+            "a": completion.attempts,
+            "s": completion.latency_s,
+            "p": completion.logprobs,
+        }
+    )
+    return b"%08x %b\n" % (zlib.crc32(body), body)
+
+
+def unframe(line: bytes) -> bytes | None:
+    """Return the JSON of a journal line, or None where the line is torn or corrupt."""
+    checksum, body = line[:_CHECKSUM_CHARS], line[_CHECKSUM_CHARS + 1 :]
+    try:
+        return body if int(checksum, 16) == zlib.crc32(body) and body else None
+    except ValueError:
+        return None
+
+
+def decode(body: bytes) -> Completion:
+    """Return the Completion of a journal line's JSON."""
+    entry: dict[str, Any] = orjson.loads(body)
+    return Completion(
+        texts=tuple(entry["t"]),
+        finish_reasons=tuple(entry["f"]),
+        reasoning=tuple(entry["r"]),
+        usage=None if entry["u"] is None else Usage(*entry["u"]),
+        model=entry["m"],
+        endpoint=entry["e"],
+        attempts=entry["a"],
+        latency_s=entry["s"],
+        logprobs=tuple(entry["p"]),
+    )
+
+
+class _FileWriter:
+    """Appends to one local file, one unbuffered write a line."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd: int | None = None
+
+    def write(self, line: bytes) -> None:
+        if self._fd is None:
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        num_written = os.write(self._fd, line)
+        if num_written < len(line):
+            os.write(self._fd, line[num_written:])  # raises where the disk is full
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+
+class _SegmentWriter:
+    """Gathers lines and puts them as a new object once in a while, from a thread of its own."""
+
+    def __init__(self, folder: Folder, stem: str, flush_interval_s: float) -> None:
+        self._folder = folder
+        self._stem = stem
+        self._interval_s = flush_interval_s
+        self._lines: list[bytes] = []
+        self._num_segments = 0
+        self._error: OSError | None = None
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def write(self, line: bytes) -> None:
+        if self._error is not None:
+            raise self._error
+        self._lines.append(line)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._flush_until_closed, name="journal", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _flush_until_closed(self) -> None:
+        while not self._closing.wait(self._interval_s):
+            self._flush()
+        self._flush()
+
+    def _flush(self) -> None:
+        lines, self._lines = self._lines, []
+        if not lines:
+            return
+        try:
+            self._folder.fs.pipe_file(self._folder.path(f"{self._stem}-{self._num_segments:06}.jsonl"), b"".join(lines))
+        except OSError as error:
+            self._error = error
+        self._num_segments += 1

@@ -1,0 +1,170 @@
+"""
+Folders on local disks and object stores, with the one thing that exactly-once output needs: put-if-absent.
+
+Knows paths and bytes; knows nothing of rows, formats or jobs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from nemo_llm_stage.errors import ConfigError
+
+
+def open_filesystem(url: str) -> tuple[Any, str]:
+    """
+    Return fsspec's filesystem for `url` and the path in it.
+
+    Raises:
+        ConfigError: No such protocol, or the package that serves it is not installed.
+    """
+    try:
+        fs, path = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        protocol = url.partition("://")[0]
+        extra = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}.get(protocol)
+        hint = f" Install it with: pip install 'nemo-llm-stage[{extra}]'." if extra else ""
+        raise ConfigError(f"cannot open {url!r}: {error}.{hint}") from error
+    return fs, path
+
+
+class Folder:
+    """
+    A folder that several processes write to without a lock.
+
+    Args:
+        url: A path, or a URL that fsspec knows (``s3://bucket/x``, ``gs://…``).
+    """
+
+    def __init__(self, url: str) -> None:
+        self.fs, root = open_filesystem(str(url))
+        self.is_local = isinstance(self.fs, LocalFileSystem)
+        self.root = root.rstrip("/") or "/"
+        self.url = str(url).rstrip("/") or "/"
+
+    def path(self, name: str = "") -> str:
+        """Return the filesystem's path of `name` in this folder."""
+        return f"{self.root}/{name}" if name else self.root
+
+    def names(self, sub: str = "") -> set[str]:
+        """Return the names of the files right in this folder, or in its subfolder `sub`; empty if it is not there."""
+        self.fs.invalidate_cache(self.path(sub))
+        try:
+            entries = self.fs.ls(self.path(sub), detail=True)
+        except FileNotFoundError:
+            return set()
+        return {entry["name"].rsplit("/", 1)[-1] for entry in entries if entry["type"] == "file"}
+
+    def exists(self, name: str) -> bool:
+        """Whether the file `name` is there now."""
+        self.fs.invalidate_cache(self.path(name).rsplit("/", 1)[0])
+        return bool(self.fs.exists(self.path(name)))
+
+    def read(self, name: str) -> bytes:
+        """
+        Return the file's bytes.
+
+        Raises:
+            FileNotFoundError: It is not there.
+        """
+        data: bytes = self.fs.cat_file(self.path(name))
+        return data
+
+    def make(self, sub: str = "") -> None:
+        """Make this folder, or its subfolder `sub`, if it is not there."""
+        self.fs.makedirs(self.path(sub), exist_ok=True)
+
+    def scratch(self, sub: str, suffix: str) -> Path:
+        """Return a fresh local path to write a file at before `publish`; on a local disk it lies in `sub`."""
+        name = f"{uuid.uuid4().hex}{suffix}"
+        if not self.is_local:
+            return Path(tempfile.gettempdir()) / f"nemo-llm-stage-{name}"
+        self.make(sub)
+        return Path(self.path(sub)) / name
+
+    def publish(self, scratch: Path, name: str) -> bool:
+        """
+        Make the file at `scratch` visible as `name`, whole and at once, unless `name` is there already.
+
+        The first writer wins, whoever comes later changes nothing: `os.link` on a local or NFS path, a conditional
+        PUT on S3 and GCS. On a store that knows no condition, a plain PUT after a look: there, two writers within
+        the same instant may both write, each time the whole file. `scratch` is gone afterwards.
+
+        Returns:
+            Whether this call was the first.
+        """
+        try:
+            if self.is_local:
+                return self._link(scratch, Path(self.path(name)))
+            return self._put(scratch, self.path(name))
+        finally:
+            scratch.unlink(missing_ok=True)
+
+    def publish_bytes(self, data: bytes, name: str, *, scratch_sub: str) -> bool:
+        """`publish` of a small file given as bytes."""
+        scratch = self.scratch(scratch_sub, ".tmp")
+        write_durably(scratch, data)
+        return self.publish(scratch, name)
+
+    def replace_bytes(self, data: bytes, name: str, *, scratch_sub: str) -> None:
+        """Make `data` the content of `name`, whole and at once, whatever it was before."""
+        if not self.is_local:
+            self.fs.pipe_file(self.path(name), data)
+            return
+        scratch = self.scratch(scratch_sub, ".tmp")
+        write_durably(scratch, data)
+        scratch.replace(self.path(name))
+        sync_folder(Path(self.path(name)).parent)
+
+    def remove(self, name: str) -> None:
+        """Remove the file `name` if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(self.path(name))
+
+    def _link(self, scratch: Path, target: Path) -> bool:
+        try:
+            os.link(scratch, target)
+        except FileExistsError:
+            return False
+        except OSError:  # a filesystem without hard links
+            if target.exists():
+                return False
+            scratch.replace(target)
+        sync_folder(target.parent)
+        return True
+
+    def _put(self, scratch: Path, path: str) -> bool:
+        if self.fs.exists(path):
+            return False
+        try:
+            self.fs.put_file(str(scratch), path, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write `data` to a new file and return when it is on the disk."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Return when the folder's entries are on the disk: a rename or link is durable only then."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    except OSError:  # some network filesystems do not take fsync of a folder
+        pass
+    finally:
+        os.close(fd)

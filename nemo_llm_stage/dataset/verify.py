@@ -1,0 +1,88 @@
+"""
+Proves that every input row came out exactly once.
+
+Looks at the files themselves, not at what a run remembers. Knows plans and outputs; knows nothing of stages.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from nemo_llm_stage.core import Counters
+from nemo_llm_stage.dataset.output import OutputFolder
+from nemo_llm_stage.dataset.plan import Partition, Plan
+from nemo_llm_stage.errors import LLMStageError
+
+_NUM_THREADS = 16
+
+
+@dataclass(frozen=True)
+class Verification:
+    """
+    What the output folder holds.
+
+    Attributes:
+        counters: Summed over the committed files.
+        problems: One sentence for each thing that is off; names the partition's file.
+        num_partitions: Of the plan.
+        num_missing: Partitions not committed yet.
+    """
+
+    counters: Counters
+    problems: list[str] = field(default_factory=list)
+    num_partitions: int = 0
+    num_missing: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Rows in = rows out = answered + failed + skipped, and nothing is off."""
+        return not self.problems and not self.num_missing
+
+
+def verify(output: OutputFolder, plan: Plan) -> Verification:
+    """
+    Check each committed file against the plan: there, whole, as many rows as were read, one schema for all.
+
+    Reads no rows: Parquet footers only, and the line ends of JSONL files.
+    """
+    committed = output.committed()
+    expected = {output.name_of(partition): partition for partition in plan.partitions}
+    problems = [f"{name} belongs to no partition of the plan." for name in sorted(committed - expected.keys())]
+    present = [name for name in sorted(expected) if name in committed]
+    total = Counters()
+    schema: pa.Schema | None = None
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        for name, look in zip(
+            present, pool.map(lambda name: _look(output, name, expected[name]), present), strict=True
+        ):
+            problems.extend(look.problems)
+            total.add(look.counters)
+            schema = schema or look.schema
+            if look.schema is not None and not look.schema.equals(schema):
+                problems.append(f"{name} has another schema than {present[0]}.")
+    return Verification(total, problems, len(expected), len(expected) - len(present))
+
+
+@dataclass(frozen=True)
+class _Look:
+    counters: Counters
+    schema: pa.Schema | None
+    problems: list[str]
+
+
+def _look(output: OutputFolder, name: str, partition: Partition) -> _Look:
+    try:
+        counters = output.read_counters(name)
+        num_rows = output.count_rows(name)
+        schema = output.read_schema(name) if output.format == "parquet" else None
+    except (LLMStageError, OSError, pa.ArrowException) as error:
+        return _Look(Counters(), None, [f"{name} cannot be read: {error}"])
+    problems = []
+    if num_rows != counters.num_rows:
+        problems.append(f"{name} holds {num_rows} rows, but {counters.num_rows} were written.")
+    if partition.num_rows is not None and num_rows != partition.num_rows:
+        problems.append(f"{name} holds {num_rows} rows, but its input has {partition.num_rows}.")
+    return _Look(counters, schema, problems)

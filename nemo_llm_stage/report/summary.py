@@ -1,0 +1,95 @@
+"""
+What a person sees when a job has ended: a table of counts, and its failures grouped by cause.
+
+Knows counts; knows nothing of how they came about.
+"""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from nemo_llm_stage.core import Counters
+from nemo_llm_stage.dataset.verify import Verification
+from nemo_llm_stage.report.progress import duration
+
+_MAX_EXAMPLE_CHARS = 160
+
+
+def summary(
+    counters: Counters, *, output: str, num_partitions: int, elapsed_s: float, num_rows_before: int = 0
+) -> Group:
+    """
+    Return the end table of a job.
+
+    Args:
+        counters: Over the whole output.
+        output: Where it lies.
+        num_partitions: Files in it.
+        elapsed_s: Of this run.
+        num_rows_before: Rows that earlier runs had committed.
+    """
+    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    table.add_row("rows", f"{counters.num_rows:,}", f"in {num_partitions:,} files")
+    if num_rows_before:
+        table.add_row("  done before", f"{num_rows_before:,}", "not asked again")
+    table.add_row("  answered", f"{counters.num_answered:,}", _percent(counters.num_answered, counters.num_rows))
+    table.add_row("  failed", f"{counters.num_failed:,}", _percent(counters.num_failed, counters.num_rows))
+    if counters.num_skipped:
+        table.add_row("  skipped", f"{counters.num_skipped:,}", _percent(counters.num_skipped, counters.num_rows))
+    if counters.num_reused:
+        table.add_row("  reused", f"{counters.num_reused:,}", "answered without a request of their own")
+    table.add_row("requests", f"{counters.num_attempts:,}", "retries included")
+    if counters.input_tokens or counters.output_tokens:
+        cached = f"{counters.cached_tokens:,} from the prefix cache" if counters.cached_tokens else ""
+        table.add_row("input tokens", f"{counters.input_tokens:,}", cached)
+        table.add_row("output tokens", f"{counters.output_tokens:,}", "")
+    rate = (counters.num_rows - num_rows_before) / elapsed_s if elapsed_s > 0 else 0.0
+    table.add_row("time", duration(elapsed_s), f"{rate:,.1f} rows/s, start and end included")
+    table.add_row("output", "", output)
+    return Group(table, failures(counters)) if counters.num_failed else Group(table)
+
+
+def failures(counters: Counters) -> Table:
+    """Return the failed rows by kind, most first, with one example each."""
+    table = Table(box=box.SIMPLE, title="failed rows by kind", title_justify="left", pad_edge=False)
+    table.add_column("rows", justify="right")
+    table.add_column("kind")
+    table.add_column("for example", overflow="fold")
+    for kind, num in sorted(counters.errors.items(), key=lambda item: -item[1]):
+        example = counters.examples.get(kind, "").partition(": ")[2]
+        table.add_row(f"{num:,}", kind, example[:_MAX_EXAMPLE_CHARS])
+    return table
+
+
+def verification_table(verification: Verification, output: str) -> Group:
+    """Return what `nemo-llm-stage verify` shows: the account, and what is off."""
+    counters = verification.counters
+    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_row("output", output)
+    table.add_row(
+        "files", f"{verification.num_partitions - verification.num_missing:,} of {verification.num_partitions:,}"
+    )
+    table.add_row("rows", f"{counters.num_rows:,}")
+    table.add_row("  answered", f"{counters.num_answered:,}")
+    table.add_row("  failed", f"{counters.num_failed:,}")
+    table.add_row("  skipped", f"{counters.num_skipped:,}")
+    if verification.is_complete:
+        verdict = Text("every row is here exactly once", style="green")
+    else:
+        lines = [*verification.problems]
+        if verification.num_missing:
+            lines.append(f"{verification.num_missing:,} partitions are not committed yet; run the job again to go on.")
+        verdict = Text("\n".join(lines), style="red")
+    return Group(table, verdict)
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.2f} %" if whole else ""

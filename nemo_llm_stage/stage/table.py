@@ -1,0 +1,98 @@
+"""
+Tables in and out: pandas DataFrames and Arrow tables as rows, and the same table with columns more.
+
+The input is never changed. Knows nothing of prompts or clients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+
+from nemo_llm_stage.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    Table = TypeVar("Table", pd.DataFrame, pa.Table)
+
+
+def column_names(table: Any) -> list[str]:
+    """
+    Return the table's column names.
+
+    Raises:
+        InputError: It is neither a pandas DataFrame nor an Arrow table or record batch.
+    """
+    if isinstance(table, pa.Table | pa.RecordBatch):
+        return list(table.schema.names)
+    if hasattr(table, "iloc") and hasattr(table, "columns"):
+        return [str(name) for name in table.columns]
+    raise InputError(f"process() takes a pandas DataFrame or a pyarrow Table, not {type(table).__name__}.")
+
+
+def rows_of(table: Any, names: Iterable[str] | None) -> list[dict[str, Any]]:
+    """
+    Return the table's rows as dicts of plain Python values; every kind of null is None.
+
+    Args:
+        table: pandas DataFrame or Arrow table.
+        names: The columns to take; None for all.
+
+    Raises:
+        InputError: A column name stands twice in the table.
+    """
+    wanted = list(names) if names is not None else column_names(table)
+    for name in wanted:
+        if column_names(table).count(name) > 1:
+            raise InputError(f"the input has more than one column {name!r}; rename or drop all but one.")
+    if not wanted:
+        return [{} for _ in range(len(table) if not isinstance(table, pa.RecordBatch) else table.num_rows)]
+    columns = [_values(table, name) for name in wanted]
+    return [dict(zip(wanted, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def with_columns(table: Any, fields: Sequence[pa.Field], arrays: Sequence[pa.Array]) -> Any:
+    """
+    Return `table` with the arrays as its last columns: the same rows in the same order, and the same kind of table.
+
+    In a DataFrame the new columns have `pandas.ArrowDtype`, so that their type is the declared one even where all
+    values are null.
+    """
+    if isinstance(table, pa.RecordBatch):
+        table = pa.Table.from_batches([table])
+    if isinstance(table, pa.Table):
+        for field, array in zip(fields, arrays, strict=True):
+            table = table.append_column(field, array)
+        return table
+    import pandas as pd
+
+    copy = table.copy(deep=False)
+    for field, array in zip(fields, arrays, strict=True):
+        copy[field.name] = pd.Series(pd.arrays.ArrowExtensionArray(array), index=copy.index)
+    return copy
+
+
+def _values(table: Any, name: str) -> list[Any]:
+    if isinstance(table, pa.Table | pa.RecordBatch):
+        values: list[Any] = table.column(name).to_pylist()
+        return values
+    series = table.iloc[:, column_names(table).index(name)]
+    try:
+        array = pa.array(series, from_pandas=True)
+    except (pa.ArrowException, TypeError, ValueError):
+        return [_plain(value) for value in series]  # mixed Python objects have no Arrow type
+    return list(array.to_pylist())
+
+
+def _plain(value: Any) -> Any:
+    """A value of an object column as plain Python; every kind of missing scalar is None."""
+    import pandas as pd
+
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if pd.api.types.is_scalar(value) and pd.isna(value):
+        return None
+    return value
