@@ -71,6 +71,8 @@ class OutputFolder:
             OutputConflictError: It cannot be written, or holds files that no job of this package wrote.
         """
         try:
+            if self.folder.fs.isfile(self.folder.path()):
+                raise OutputConflictError(f"the output folder {self.url!r} is a file; choose a folder.")
             names = self.folder.names()
             if not self.folder.exists(_JOB) and names:
                 raise OutputConflictError(

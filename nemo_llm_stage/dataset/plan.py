@@ -104,8 +104,8 @@ def make_plan(files: Sequence[InputFile], *, rows_per_partition: int | None = No
         contents = list(pool.map(lambda file: _look_into(file, is_full=is_full), files))
     schema = pa.schema([])
     for content in contents:
+        _check_names(content)
         schema = jsonl.merge_schemas(content.file.path, schema, content.schema)
-    _check_names(schema)
     num_rows = sum(content.num_rows for content in contents)
     rows = rows_per_partition or min(
         MAX_ROWS_PER_PARTITION, max(MIN_ROWS_PER_PARTITION, -(-num_rows // NUM_PARTITIONS_WANTED))
@@ -219,10 +219,11 @@ def _plain(schema: pa.Schema) -> pa.Schema:
     )
 
 
-def _check_names(schema: pa.Schema) -> None:
-    for name in schema.names:
-        if schema.names.count(name) > 1:
-            raise InputError(f"the input has more than one column {name!r}; rename or drop all but one.")
+def _check_names(content: _Contents) -> None:
+    names = content.schema.names
+    if len(set(names)) < len(names):
+        name = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{content.file.path!r} has more than one column {name!r}; rename or drop all but one.")
 
 
 def _cut(content: _Contents, rows: int) -> Iterator[tuple[_Contents, int, int, int | None]]:

@@ -1,0 +1,76 @@
+"""Inputs become a sorted list of files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nemo_llm_stage.dataset.files import find_files
+from nemo_llm_stage.errors import ConfigError, InputError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in (
+        "b.jsonl",
+        "a.parquet",
+        "sub/c.jsonl.gz",
+        "sub/d.ndjson.zst",
+        "notes.txt",
+        "_hidden/e.jsonl",
+        ".f.jsonl",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    return tmp_path
+
+
+def names(folder: Path, inputs: object) -> list[str]:
+    return [str(Path(file.path).relative_to(folder)) for file in find_files(inputs)]  # type: ignore[arg-type]
+
+
+def test_a_folder_gives_its_data_files_in_order(folder: Path) -> None:
+    """Subfolders count; other kinds and hidden names do not."""
+    assert names(folder, folder) == ["a.parquet", "b.jsonl", "sub/c.jsonl.gz", "sub/d.ndjson.zst"]
+
+
+def test_a_file_named_twice_is_read_once(folder: Path) -> None:
+    """A glob and a name may overlap."""
+    assert names(folder, [folder / "*.jsonl", folder / "b.jsonl"]) == ["b.jsonl"]
+
+
+def test_a_glob_goes_into_subfolders(folder: Path) -> None:
+    """Two stars go down."""
+    assert "sub/c.jsonl.gz" in names(folder, f"{folder}/**/*.gz")
+
+
+def test_a_changed_file_has_another_version(folder: Path) -> None:
+    """The identity follows the content's time."""
+    import os
+
+    before = find_files(folder / "b.jsonl")
+    os.utime(folder / "b.jsonl", (1, 1))
+    assert find_files(folder / "b.jsonl") != before
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("missing.parquet", "no file or folder"),
+        ("*.csv", "no Parquet or JSONL file matches"),
+        ("notes.txt", "cannot tell the format"),
+    ],
+)
+def test_what_names_nothing_is_refused(folder: Path, name: str, words: str) -> None:
+    """The message names the pattern."""
+    with pytest.raises(InputError, match=words) as caught:
+        find_files(str(folder / name))
+    assert name in str(caught.value)
+
+
+def test_an_unknown_protocol_is_refused() -> None:
+    """No traceback of fsspec."""
+    with pytest.raises(ConfigError, match="cannot open"):
+        find_files("nope://x/y.parquet")
