@@ -56,7 +56,13 @@ class TextOutput(Output):
     arrow_type = pa.string()
 
     def parse(self, text: str, completion: Completion, choice: int) -> str:
-        """Return `text`."""
+        """
+        Return `text`.
+
+        Raises:
+            ParseError: It holds half a surrogate pair, which no Arrow text can.
+        """
+        _check_encodable(text)
         return text
 
     def describe(self) -> dict[str, Any]:
@@ -91,6 +97,7 @@ class FunctionOutput(Output):
         except Exception as error:
             raise ParseError(f"{type(error).__name__}: {error}") from error
         if type(value) is str and self.arrow_type == pa.string():
+            _check_encodable(value)
             return value
         try:
             return pa.scalar(value, type=self.arrow_type).as_py()
@@ -100,3 +107,12 @@ class FunctionOutput(Output):
     def describe(self) -> dict[str, Any]:
         """Return the kind, the function's name and source hash, and the type."""
         return {"kind": "function", "arrow_type": str(self.arrow_type)} | describe_callable(self._function)
+
+
+def _check_encodable(text: str) -> None:
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ParseError(f"the text is not valid Unicode: {error.reason} at character {error.start}.") from None

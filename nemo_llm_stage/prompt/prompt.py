@@ -89,6 +89,11 @@ class Prompt:
         self.required_columns = frozenset(named).union(*(template.required_columns for template in templates))
         self.needs_all_columns = self._function is not None or any(t.needs_all_columns for t in templates)
 
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], **settings: Any) -> Prompt:
+        """Return the prompt whose user's turn is the template in the file at `path`; `settings` as for the class."""
+        return cls(Path(path), **settings)
+
     def check_columns(self, available: Sequence[str]) -> None:
         """
         Check that the mentioned columns exist.

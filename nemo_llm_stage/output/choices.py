@@ -1,0 +1,92 @@
+"""An answer that is one of some labels, with the model's certainty on request. Knows vLLM's guided choice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from nemo_llm_stage.core import Completion
+from nemo_llm_stage.errors import ConfigError, ParseError
+from nemo_llm_stage.output.base import Output
+from nemo_llm_stage.output.reasoning import split_reasoning
+
+_AROUND = " \t\r\n\"'`*_.,;:!()[]\u201c\u201d\u2018\u2019"
+"""What may stand around a label: blanks, quotes, Markdown's emphasis, punctuation."""
+
+
+class ChoiceOutput(Output):
+    """
+    One of `choices`, exactly as written there. Always checked, whether or not the server was guided.
+
+    An answer that differs only in case or in quotes, punctuation and blanks around it is that choice; an answer that
+    merely contains one is not.
+
+    Args:
+        choices: The labels, at least one.
+        guided: Whether to have the server write nothing else: ``structured_outputs`` of vLLM. Others refuse it.
+        logprobs: Whether the value is a struct of ``choice`` and ``logprob``: the sum of the natural logarithms of
+            the answer's token probabilities, null where the server does not tell them.
+
+    Raises:
+        ConfigError: There are no choices, or one twice, or one that is no text.
+    """
+
+    def __init__(self, choices: Sequence[str], *, guided: bool = False, logprobs: bool = False) -> None:
+        self._choices = tuple(choices)
+        if isinstance(choices, str) or not all(isinstance(choice, str) and choice.strip() for choice in choices):
+            raise ConfigError(f"choices must be a list of texts, not {choices!r:.200}.")
+        if not self._choices or len(set(self._choices)) < len(self._choices):
+            raise ConfigError(f"choices must be different from each other and at least one: {list(choices)!r:.200}")
+        self._guided = guided
+        self._logprobs = logprobs
+        num_alike = Counter(map(_core, self._choices))
+        self._by_core = {_core(choice): choice for choice in self._choices if num_alike[_core(choice)] == 1}
+        self._exact = frozenset(self._choices)
+        with_logprob = pa.struct([("choice", pa.string()), ("logprob", pa.float64())])
+        self.arrow_type = with_logprob if logprobs else pa.string()
+
+    def request_kwargs(self) -> dict[str, Any]:
+        """Return what guides the server and asks for logprobs, as far as wanted."""
+        guide = {"structured_outputs": {"choice": list(self._choices)}} if self._guided else {}
+        return guide | ({"logprobs": True} if self._logprobs else {})
+
+    def parse(self, text: str, completion: Completion, choice: int) -> Any:
+        """
+        Return the choice, or the struct of choice and logprob.
+
+        Raises:
+            ParseError: The answer is none of the choices; names them.
+        """
+        answer = split_reasoning(text)[1].strip()
+        label = answer if answer in self._exact else self._by_core.get(_core(answer))
+        if label is None:
+            wanted = ", ".join(map(repr, self._choices))
+            raise ParseError(f"{answer[:200]!r} is none of the choices. Answer with exactly one of: {wanted}.")
+        if not self._logprobs:
+            return label
+        logprobs = completion.logprobs[choice] if choice < len(completion.logprobs) else None
+        return {"choice": label, "logprob": _sum_logprobs(logprobs)}
+
+    def describe(self) -> dict[str, Any]:
+        """Return the kind and the choices."""
+        return {"kind": "choices", "choices": list(self._choices), "guided": self._guided, "logprobs": self._logprobs}
+
+
+def _core(text: str) -> str:
+    return text.strip(_AROUND).casefold()
+
+
+def _sum_logprobs(logprobs: Any) -> float | None:
+    """Read the ``logprobs`` object of chat completions (``content``) or of completions (``token_logprobs``)."""
+    if not isinstance(logprobs, Mapping):
+        return None
+    tokens = logprobs.get("content")
+    if isinstance(tokens, list):
+        values = [token.get("logprob") for token in tokens if isinstance(token, Mapping)]
+    else:
+        values = logprobs.get("token_logprobs") or []
+    numbers = [float(value) for value in values if isinstance(value, int | float)]
+    return sum(numbers) if numbers else None

@@ -1,0 +1,106 @@
+"""
+Find the one JSON value in an answer.
+
+Takes what stands around it (prose, code fences) away and accepts what is only cosmetic within it: trailing commas,
+comments, single quotes, unquoted keys, line breaks inside strings. It reads by a grammar and never completes or
+guesses: an answer that was cut off, or that holds two values, is an error. Knows nothing of schemas.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pyjson5
+
+from nemo_llm_stage.errors import ParseError
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]', re.DOTALL)
+_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+_JSON_ESCAPES = frozenset("\"\\/bfnrtu'")
+
+
+def find_json(text: str, openers: str) -> Any:
+    """
+    Return the one JSON value in `text`.
+
+    Args:
+        text: The answer.
+        openers: The brackets the value may start with, out of ``{[``; none where it is a number, text or truth value,
+            which must stand alone.
+
+    Raises:
+        ParseError: There is none or more than one, or it is broken in more than form.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        failure = f"the answer is not JSON: {error}"
+    values = []
+    for span in _spans(text, openers) if openers else ():
+        try:
+            values.append(_read(span))
+        except ValueError as error:
+            failure = f"the answer is not JSON: {error}"
+    if len(values) > 1:
+        raise ParseError(f"the answer holds {len(values)} JSON values; exactly one is wanted.")
+    if not values:
+        raise ParseError(failure)
+    return values[0]
+
+
+def _spans(text: str, openers: str) -> Iterator[str]:
+    """
+    Yield each outermost bracketed span. Never looks inside one for another, so that a part is not taken for the whole.
+
+    Raises:
+        ParseError: A bracket is not closed.
+    """
+    opener = re.compile(f"[{re.escape(openers)}]")
+    start = opener.search(text)
+    while start:
+        depth = 0
+        for token in _TOKEN.finditer(text, start.start()):
+            depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(token[0], 0)
+            if depth == 0:
+                break
+        else:
+            raise ParseError("the answer is not JSON: it ends before its last bracket is closed.")
+        yield text[start.start() : token.end()]
+        start = opener.search(text, token.end())
+
+
+def _read(span: str) -> Any:
+    """
+    Return the span's value.
+
+    Raises:
+        ValueError: It is no JSON, not even in a wider sense.
+    """
+    try:
+        return orjson.loads(span)
+    except orjson.JSONDecodeError as error:
+        failure = error
+    for read in (_read_with_line_breaks, _read_json5):
+        try:
+            value = read(span)
+            # NaN, infinity or half a surrogate pair: neither JSON nor Arrow's text has them.
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        except (ValueError, RecursionError, pyjson5.Json5Exception):
+            continue
+        return value
+    raise failure
+
+
+def _read_with_line_breaks(span: str) -> Any:
+    return json.loads(span, strict=False)
+
+
+def _read_json5(span: str) -> Any:
+    # JSON5 drops the backslash of an escape it does not know, and would turn "\alpha" into "alpha".
+    if not _JSON_ESCAPES.issuperset(_ESCAPE.findall(span)):
+        raise ValueError("unknown escape")
+    return pyjson5.decode(span)
