@@ -24,11 +24,13 @@ class Limit:
     Attributes:
         max_in_flight: The cap.
         in_flight: Permits held now.
+        on_release: Called after each permit that comes back, on the loop; None for nothing.
     """
 
     def __init__(self, max_in_flight: int) -> None:
         self.max_in_flight = max_in_flight
         self.in_flight = 0
+        self.on_release: Callable[[], None] | None = None
         self._queue: deque[asyncio.Future[None]] = deque()
 
     @property
@@ -55,6 +57,8 @@ class Limit:
     async def __aexit__(self, *exc: object) -> None:
         """Give the permit back, at once to the longest waiting."""
         self._hand_over()
+        if self.on_release is not None:
+            self.on_release()
 
     def _hand_over(self) -> None:
         while self._queue:
@@ -90,6 +94,6 @@ class LoopLocal(Generic[T]):
             value = self._values[loop] = self._make()
         return value
 
-    def peek(self) -> T | None:
-        """Return this loop's value if there is one."""
-        return self._values.get(asyncio.get_running_loop())
+    def pop(self) -> T | None:
+        """Return this loop's value if there is one, and forget it."""
+        return self._values.pop(asyncio.get_running_loop(), None)

@@ -19,7 +19,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 from nemo_llm_stage.client.limit import Limit, LoopLocal
 from nemo_llm_stage.client.retry import WaitBackoff, as_request_error, is_transient
 from nemo_llm_stage.core import Completion, Message
-from nemo_llm_stage.errors import ConfigError, InvalidResponseError, RequestError
+from nemo_llm_stage.errors import ConfigError, InvalidResponseError, LLMStageError, RequestError
 
 T = TypeVar("T")
 
@@ -203,13 +203,14 @@ class AsyncLLMClient(ABC):
             TransientError: The retries are used up.
             RowError: This request can never succeed.
             FatalError: No request can succeed here.
+            ConfigError: The client's settings or the generation_config cannot work.
         """
         try:
             return await self._complete(messages, model, conversation_formatter, generation_config)
+        except LLMStageError:
+            raise
         except Exception as error:
-            request_error = as_request_error(error)
-            if request_error is error:
-                raise
+            request_error = self._as_request_error(error)
             request_error.attempts = getattr(error, "_num_attempts", 1)
             raise request_error from error
 
@@ -295,9 +296,15 @@ class AsyncLLMClient(ABC):
                 conversation_formatter=conversation_formatter,
                 generation_config=generation_config,
             )
+        except LLMStageError:
+            raise
         except Exception as error:
-            raise as_request_error(error) from error
+            raise self._as_request_error(error) from error
         return completion_of_texts(texts, latency_s=time.monotonic() - started_monotonic_s)
+
+    def _as_request_error(self, error: Exception) -> RequestError:
+        """Return the typed error for what an attempt raised."""
+        return as_request_error(error)
 
     async def _execute_with_retries(self, request: Callable[[], Awaitable[T]]) -> T:
         """

@@ -11,15 +11,15 @@ import random
 import re
 from http import HTTPStatus
 
+import orjson
 from tenacity import RetryCallState
 
+from nemo_llm_stage.client.refusal import error_from_status, error_of_refusal
 from nemo_llm_stage.errors import (
-    AuthenticationError,
-    BadRequestError,
     ClientError,
     ConnectionDroppedError,
     ConnectionFailedError,
-    NotFoundError,
+    LLMStageError,
     RateLimitError,
     RequestError,
     RequestTimeoutError,
@@ -30,14 +30,14 @@ from nemo_llm_stage.errors import (
 MAX_BACKOFF_S = 60.0
 """The longest wait that we choose ourselves; a server's Retry-After is obeyed beyond it."""
 
-_RETRIED_4XX = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY}
-_TOO_MANY_REQUESTS = 429
-
 _WORDS = (
     (re.compile(r"\b429\b|rate[ _-]?limit|too many requests", re.IGNORECASE), RateLimitError),
     (re.compile(r"\btimed?[ -]?out\b", re.IGNORECASE), RequestTimeoutError),
     (re.compile(r"\bconnection\b|\bReadError\b|\bBrokenResourceError\b", re.IGNORECASE), ConnectionDroppedError),
-    (re.compile(r"\b(error|status|code|http)\D{0,8}50[0234]\b|service unavailable|bad gateway", re.IGNORECASE), ServerError),
+    (
+        re.compile(r"\b(error|status|code|http)\D{0,8}50[0234]\b|service unavailable|bad gateway", re.IGNORECASE),
+        ServerError,
+    ),
 )
 _CLASS_NAMES: dict[str, type[TransientError]] = {
     "APITimeoutError": RequestTimeoutError,
@@ -52,26 +52,6 @@ _CLASS_NAMES: dict[str, type[TransientError]] = {
 }
 
 
-def error_from_status(status: int, message: str, *, retry_after_s: float | None = None) -> RequestError:
-    """
-    Return the error that an HTTP status other than success stands for.
-
-    Args:
-        status: 400–599; 3xx counts as a refused request, since redirects are not followed.
-        message: What to tell the user, the server's own words included.
-        retry_after_s: Seconds the server asked to wait.
-    """
-    if status == _TOO_MANY_REQUESTS:
-        return RateLimitError(message, status=status, retry_after_s=retry_after_s)
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _RETRIED_4XX:
-        return ServerError(message, status=status, retry_after_s=retry_after_s)
-    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-        return AuthenticationError(message, status=status)
-    if status == HTTPStatus.NOT_FOUND:
-        return NotFoundError(message, status=status)
-    return BadRequestError(message, status=status)
-
-
 def as_request_error(error: BaseException) -> RequestError:
     """
     Return `error` as one of our types: by type, then HTTP status, then class name, and last by its words.
@@ -84,7 +64,7 @@ def as_request_error(error: BaseException) -> RequestError:
     message = str(error) or type(error).__name__
     status = _status_of(error)
     if status is not None:
-        return error_from_status(status, message, retry_after_s=_retry_after_of(error))
+        return _error_of_status(error, status, message)
     if isinstance(error, TimeoutError):
         return RequestTimeoutError(message)
     if isinstance(error, ConnectionRefusedError):
@@ -102,6 +82,8 @@ def as_request_error(error: BaseException) -> RequestError:
 
 def is_transient(error: BaseException) -> bool:
     """Whether asking again may succeed."""
+    if isinstance(error, LLMStageError):
+        return isinstance(error, TransientError)
     return isinstance(as_request_error(error), TransientError)
 
 
@@ -165,6 +147,15 @@ def _seconds_until(http_date: str) -> float | None:
         return None
 
 
+def _error_of_status(error: BaseException, status: int, message: str) -> RequestError:
+    """The error of an exception that carries an HTTP status; the openai SDK's carry the answer's body too."""
+    retry_after_s = _retry_after_of(error)
+    body = getattr(error, "body", None)
+    if isinstance(body, dict | str) and body:
+        return error_of_refusal(status, orjson.dumps({"error": body}), retry_after_s=retry_after_s)
+    return error_from_status(status, message, retry_after_s=retry_after_s)
+
+
 def _status_of(error: BaseException) -> int | None:
     """The HTTP status as openai, httpx, requests and aiohttp carry it."""
     for holder in (error, getattr(error, "response", None)):
@@ -177,6 +168,6 @@ def _status_of(error: BaseException) -> int | None:
 
 def _retry_after_of(error: BaseException) -> float | None:
     headers = getattr(getattr(error, "response", None), "headers", None) or getattr(error, "headers", None)
-    if not hasattr(headers, "get"):
+    if headers is None or not hasattr(headers, "get"):
         return None
     return parse_retry_after_s(headers.get("retry-after"), headers.get("retry-after-ms"))

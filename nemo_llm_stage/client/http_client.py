@@ -1,0 +1,252 @@
+"""
+The fast client: the OpenAI protocol on a Rust HTTP client, for any server that speaks it.
+
+One attempt is: choose an endpoint, encode, send, decode. Limit and retries are the base class's, the protocol is
+`wire`'s, connections are `transport`'s. Knows nothing of rows, files or Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from nemo_llm_stage.client.endpoints import Endpoint, Endpoints
+from nemo_llm_stage.client.limit import LoopLocal
+from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
+from nemo_llm_stage.client.refusal import error_of_refusal
+from nemo_llm_stage.client.retry import parse_retry_after_s
+from nemo_llm_stage.client.secret import HIDDEN, KeySource
+from nemo_llm_stage.client.server_check import check_server
+from nemo_llm_stage.client.sse import StreamedAnswer
+from nemo_llm_stage.client.transport import Answer, PyreqwestTransport, Transport, TransportConfig
+from nemo_llm_stage.client.wire import WireRequest, completion_of_answer, decode_answer, encode_request
+from nemo_llm_stage.core import Completion, Message
+from nemo_llm_stage.errors import ConfigError, ConnectionFailedError, FatalError, RequestError, TransientError
+
+logger = logging.getLogger(__name__)
+
+_FAILED_AT: ContextVar[Endpoint | None] = ContextVar("_FAILED_AT", default=None)
+"""Where the running task's last attempt failed, so that its next one goes elsewhere."""
+
+
+class AsyncHTTPClient(AsyncLLMClient):
+    """
+    A client for any OpenAI-compatible server: vLLM, SGLang, NIM, llama.cpp, a provider.
+
+    A chat goes to ``/chat/completions``; with a ``conversation_formatter`` its text goes to ``/completions``.
+
+    Args:
+        base_url: The server's address, with or without ``/v1``; several are asked in turn, a retry goes to the next.
+        max_concurrent_requests: Most attempts in flight at once, over all servers.
+        max_retries: Sends after the first one, for failures that may pass.
+        base_delay: Seconds; see `AsyncLLMClient`.
+        timeout: Seconds from sending to the whole answer; waiting in the server's queue counts.
+        connect_timeout: Seconds to connect, TLS included.
+        read_timeout: Longest silence of the server in seconds, before its first byte too; None for none. Useful with
+            ``stream=True``, where the first byte comes early.
+        api_key: The key itself. It travels with the client when that is pickled, and shows nowhere.
+        api_key_env: Name of the environment variable that holds the key on the worker.
+        api_key_file: Path of the file that holds the key on the worker.
+        headers: Sent with every request. Their values show nowhere.
+        ca_file: PEM file of certificates to trust beside the usual ones; read on the worker.
+        proxy: URL of a proxy for every host but this machine; None for what HTTP_PROXY, HTTPS_PROXY and NO_PROXY say.
+        max_response_bytes: An answer longer than this is given up.
+
+    Raises:
+        ConfigError: A setting that cannot work.
+    """
+
+    _runtime_attributes = AsyncLLMClient._runtime_attributes | {"_transports", "_secrets", "_auth"}  # noqa: SLF001
+
+    def __init__(
+        self,
+        base_url: str | Sequence[str],
+        *,
+        max_concurrent_requests: int = 64,
+        max_retries: int = 3,
+        base_delay: float = 1.0,
+        timeout: float = 600.0,
+        connect_timeout: float = 10.0,
+        read_timeout: float | None = None,
+        api_key: str | None = None,
+        api_key_env: str | None = None,
+        api_key_file: str | os.PathLike[str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
+        proxy: str | None = None,
+        max_response_bytes: int = 64 * 1024 * 1024,
+    ) -> None:
+        super().__init__(max_concurrent_requests, max_retries, base_delay)
+        for name, value in (("timeout", timeout), ("connect_timeout", connect_timeout), ("read_timeout", read_timeout)):
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ConfigError(f"{name} is {value}; it must be seconds above 0.")
+        self.endpoints = Endpoints([base_url] if isinstance(base_url, str) else list(base_url))
+        self.timeout = timeout
+        self.connect_timeout = connect_timeout
+        self.read_timeout = read_timeout
+        self.max_response_bytes = max_response_bytes
+        self._key = KeySource(api_key, api_key_env, api_key_file)
+        self._headers = {str(name).lower(): str(text) for name, text in (headers or {}).items()}
+        self._ca_file = None if ca_file is None else os.fspath(ca_file)
+        self._proxy = proxy
+
+    def setup(self) -> None:
+        """
+        Read the key. Safe to call twice; the first request calls it where nobody has.
+
+        Raises:
+            ConfigError: The key's variable or file is missing; named in the message.
+        """
+        key = self._key.read()
+        self._auth = {} if key is None else {"authorization": f"Bearer {key}"}
+        self._secrets = [*self._headers.values(), *([] if key is None else [key])]
+        self._transports: LoopLocal[Transport] = LoopLocal(self._make_transport)
+        exposed = [e.base_url for e in self.endpoints.all if not e.is_tls and not e.is_private]
+        if key is not None and exposed:
+            warnings.warn(f"The API key is sent unencrypted to {exposed[0]}; use https://.", stacklevel=2)
+
+    async def _complete_impl(
+        self,
+        *,
+        messages: Iterable[Message],
+        model: str,
+        conversation_formatter: ConversationFormatter | None,
+        generation_config: GenerationConfig,
+    ) -> Completion:
+        """Make one attempt at the endpoint whose turn it is."""
+        request = encode_request(messages, model, generation_config, conversation_formatter)
+        failed_at = _FAILED_AT.get()
+        endpoint = self.endpoints.choose(avoid=failed_at)
+        try:
+            completion = await self._attempt(endpoint, request, model)
+        except TransientError:
+            _FAILED_AT.set(endpoint)
+            raise
+        if failed_at is not None:
+            _FAILED_AT.set(None)
+        return completion
+
+    async def _query_model_impl(
+        self,
+        *,
+        messages: Iterable[Message],
+        model: str,
+        conversation_formatter: ConversationFormatter | None = None,
+        generation_config: GenerationConfig | dict[str, Any] | None = None,
+    ) -> list[str]:
+        """Make one attempt and return its texts."""
+        completion = await self._complete_impl(
+            messages=messages,
+            model=model,
+            conversation_formatter=conversation_formatter,
+            generation_config=GenerationConfig.of(generation_config),
+        )
+        return list(completion.texts)
+
+    async def _attempt(self, endpoint: Endpoint, request: WireRequest, model: str) -> Completion:
+        url = endpoint.url(request.path)
+        stream = StreamedAnswer() if request.is_stream else None
+        started_monotonic_s = time.monotonic()
+        answer = await self._transport().send(
+            url,
+            request.body,
+            headers=request.headers,
+            timeout_s=request.timeout_s,
+            on_event_bytes=None if stream is None else stream.feed,
+        )
+        if answer.status != HTTPStatus.OK:
+            raise self._refused(answer, url, model)
+        whole = stream.whole() if stream is not None and answer.was_streamed else decode_answer(answer.body)
+        latency_s = time.monotonic() - started_monotonic_s
+        return completion_of_answer(whole, endpoint=endpoint.base_url, latency_s=latency_s)
+
+    def _refused(self, answer: Answer, url: str, model: str) -> RequestError:
+        if answer.status < HTTPStatus.BAD_REQUEST:
+            target = (answer.header("location") or "").partition("?")[0]
+            where = f" to {target}" if target else ""
+            return FatalError(
+                f"HTTP {answer.status}: {url} redirects{where}; redirects are not followed. Correct base_url.",
+                status=answer.status,
+            )
+        retry_after_s = parse_retry_after_s(answer.header("retry-after"), answer.header("retry-after-ms"))
+        return error_of_refusal(
+            answer.status,
+            answer.body,
+            url=url,
+            model=model,
+            retry_after_s=retry_after_s,
+            secrets=self._secrets,
+        )
+
+    async def check(self, model: str) -> None:
+        """
+        Find out, before anything is paid for, whether every server is there, takes the key and has `model`.
+
+        Costs one request for the list of models, and one token where the list does not have it: some servers answer to
+        names they do not list. A server without a list passes.
+
+        Raises:
+            ConnectionFailedError: No server can be reached; some being down is only logged.
+            AuthenticationError: A server does not take the key.
+            NotFoundError: A server does not have the model; names those that it has.
+        """
+        transport, endpoints = self._transport(), list(dict.fromkeys(self.endpoints.all))
+        outcomes = await asyncio.gather(
+            *(check_server(transport, endpoint, model, self._secrets) for endpoint in endpoints), return_exceptions=True
+        )
+        errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        unreachable = [error for error in errors if isinstance(error, ConnectionFailedError)]
+        for error in errors:
+            if error not in unreachable or len(unreachable) == len(endpoints):
+                raise error
+        for error in unreachable:
+            logger.warning("%s The other servers are asked.", error)
+
+    async def aclose(self) -> None:
+        """Close the running loop's connections. Safe to call twice; the client can be used again after."""
+        transports: LoopLocal[Transport] | None = self.__dict__.get("_transports")
+        transport = transports.pop() if transports is not None else None
+        if transport is not None:
+            await transport.aclose()
+
+    def _transport(self) -> Transport:
+        if "_transports" not in self.__dict__:
+            self.setup()
+        return self._transports.get()
+
+    def _make_transport(self) -> Transport:
+        try:
+            ca_pem = None if self._ca_file is None else Path(self._ca_file).read_bytes()
+        except OSError as error:
+            raise ConfigError(f"ca_file {self._ca_file} cannot be read: {error}.") from error
+        return PyreqwestTransport(
+            TransportConfig(
+                headers={"content-type": "application/json", **self._auth, **self._headers},
+                timeout_s=self.timeout,
+                connect_timeout_s=self.connect_timeout,
+                read_timeout_s=self.read_timeout,
+                max_response_bytes=self.max_response_bytes,
+                ca_pem=ca_pem,
+                proxy=self._proxy,
+            )
+        )
+
+    def __repr__(self) -> str:
+        urls = [endpoint.base_url for endpoint in self.endpoints.all]
+        shown = {
+            "max_concurrent_requests": self.max_concurrent_requests,
+            "max_retries": self.max_retries,
+            "timeout": self.timeout,
+        }
+        settings = ", ".join(f"{name}={value}" for name, value in shown.items())
+        headers = f", headers={dict.fromkeys(self._headers, HIDDEN)}" if self._headers else ""
+        return f"{type(self).__name__}({urls[0] if len(urls) == 1 else urls!r}, {settings}, {self._key!r}{headers})"
