@@ -93,9 +93,10 @@ def _read(column: str, path: Path, max_image_bytes: int) -> bytes:
 
 
 def _data_url(column: str, image: bytes, max_image_bytes: int) -> str:
+    media_type = _media_type(column, image)
     if len(image) > max_image_bytes:
         raise PromptError(f"column {column!r} holds an image over the limit of {max_image_bytes} bytes.")
-    return f"data:{_media_type(column, image)};base64,{base64.b64encode(image).decode()}"
+    return f"data:{media_type};base64,{base64.b64encode(image).decode()}"
 
 
 def _media_type(column: str, image: bytes) -> str:

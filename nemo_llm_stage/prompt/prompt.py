@@ -122,8 +122,8 @@ class Prompt:
             messages = [{"role": "system", "content": self._system.render(row)}, *others]
         if not messages:
             raise PromptError("there are no messages to send.")
-        for column in self._images:
-            self._attach(messages, row, column)
+        if parts := [part for column in self._images for part in self._image_parts(row, column)]:
+            attach_images(messages, parts)
         return messages
 
     def describe(self) -> dict[str, Any]:
@@ -146,12 +146,12 @@ class Prompt:
             return []
         return messages_of_column(column, value, allow_remote_urls=self._allow_remote_urls)
 
-    def _attach(self, messages: list[Message], row: Mapping[str, Any], column: str) -> None:
+    def _image_parts(self, row: Mapping[str, Any], column: str) -> list[dict[str, Any]]:
         value = self._value(row, column)
         if value is None:
-            return
+            return []
         allow, cap = self._allow_remote_urls, self._max_image_bytes
-        attach_images(messages, image_parts(column, value, allow_remote_urls=allow, max_image_bytes=cap))
+        return image_parts(column, value, allow_remote_urls=allow, max_image_bytes=cap)
 
     def _value(self, row: Mapping[str, Any], column: str) -> Any:
         value = row.get(column)

@@ -71,10 +71,8 @@ class Template:
             SkippedError: A null is used and `on_null` is ``skip``.
             PromptError: A null is used and `on_null` is ``error``, or the template fails on this row's values.
         """
-        if self._is_constant:
-            return self._text
         try:
-            return "".join(self._render(self._variables(row)))
+            return self._text if self._is_constant else "".join(self._render(self._variables(row)))
         except Exception as error:
             raise self._row_error(error) from error
 
@@ -147,10 +145,12 @@ class Expression(Template):
             PromptError: As `Template.render`.
         """
         try:
-            value = self._evaluate(**self._variables(row))
+            value = self._evaluate(self._variables(row))
+            if isinstance(value, Null):
+                return None
+            return str(value) if isinstance(value, Undefined) else value  # str of an undefined raises
         except Exception as error:
             raise self._row_error(error) from error
-        return None if isinstance(value, Null) else value
 
     @functools.cached_property
     def _evaluate(self) -> Any:
@@ -278,4 +278,6 @@ def _to_json(value: Any, indent: int | None = None) -> str:
 
 
 def _json_default(value: Any) -> Any:
-    return None if isinstance(value, Undefined) else str(value)
+    if isinstance(value, tuple):  # groupby makes named ones, which orjson does not take for lists
+        return list(value)
+    return None if isinstance(value, Null) else str(value)  # str of an undefined raises
