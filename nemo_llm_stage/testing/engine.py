@@ -12,6 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from nemo_llm_stage.testing.stats import StatsRecorder
 
@@ -20,49 +21,34 @@ class QueueFullError(Exception):
     """As many jobs wait as may wait."""
 
 
+@dataclass(eq=False, slots=True)
 class Job:
     """
     One request to be served.
 
-    Args:
+    Attributes:
         prompt: The rendered prompt.
         prompt_tokens: Its length.
-        output_tokens: Tokens to generate.
-        service_s: Seconds in a slot.
-        on_start: Called when the first token is there.
-        on_finish: Called when the last one is.
-
-    Attributes:
+        output_tokens: Tokens to generate; at least 1.
+        service_s: Seconds in a slot; batching has its own idea.
+        on_start: Called when it is served; with batching, when the first token is there.
+        on_finish: Called when the last token is there.
         started_s: Monotonic time when it was given a slot; None while it waits.
         cached_tokens: Prompt tokens that were not computed again.
         is_finished: The last token is there.
+        timer: Rings at its end.
     """
 
-    __slots__ = (
-        "cached_tokens", "is_finished", "on_finish", "on_start", "output_tokens", "prompt", "prompt_tokens", "sequence", "service_s",
-        "started_s", "timer",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        prompt: str,
-        prompt_tokens: int,
-        output_tokens: int,
-        service_s: float,
-        on_start: Callable[[], None],
-        on_finish: Callable[[], None],
-    ) -> None:
-        self.prompt = prompt
-        self.prompt_tokens = prompt_tokens
-        self.output_tokens = output_tokens
-        self.service_s = service_s
-        self.on_start = on_start
-        self.on_finish = on_finish
-        self.started_s: float | None = None
-        self.cached_tokens = 0
-        self.is_finished = False
-        self.timer: asyncio.TimerHandle | None = None
-        self.sequence: object = None
+    prompt: str
+    prompt_tokens: int
+    output_tokens: int
+    service_s: float
+    on_start: Callable[[], None]
+    on_finish: Callable[[], None]
+    started_s: float | None = None
+    cached_tokens: int = 0
+    is_finished: bool = False
+    timer: asyncio.TimerHandle | None = None
 
 
 class Engine(ABC):
@@ -80,12 +66,11 @@ class Engine(ABC):
         self.max_queue = max_queue
         self.stats = stats
         self._waiting: deque[Job] = deque()
-        self._num_running = 0
 
     @property
     def num_running(self) -> int:
         """Jobs being served."""
-        return self._num_running
+        return self.stats.running
 
     @property
     def num_waiting(self) -> int:
@@ -95,7 +80,7 @@ class Engine(ABC):
     @property
     def kv_cache_usage(self) -> float:
         """Share of the KV cache in use, 0 to 1; here of the slots."""
-        return self._num_running / self.max_num_seqs
+        return self.num_running / self.max_num_seqs
 
     def submit(self, job: Job) -> None:
         """
@@ -104,7 +89,7 @@ class Engine(ABC):
         Raises:
             QueueFullError: The queue is as long as it may be.
         """
-        if self.max_queue is not None and self._num_running + len(self._waiting) >= self.max_num_seqs + self.max_queue:
+        if self.max_queue is not None and self.num_running + len(self._waiting) >= self.max_num_seqs + self.max_queue:
             raise QueueFullError
         self._waiting.append(job)
         self._serve_waiting()
@@ -134,10 +119,9 @@ class SlotEngine(Engine):
         return int(job.output_tokens * share)
 
     def _serve_waiting(self) -> None:
-        while self._waiting and self._num_running < self.max_num_seqs:
+        while self._waiting and self.num_running < self.max_num_seqs:
             job = self._waiting.popleft()
             job.started_s = time.monotonic()
-            self._num_running += 1
             self.stats.started(job.started_s)
             job.on_start()
             if job.service_s > 0:
@@ -153,5 +137,4 @@ class SlotEngine(Engine):
 
     def _end(self, job: Job) -> None:
         assert job.started_s is not None
-        self._num_running -= 1
         self.stats.ended(job.started_s, time.monotonic())

@@ -34,7 +34,7 @@ _BAD_REQUEST = 400
 _COMPLETIONS_MAX_TOKENS = 16  # what /v1/completions takes where max_tokens is missing, in OpenAI's API and vLLM's
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen ones take 1 µs longer to make
 class Request:
     """
     A checked request.

@@ -125,7 +125,7 @@ class RequestLife:
         self.job = Job(
             prompt=request.prompt,
             prompt_tokens=request.prompt_tokens,
-            output_tokens=output_tokens_of(choices),
+            output_tokens=max(1, output_tokens_of(choices)),
             service_s=service_time_for(request, config),
             on_start=self._started,
             on_finish=self._finished,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -42,8 +42,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a failure of the server
         self.body = body or error_body(status, message, param=param)
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """One choice of an answer, before it is written."""
 
     text: str | None

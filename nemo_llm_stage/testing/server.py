@@ -130,7 +130,7 @@ class SimulatedServer:
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.close()
-        while self._service.connections:  # noqa: ASYNC110 - an aborted connection ends a turn of the loop later
+        while self._service.connections:
             for connection in list(self._service.connections):
                 connection.transport.abort()
             await asyncio.sleep(0)

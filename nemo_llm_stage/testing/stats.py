@@ -165,7 +165,8 @@ class StatsRecorder:
         """Note that a request began to be served."""
         self._integrate(now_s)
         self.running += 1
-        self.max_running = max(self.max_running, self.running)
+        if self.running > self.max_running:
+            self.max_running = self.running
         if self.first_start_s is None:
             self.first_start_s = now_s
         self.last_start_s = now_s
