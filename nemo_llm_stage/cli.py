@@ -20,7 +20,7 @@ from nemo_llm_stage.errors import ConfigError, LLMStageError
 EXIT_RUN, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 
-class _Commands(click.Group):
+class _Command(click.Command):
     """Shows a user's mistake as one message, never as a traceback."""
 
     def invoke(self, context: click.Context) -> Any:
@@ -34,7 +34,14 @@ class _Commands(click.Group):
             context.exit(EXIT_INTERRUPTED)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _Commands(_Command, click.Group):
+    """Likewise, for all commands of the group."""
+
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+@click.group(cls=_Commands, context_settings=_CONTEXT)
 @click.version_option(__version__, prog_name="nemo-llm-stage")
 def main() -> None:
     """Add LLM-generated columns to a dataset of any size."""
@@ -58,7 +65,7 @@ _JOB_OPTIONS = _options(
     click.option("--output-column", help="Name of the column to add."),
     click.option("--model", help="The model's name on the server."),
     click.option(
-        "--on-null", type=click.Choice(["skip", "error", "empty"]), help="Rows whose prompt would print a null."
+        "--on-null", type=click.Choice(["skip", "error", "empty"]), help="Rows whose prompt prints a null [skip]."
     ),
     click.option("--give-up-after", type=float, help="Seconds a row is asked again after passing failures [21600]."),
 )
@@ -97,10 +104,16 @@ _RUN_OPTIONS = _options(
     click.option("--scan-input", type=click.Choice(["auto", "full", "sample"]), help="JSONL read beforehand [auto]."),
 )
 _CLIENT_KEYS = {
-    "base_url", "gguf", "api_key_env", "api_key_file", "max_concurrent_requests", "max_retries", "base_delay", "timeout",
-    "connect_timeout",
+    "base_url", "gguf", "api_key_env", "api_key_file", "max_concurrent_requests", "max_retries", "base_delay",
+    "timeout", "connect_timeout",
 }  # fmt: skip
 _GENERATION_KEYS = {"max_tokens", "temperature", "top_p", "top_k", "n", "seed", "stop"}
+
+
+_SHOW_OPTIONS = _options(
+    click.option("--progress/--no-progress", default=True, help="Show progress on stderr."),
+    click.option("--show-rows", type=int, default=5, show_default=True, help="Rows of the output to show at the end."),
+)
 
 
 @main.command()
@@ -109,9 +122,9 @@ _GENERATION_KEYS = {"max_tokens", "temperature", "top_p", "top_k", "n", "seed", 
 @_CLIENT_OPTIONS
 @_GENERATION_OPTIONS
 @_RUN_OPTIONS
-@click.option("--progress/--no-progress", default=True, help="Show progress on stderr.")
-def run(job_file: Path | None, progress: bool, **flags: Any) -> None:
-    """
+@_SHOW_OPTIONS
+def run(job_file: Path | None, progress: bool, show_rows: int, **flags: Any) -> None:
+    r"""
     Run a job: read the input, ask the server for every row, write the rows with the new column.
 
     The settings come from JOB_FILE (YAML), from the options, or both; options win. Running the same job again goes on
@@ -122,24 +135,36 @@ def run(job_file: Path | None, progress: bool, **flags: Any) -> None:
         --base-url http://localhost:8000/v1 --model my-model \\
         --prompt 'Summarize in one sentence: {{ text }}' --output-column summary
     """
-    from rich.console import Console
-
-    from nemo_llm_stage.cluster.run import run_config
-    from nemo_llm_stage.job.config import make_config, read_job_file
-    from nemo_llm_stage.report.summary import summary
+    from nemo_llm_stage.job.config import read_job_file
 
     settings = read_job_file(job_file) if job_file else {}
-    config = make_config(_merged(settings, flags), str(job_file or "the command line"))
-    result = run_config(config, progress=progress)
-    Console().print(
-        summary(
-            result.counters,
-            output=result.output,
-            num_partitions=result.num_partitions,
-            elapsed_s=result.elapsed_s,
-            num_rows_before=result.num_rows_before,
-        )
-    )
+    _run(_merged(settings, flags), str(job_file or "the command line"), progress=progress, show_rows=show_rows)
+
+
+def pipeline(description: str, *, demo_rows: int, **settings: Any) -> None:
+    """
+    Run a pipeline script: `settings` are its job, and every option of ``nemo-llm-stage run`` overrides one of them.
+
+    Args:
+        description: Shown by ``--help``.
+        demo_rows: Without ``--input``, as many texts of this Python's own documentation are the input.
+        settings: As in a job file.
+    """
+
+    @click.command(help=description, cls=_Command, context_settings=_CONTEXT)
+    @click.option("--rows", type=int, default=demo_rows, show_default=True, help="Texts, where no --input is given.")
+    @_JOB_OPTIONS
+    @_CLIENT_OPTIONS
+    @_GENERATION_OPTIONS
+    @_RUN_OPTIONS
+    @_SHOW_OPTIONS
+    def command(rows: int, progress: bool, show_rows: int, **flags: Any) -> None:
+        merged = _merged(settings, flags)
+        if "input" not in merged:
+            merged["input"] = _python_docs(Path(f"{merged['output']}_input_{rows}.parquet"), rows)
+        _run(merged, "the pipeline", progress=progress, show_rows=show_rows)
+
+    command(prog_name=Path(sys.argv[0]).name)
 
 
 @main.command()
@@ -177,6 +202,38 @@ def corpus(rows: int, output: Path) -> None:
 
     write_python_docs(output, num_rows=rows)
     click.echo(f"{output}: {rows} rows")
+
+
+def _run(settings: dict[str, Any], source: str, *, progress: bool, show_rows: int) -> None:
+    from rich.console import Console
+
+    from nemo_llm_stage.cluster.run import head, run_config
+    from nemo_llm_stage.job.config import make_config
+    from nemo_llm_stage.report.summary import sample, summary
+
+    config = make_config(settings, source)
+    result = run_config(config, progress=progress)
+    console = Console()
+    if show_rows > 0:
+        console.print(sample(head(config.output, show_rows), result.columns, config.output_column))
+    console.print(
+        summary(
+            result.counters,
+            output=result.output,
+            num_partitions=result.num_partitions,
+            elapsed_s=result.elapsed_s,
+            num_rows_before=result.num_rows_before,
+        )
+    )
+
+
+def _python_docs(path: Path, rows: int) -> str:
+    from nemo_llm_stage.local.corpus import write_python_docs
+
+    if not path.exists():  # a resumed job wants the very same file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_python_docs(path, num_rows=rows)
+    return str(path)
 
 
 def _merged(settings: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:

@@ -33,8 +33,6 @@ def connect(address: str | None = None) -> None:
         options["address"] = target
     else:
         options["include_dashboard"] = False
-        # Ray logs an error line for each actor pool about a restart that never concerns a local cluster (ray#53727).
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         ray.init(**options)
     except Exception as error:
@@ -51,7 +49,7 @@ def check_room(num_actors: int, num_cpus: float) -> None:
     """
     import ray
 
-    total = ray.cluster_resources().get("CPU", 0.0)
+    total = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
     if num_actors * num_cpus > total:
         raise ConfigError(
             f"{num_actors} actors of {num_cpus:g} CPUs need {num_actors * num_cpus:g} CPUs, and the Ray cluster has "
@@ -68,7 +66,7 @@ def quiet_ray_data() -> Any:
     """
     from ray.data import DataContext
 
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

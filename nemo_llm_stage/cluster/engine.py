@@ -52,7 +52,8 @@ class RayEngine:
             return
         connect(self.address)
         check_room(self.num_actors, self.num_cpus_per_actor)
-        coordinator = ray.remote(Coordinator).options(num_cpus=0, max_restarts=-1).remote()
+        actor_class: Any = ray.remote(num_cpus=0, max_restarts=-1)(Coordinator)
+        coordinator = actor_class.remote()
         reports: queue.Queue[bytes | BaseException | None] = queue.Queue()
         thread = threading.Thread(
             target=self._drain, args=(spec, partitions, coordinator, reports), name="ray-data", daemon=True

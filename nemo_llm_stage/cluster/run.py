@@ -10,16 +10,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nemo_llm_stage.core import Counters
 from nemo_llm_stage.dataset.verify import Verification, verify
 from nemo_llm_stage.errors import ConfigError, RunError
-from nemo_llm_stage.job.config import JobConfig
 from nemo_llm_stage.job.engine import Engine, LocalEngine
 from nemo_llm_stage.job.job import Job, open_output, prepare_job
 from nemo_llm_stage.report.progress import Progress
 from nemo_llm_stage.stage.stage import LLMStage
+
+if TYPE_CHECKING:
+    from nemo_llm_stage.job.config import JobConfig
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class JobResult:
         num_partitions: Committed files.
         num_rows_before: Rows of files that earlier runs had committed.
         elapsed_s: Seconds of this run, from the call to the last check.
+        columns: The input columns that the prompt uses.
     """
 
     output: str
@@ -40,6 +43,7 @@ class JobResult:
     num_partitions: int = 0
     num_rows_before: int = 0
     elapsed_s: float = 0.0
+    columns: tuple[str, ...] = ()
 
 
 def run_job(
@@ -101,6 +105,7 @@ def run_job(
         num_partitions=len(job.plan.partitions),
         num_rows_before=num_rows_before,
         elapsed_s=time.monotonic() - started_monotonic_s,
+        columns=tuple(sorted(stage.prompt.required_columns)),
     )
 
 
@@ -132,6 +137,11 @@ def run_config(config: JobConfig, *, progress: bool = True) -> JobResult:
             scan_input=config.scan_input,
             progress=progress,
         )
+
+
+def head(url: str, num_rows: int) -> list[dict[str, Any]]:
+    """Return the first rows of a job's output, at most `num_rows`."""
+    return open_output(url)[0].head(num_rows)
 
 
 def verify_output(url: str) -> Verification:

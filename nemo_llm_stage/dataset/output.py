@@ -11,7 +11,9 @@ Knows files; knows nothing of how rows are generated.
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -138,8 +140,7 @@ class OutputFolder:
         """Count a JSONL file by its rows; tokens and attempts as far as the meta column has them."""
         column = (self.read_job() or {})["stage"]["output_column"]
         counters = Counters()
-        for _, line in read_lines(f"{self.url}/{name}"):
-            row = orjson.loads(line)
+        for row in self._rows(name):
             meta = row.get(f"{column}_meta") or {}
             usage = Usage(meta.get("input_tokens"), meta.get("output_tokens"), meta.get("cached_tokens"))
             completion = Completion(texts=(), usage=usage)
@@ -152,6 +153,23 @@ class OutputFolder:
             if self.format == "parquet":
                 return int(pq.read_metadata(raw).num_rows)
             return sum(block.count(b"\n") for block in iter(lambda: raw.read(1 << 20), b""))
+
+    def head(self, num_rows: int) -> list[dict[str, Any]]:
+        """Return the first committed rows, at most `num_rows`, of the first files."""
+        rows: list[dict[str, Any]] = []
+        for name in sorted(self.committed()):
+            rows.extend(itertools.islice(self._rows(name), num_rows - len(rows)))
+            if len(rows) == num_rows:
+                break
+        return rows
+
+    def _rows(self, name: str) -> Iterator[dict[str, Any]]:
+        if self.format == "jsonl":
+            yield from (orjson.loads(line) for _, line in read_lines(f"{self.url}/{name}"))
+            return
+        with self.folder.fs.open(self.folder.path(name), "rb") as raw, pq.ParquetFile(raw) as file:
+            for batch in file.iter_batches(batch_size=256):
+                yield from batch.to_pylist()
 
     def read_schema(self, name: str) -> pa.Schema:
         """Return the committed Parquet file's schema, without metadata."""

@@ -69,6 +69,8 @@ class Progress:
     def update(self, counters: Counters, num_in_flight: int) -> None:
         """Show `counters`, the job's so far, and the requests in flight."""
         now = time.monotonic()
+        if counters.num_rows == self._window[0][1]:
+            self._window.clear()  # the rate is counted from the first answer, not from the start of the engine
         self._window.append((now, counters.num_rows))
         while len(self._window) > 2 and now - self._window[0][0] > RATE_WINDOW_S:
             self._window.popleft()

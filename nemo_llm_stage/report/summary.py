@@ -6,6 +6,9 @@ Knows counts; knows nothing of how they came about.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from rich import box
 from rich.console import Group
 from rich.table import Table
@@ -16,6 +19,7 @@ from nemo_llm_stage.dataset.verify import Verification
 from nemo_llm_stage.report.progress import duration
 
 _MAX_EXAMPLE_CHARS = 160
+_MAX_SHOWN_CHARS = 300
 
 
 def summary(
@@ -89,6 +93,31 @@ def verification_table(verification: Verification, output: str) -> Group:
             lines.append(f"{verification.num_missing:,} partitions are not committed yet; run the job again to go on.")
         verdict = Text("\n".join(lines), style="red")
     return Group(table, verdict)
+
+
+def sample(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], output_column: str) -> Table:
+    """
+    Return a few rows for a look: the columns that the prompt used, and the answer, or its error in red.
+
+    Args:
+        rows: Column name → value.
+        columns: Shown, shortened, before the answer.
+        output_column: The generated one.
+    """
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="ellipsis", ratio=1, no_wrap=True, style="dim")
+    table.add_column(output_column, overflow="fold", ratio=2)
+    for row in rows:
+        error = row.get(f"{output_column}_error")
+        answer = Text(str(error), style="red") if error else Text(_one_line(row.get(output_column)))
+        table.add_row(*(Text(_one_line(row.get(column))) for column in columns), answer)
+    return table
+
+
+def _one_line(value: Any) -> str:
+    text = " ".join(str("" if value is None else value).split())
+    return text if len(text) <= _MAX_SHOWN_CHARS else f"{text[:_MAX_SHOWN_CHARS]}…"
 
 
 def _percent(part: int, whole: int) -> str:

@@ -29,6 +29,7 @@ from nemo_llm_stage.errors import (
 )
 from nemo_llm_stage.output import Output
 from nemo_llm_stage.prompt import Prompt
+from nemo_llm_stage.stage.memo import Memo
 
 MAX_ERROR_CHARS = 1000
 """Longest error message kept for a row; servers may answer with whole pages."""
@@ -99,6 +100,7 @@ class Asker:
         give_up_after_s: How long a row is asked again after failures that may pass, counted from its first send, once
             the client's own retries are used up; 0 fails it at once.
         health: Shared by all askers of a run.
+        memo: Where identical requests meet; None asks each on its own.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class Asker:
         conversation_formatter: ConversationFormatter | None,
         give_up_after_s: float,
         health: Health,
+        memo: Memo | None,
     ) -> None:
         self._client = client
         self._model = model
@@ -121,6 +124,7 @@ class Asker:
         self._formatter = conversation_formatter
         self._give_up_after_s = give_up_after_s
         self._health = health
+        self._memo = memo
         self._is_list = (generation_config.n or 1) > 1
         self._key_prefix = request_identity(model, generation_config, conversation_formatter)
 
@@ -141,21 +145,33 @@ class Asker:
         is_reused = False
         try:
             messages = self._prompt.render(row)
-            key = request_key(self._key_prefix, messages) if store is not None else ""
-            completion = store.get(key) if store is not None else None
-            if completion is not None:
-                is_reused = True
-                return RowResult(self._parse(completion), None, completion, is_reused=True)
-            completion = await self._complete(messages)
-            attempts = completion.attempts
-            self._health.note_answer()
-            if store is not None:
-                store.put(key, completion)
-            return RowResult(self._parse(completion), None, completion, attempts)
+            key = "" if store is None and self._memo is None else request_key(self._key_prefix, messages)
+            completion = None if store is None else store.get(key)
+            is_reused = completion is not None
+            if completion is not None and self._memo is not None:
+                self._memo.keep(key, completion)
+            if completion is None:
+                completion, is_reused = await self._query(key, messages, store)
+                attempts = 0 if is_reused else completion.attempts
+            return RowResult(self._parse(completion), None, completion, attempts, is_reused)
         except RequestError as error:
             self._health.check(error)
             text = f"{error.kind}: {error}"[:MAX_ERROR_CHARS]
             return RowResult(None, text, completion, attempts or error.attempts, is_reused)
+
+    async def _query(self, key: str, messages: list[Message], store: CompletionStore | None) -> tuple[Completion, bool]:
+        """Ask the server, or share the answer that an identical request got; whether it was shared."""
+
+        async def ask() -> Completion:
+            completion = await self._complete(messages)
+            self._health.note_answer()
+            if store is not None:
+                store.put(key, completion)
+            return completion
+
+        if self._memo is None:
+            return await ask(), False
+        return await self._memo.get(key, ask)
 
     async def _complete(self, messages: list[Message]) -> Completion:
         started_monotonic_s = time.monotonic()

@@ -87,7 +87,7 @@ class Scheduler:
             task.add_done_callback(self._close)
 
     async def _ask(self, run: _Run[R, T], index: int, row: R) -> None:
-        self._starting.discard(asyncio.current_task())  # type: ignore[arg-type]
+        self._starting.discard(asyncio.current_task())
         try:
             result = await run.ask(row)
         except BaseException as error:  # noqa: BLE001 - handed to whoever awaits the run

@@ -11,7 +11,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import orjson
 import pyarrow as pa
@@ -25,13 +25,13 @@ from nemo_llm_stage.prompt import Prompt
 from nemo_llm_stage.stage.ask import Asker, CompletionStore, Health, Row
 from nemo_llm_stage.stage.columns import fitting, output_arrays, output_fields
 from nemo_llm_stage.stage.loop import LoopThread
+from nemo_llm_stage.stage.memo import Memo
 from nemo_llm_stage.stage.scheduler import Scheduler
 from nemo_llm_stage.stage.table import column_names, rows_of, with_columns
 
 if TYPE_CHECKING:
+    import pandas as pd
     import ray.data
-
-    from nemo_llm_stage.stage.table import Table
 
 OnDone = Callable[[RowResult], None]
 
@@ -57,6 +57,8 @@ class LLMStage:
         conversation_formatter: Renders messages for a base model behind ``/v1/completions``.
         give_up_after_s: Seconds that a row is asked again, beyond the client's own retries, after failures that may
             pass; 0 fails it at once.
+        deduplicate: Whether identical requests are sent once and share the answer; None does so where a request has
+            one answer: at temperature 0 or with a seed.
         has_meta: Whether to add ``X_meta``.
 
     Raises:
@@ -76,6 +78,7 @@ class LLMStage:
         output_type: pa.DataType | None = None,
         conversation_formatter: ConversationFormatter | None = None,
         give_up_after_s: float = 0.0,
+        deduplicate: bool | None = None,
         has_meta: bool = True,
     ) -> None:
         if not output_column:
@@ -94,6 +97,9 @@ class LLMStage:
         )
         self.conversation_formatter = conversation_formatter
         self.give_up_after_s = give_up_after_s
+        if deduplicate is None:
+            deduplicate = self.generation_config.temperature == 0 or self.generation_config.seed is not None
+        self.deduplicate = deduplicate
         self.has_meta = has_meta
         self._client = as_async_client(client)
         self._lock = threading.Lock()
@@ -122,7 +128,13 @@ class LLMStage:
                     f"the input already has a column {field.name!r}; choose another output_column, or drop it first."
                 )
 
-    def process(self, table: Table) -> Table:
+    @overload
+    def process(self, table: pd.DataFrame) -> pd.DataFrame: ...
+
+    @overload
+    def process(self, table: pa.Table) -> pa.Table: ...
+
+    def process(self, table: Any) -> Any:
         """
         Return `table` with this stage's columns added. Does not change `table`.
 
@@ -253,6 +265,7 @@ class _Runtime:
             conversation_formatter=stage.conversation_formatter,
             give_up_after_s=stage.give_up_after_s,
             health=Health(),
+            memo=Memo() if stage.deduplicate else None,
         )
         self._scheduler = self.loop.run(self._make_scheduler())
 

@@ -7,16 +7,11 @@ The input is never changed. Knows nothing of prompts or clients.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 
 from nemo_llm_stage.errors import InputError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    Table = TypeVar("Table", pd.DataFrame, pa.Table)
 
 
 def column_names(table: Any) -> list[str]:

@@ -135,5 +135,5 @@ def test_a_full_disk_stops_the_run_with_advice(tmp_path: Path) -> None:
     journal.close()
     path.unlink()
     path.symlink_to("/dev/full")
-    with pytest.raises(RunError, match="No space left on device.*run the same command again"):
+    with pytest.raises(RunError, match=r"No space left on device.*run the same command again"):
         journal.put("b", FULL)

@@ -1,0 +1,149 @@
+"""Requests in flight equal the limit from the first row to the last ones, and memory stays flat."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from nemo_llm_stage.client.limit import Limit
+from nemo_llm_stage.stage.scheduler import NUM_OPEN_BEYOND_LIMIT, Scheduler
+
+
+class Server:
+    """Answers a row when the test says so; knows how many it holds."""
+
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
+        self.turns: dict[int, asyncio.Future[None]] = {}
+        self.num_opened = 0
+
+    async def ask(self, row: int) -> int:
+        self.num_opened += 1
+        async with self.limit:
+            self.turns[row] = asyncio.get_running_loop().create_future()
+            await self.turns[row]
+        return row * 10
+
+    def answer(self, row: int) -> None:
+        self.turns.pop(row).set_result(None)
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def on_loop(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+    def run() -> None:
+        asyncio.run(test())  # type: ignore[arg-type]
+
+    run.__doc__, run.__name__ = test.__doc__, test.__name__
+    return run
+
+
+@on_loop
+async def test_results_come_in_the_order_of_rows() -> None:
+    """Whatever the order of answers."""
+    limit = Limit(3)
+    server = Server(limit)
+    run = asyncio.ensure_future(Scheduler(limit).run([1, 2, 3], server.ask))
+    await settle()
+    for row in (3, 1, 2):
+        server.answer(row)
+    assert await run == [10, 20, 30]
+
+
+@on_loop
+async def test_the_next_run_fills_the_gaps_of_this_one() -> None:
+    """No barrier: three permits stay taken until the last three rows of all runs."""
+    limit = Limit(3)
+    server = Server(limit)
+    scheduler = Scheduler(limit)
+    runs = [asyncio.ensure_future(scheduler.run(range(start, start + 4), server.ask)) for start in (0, 10, 20)]
+    await settle()
+    for left in range(12, 0, -1):
+        assert len(server.turns) == min(3, left)
+        server.answer(next(iter(server.turns)))
+        await settle()
+    assert [len(await run) for run in runs] == [4, 4, 4]
+
+
+@on_loop
+async def test_rows_are_opened_just_ahead_of_sending() -> None:
+    """A million rows do not make a million tasks."""
+    limit = Limit(8)
+    server = Server(limit)
+    run = asyncio.ensure_future(Scheduler(limit).run(range(1_000_000), server.ask))
+    await settle()
+    assert 8 < server.num_opened <= 16
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+
+
+@on_loop
+async def test_a_sleeping_row_makes_room_for_another() -> None:
+    """Rows waiting for a retry hold no permit, so others are sent meanwhile; there is an end to that too."""
+    limit = Limit(2)
+    num_asleep = 0
+    forever = asyncio.Event()
+
+    async def ask(row: int) -> None:
+        nonlocal num_asleep
+        async with limit:
+            pass
+        num_asleep += 1
+        await forever.wait()
+
+    run = asyncio.ensure_future(Scheduler(limit).run(range(100_000), ask))
+    for _ in range(3000):
+        await asyncio.sleep(0)
+    assert num_asleep == NUM_OPEN_BEYOND_LIMIT + 2 * 2
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+
+
+@on_loop
+async def test_what_ask_raises_ends_its_run_and_no_other() -> None:
+    """The broken run's rows are cancelled; the other run goes on, with all permits."""
+    limit = Limit(2)
+    server = Server(limit)
+    scheduler = Scheduler(limit)
+
+    async def broken(row: int) -> int:
+        await asyncio.sleep(0)
+        raise RuntimeError("no")
+
+    bad = asyncio.ensure_future(scheduler.run(range(5), broken))
+    good = asyncio.ensure_future(scheduler.run([1, 2, 3], server.ask))
+    with pytest.raises(RuntimeError, match="no"):
+        await bad
+    await settle()
+    assert sorted(server.turns) == [1, 2]
+    for row in (1, 2, 3):
+        server.answer(row)
+        await settle()
+    assert await good == [10, 20, 30]
+    assert (limit.in_flight, limit.num_waiting) == (0, 0)
+
+
+@on_loop
+async def test_a_cancelled_run_gives_its_permits_back() -> None:
+    """Also those of rows that had not begun."""
+    limit = Limit(2)
+    server = Server(limit)
+    scheduler = Scheduler(limit)
+    run = asyncio.ensure_future(scheduler.run(range(100), server.ask))
+    await settle()
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    await settle()
+    again = asyncio.ensure_future(scheduler.run([7], server.ask))
+    await settle()
+    server.answer(7)
+    assert await again == [70]
+    assert limit.in_flight == 0

@@ -1,0 +1,88 @@
+"""Imports go one way, and each heavy dependency has its room."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import nemo_llm_stage
+
+ROOT = Path(nemo_llm_stage.__file__).parent
+BASE = {"core", "errors", "identity", "suggest"}
+MAY_IMPORT = {
+    "client": BASE,
+    "prompt": BASE,
+    "output": BASE,
+    "stage": BASE | {"client", "prompt", "output"},
+    "dataset": BASE,
+    "job": BASE | {"client", "prompt", "output", "stage", "dataset", "local"},
+    "report": BASE | {"dataset"},
+    "cluster": BASE | {"client", "stage", "dataset", "job", "report"},
+    "local": BASE,
+    "testing": BASE | {"client"},
+}
+FACADES = {("stage/stage.py", "cluster")}
+"""`LLMStage.map` only hands over to the cluster room, when it is called."""
+
+HEAVY = {
+    "ray": {"cluster"},
+    "openai": {"client"},
+    "pyreqwest": {"client"},
+    "tenacity": {"client"},
+    "jinja2": {"prompt", "client"},
+    "xllamacpp": {"local"},
+    "yaml": {"job"},
+    "rich": {"report", "cli.py"},
+    "click": {"cli.py"},
+}
+
+
+def imports(path: Path) -> Iterator[str]:
+    tree = ast.parse(path.read_text())
+    type_checking = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if id(node) in type_checking:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+MODULES = [path.relative_to(ROOT) for path in sorted(ROOT.rglob("*.py"))]
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if len(module.parts) > 1], ids=str)
+def test_a_room_imports_only_rooms_below_it(module: Path) -> None:
+    """Left may import right, never back."""
+    room = module.parts[0]
+    for name in imports(ROOT / module):
+        parts = name.split(".")
+        if parts[0] == "nemo_llm_stage" and len(parts) > 1 and parts[1] != room:
+            assert parts[1] in MAY_IMPORT[room] or (module.as_posix(), parts[1]) in FACADES, f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_heavy_dependencies_stay_in_their_rooms(module: Path) -> None:
+    """One room knows Ray, one knows HTTP."""
+    room = module.parts[0]
+    for name in imports(ROOT / module):
+        allowed = HEAVY.get(name.split(".")[0])
+        assert allowed is None or room in allowed, f"{module} imports {name}"
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    """Ray, pandas and the openai SDK are imported where they are used."""
+    code = "import sys, nemo_llm_stage; print([m for m in ('ray', 'pandas', 'openai', 'pydantic') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,26 @@
+"""One import line serves a user."""
+
+from __future__ import annotations
+
+import inspect
+
+import nemo_llm_stage
+from nemo_llm_stage import errors
+
+
+def test_all_is_sorted_and_there() -> None:
+    """Every public name can be imported from the top."""
+    assert nemo_llm_stage.__all__ == sorted(nemo_llm_stage.__all__)
+    assert all(hasattr(nemo_llm_stage, name) for name in nemo_llm_stage.__all__)
+
+
+def test_public_names_have_docstrings() -> None:
+    """The first thing a user reads in an editor."""
+    for name in nemo_llm_stage.__all__:
+        assert inspect.getdoc(getattr(nemo_llm_stage, name)), name
+
+
+def test_every_request_error_has_a_kind_of_its_own() -> None:
+    """Summaries group by it."""
+    kinds = [cls.kind for cls in vars(errors).values() if inspect.isclass(cls) and issubclass(cls, errors.RequestError)]
+    assert len(kinds) == len(set(kinds))
