@@ -18,7 +18,8 @@ import pyjson5
 
 from nemo_llm_stage.errors import ParseError
 
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]', re.DOTALL)
+# A string without an end runs to the end of the text: looking for others inside it would take quadratic time.
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[{}\[\]]', re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _JSON_ESCAPES = frozenset("\"\\/bfnrtu'")
 
