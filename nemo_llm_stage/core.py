@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 Message = dict[str, Any]
@@ -58,6 +59,14 @@ class Completion:
     logprobs: tuple[Any, ...] = ()
 
 
+class Origin(Enum):
+    """Where a row's answer came from: the server, the journal of an earlier run, or an identical request."""
+
+    ASKED = "asked"
+    JOURNAL = "journal"
+    SHARED = "shared"
+
+
 @dataclass(frozen=True, slots=True)
 class RowResult:
     """
@@ -67,15 +76,15 @@ class RowResult:
         value: The parsed answer; None where the row failed.
         error: None where the row did not fail, else ``kind: message``.
         completion: The answer behind it; None where the server never gave one.
-        attempts: Sends it took, the failed ones included; 0 where nothing was sent.
-        is_reused: True where the answer came from the journal or an identical request, so nothing was sent.
+        attempts: Sends that the answer or the failure took, the failed ones included; 0 where nothing was sent.
+        origin: Where the answer came from.
     """
 
     value: Any = None
     error: str | None = None
     completion: Completion | None = None
     attempts: int = 0
-    is_reused: bool = False
+    origin: Origin = Origin.ASKED
 
     @property
     def error_kind(self) -> str | None:
@@ -92,11 +101,14 @@ class Counters:
         num_rows: Rows finished: answered, failed and skipped.
         num_failed: Rows finished with an error.
         num_skipped: Rows that the settings left unasked.
-        num_reused: Rows answered from the journal or by an identical request; nothing was sent for them.
-        num_attempts: Sends, the failed ones included.
+        num_resumed: Rows whose answer an earlier run had paid for and journaled.
+        num_shared: Rows that share the answer of an identical request; nothing was sent for them.
+        num_attempts: Sends, by this and earlier runs.
+        num_wasted_attempts: Sends that gave no answer worth keeping: failed, or of a row that failed in the end.
         input_tokens: As the servers counted them, over the answers that came.
         output_tokens: Likewise.
         cached_tokens: Likewise; part of `input_tokens`.
+        wasted_output_tokens: Likewise; part of `output_tokens`, of answers that their row could not use.
         errors: Failed rows by kind.
         examples: One whole error message for each kind.
     """
@@ -104,11 +116,14 @@ class Counters:
     num_rows: int = 0
     num_failed: int = 0
     num_skipped: int = 0
-    num_reused: int = 0
+    num_resumed: int = 0
+    num_shared: int = 0
     num_attempts: int = 0
+    num_wasted_attempts: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
+    wasted_output_tokens: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
 
@@ -120,16 +135,22 @@ class Counters:
     def count(self, result: RowResult) -> None:
         """Add one finished row."""
         self.num_rows += 1
-        self.num_attempts += result.attempts
-        if result.is_reused:
-            self.num_reused += 1
         if result.error is not None:
             self._count_error(result.error)
-        completion = result.completion
-        if completion is not None and completion.usage is not None and not result.is_reused:
-            self.input_tokens += completion.usage.input_tokens or 0
-            self.output_tokens += completion.usage.output_tokens or 0
-            self.cached_tokens += completion.usage.cached_tokens or 0
+        if result.origin is Origin.SHARED:
+            self.num_shared += 1
+            return
+        if result.origin is Origin.JOURNAL:
+            self.num_resumed += 1
+        is_wasted = result.error is not None
+        self.num_attempts += result.attempts
+        self.num_wasted_attempts += result.attempts if is_wasted else max(0, result.attempts - 1)
+        usage = result.completion.usage if result.completion is not None else None
+        if usage is not None:
+            self.input_tokens += usage.input_tokens or 0
+            self.output_tokens += usage.output_tokens or 0
+            self.cached_tokens += usage.cached_tokens or 0
+            self.wasted_output_tokens += (usage.output_tokens or 0) if is_wasted else 0
 
     def add(self, other: Counters) -> None:
         """Add another's counts to these."""
@@ -162,9 +183,12 @@ COUNTER_NAMES = (
     "num_rows",
     "num_failed",
     "num_skipped",
-    "num_reused",
+    "num_resumed",
+    "num_shared",
     "num_attempts",
+    "num_wasted_attempts",
     "input_tokens",
     "output_tokens",
     "cached_tokens",
+    "wasted_output_tokens",
 )

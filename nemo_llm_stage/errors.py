@@ -23,6 +23,7 @@ LLMStageError
     │   ├── ContentFilterError         refused or filtered
     │   ├── TruncatedError             the answer was cut off and that is not accepted
     │   ├── ParseError                 the answer is not what the parser takes
+    │   ├── QuarantinedError           the server died each time it was asked
     │   └── ClientError                a client of the user's raised something of its own
     └── FatalError                   stop the run: no request can succeed
         ├── AuthenticationError        401, 403
@@ -65,7 +66,7 @@ class RequestError(LLMStageError):
     Attributes:
         kind: The word that error columns and summaries group by.
         status: The HTTP status, where there was one.
-        attempts: Sends made until this error was final; 0 where nothing was sent.
+        failures: The kind of each failed send until this error was final, oldest first; empty where nothing was sent.
     """
 
     kind: ClassVar[str] = "error"
@@ -73,7 +74,12 @@ class RequestError(LLMStageError):
     def __init__(self, message: str, *, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
-        self.attempts = 0
+        self.failures: tuple[str, ...] = ()
+
+    @property
+    def attempts(self) -> int:
+        """Sends made until this error was final."""
+        return len(self.failures)
 
     def __str__(self) -> str:
         """The message alone; the status is part of it where a server gave one."""
@@ -177,6 +183,12 @@ class ParseError(RowError):
     """The answer is not what the parser takes."""
 
     kind = "parse"
+
+
+class QuarantinedError(RowError):
+    """The server died again and again while it had this row; asking it once more would stop the others too."""
+
+    kind = "quarantined"
 
 
 class ClientError(RowError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -211,7 +211,7 @@ class AsyncLLMClient(ABC):
             raise
         except Exception as error:
             request_error = self._as_request_error(error)
-            request_error.attempts = getattr(error, "_num_attempts", 1)
+            request_error.failures = getattr(error, "_failures", (request_error.kind,))
             raise request_error from error
 
     async def check(self, model: str) -> None:  # noqa: B027 - a hook: not every server can tell
@@ -270,11 +270,7 @@ class AsyncLLMClient(ABC):
                 messages=turns, model=model, conversation_formatter=conversation_formatter, generation_config=config
             )
 
-        try:
-            completion = await self._execute_with_retries(attempt)
-        except Exception as error:
-            _note_attempts(error, num_attempts)
-            raise
+        completion = await self._execute_with_retries(attempt)
         if num_attempts == 1:
             return completion
         return _with_attempts(completion, num_attempts)
@@ -318,6 +314,7 @@ class AsyncLLMClient(ABC):
             async with limit:
                 return await request()
         except Exception as error:
+            _note_failures(error, [as_request_error(error).kind])
             if self.max_retries == 0 or not is_transient(error):
                 raise
             first_error = error
@@ -326,12 +323,17 @@ class AsyncLLMClient(ABC):
 
     async def _retry_after(self, first_error: Exception, request: Callable[[], Awaitable[T]], limit: Limit) -> T:
         replay = [first_error]
+        failures: list[str] = []
 
         async def attempt() -> T:
-            if replay:
-                raise replay.pop()
-            async with limit:
-                return await request()
+            try:
+                if replay:
+                    raise replay.pop()
+                async with limit:
+                    return await request()
+            except Exception as error:
+                failures.append(as_request_error(error).kind)
+                raise
 
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self.max_retries + 1),
@@ -339,7 +341,11 @@ class AsyncLLMClient(ABC):
             retry=retry_if_exception(is_transient),
             reraise=True,
         )
-        return await retrying(attempt)
+        try:
+            return await retrying(attempt)
+        except Exception as error:
+            _note_failures(error, failures)
+            raise
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what lives in this process."""
@@ -360,11 +366,11 @@ def completion_of_texts(texts: Any, *, latency_s: float | None = None) -> Comple
     return Completion(texts=tuple(texts), latency_s=latency_s)
 
 
-def _note_attempts(error: Exception, num_attempts: int) -> None:
+def _note_failures(error: Exception, kinds: Sequence[str]) -> None:
     if isinstance(error, RequestError):
-        error.attempts = num_attempts
+        error.failures = tuple(kinds)
     else:
-        error._num_attempts = num_attempts  # type: ignore[attr-defined]  # noqa: SLF001 - read back in `complete`
+        error._failures = tuple(kinds)  # type: ignore[attr-defined]  # noqa: SLF001 - read back in `complete`
 
 
 def _with_attempts(completion: Completion, num_attempts: int) -> Completion:

@@ -46,13 +46,18 @@ def summary(
     table.add_row("  failed", f"{counters.num_failed:,}", _percent(counters.num_failed, counters.num_rows))
     if counters.num_skipped:
         table.add_row("  skipped", f"{counters.num_skipped:,}", _percent(counters.num_skipped, counters.num_rows))
-    if counters.num_reused:
-        table.add_row("  reused", f"{counters.num_reused:,}", "answered without a request of their own")
-    table.add_row("requests", f"{counters.num_attempts:,}", "retries included")
+    if counters.num_resumed:
+        table.add_row("  resumed", f"{counters.num_resumed:,}", "answered by an earlier run, not asked again")
+    if counters.num_shared:
+        table.add_row("  shared", f"{counters.num_shared:,}", "answered by an identical request")
+    wasted = _percent(counters.num_wasted_attempts, counters.num_attempts)
+    table.add_row("requests", f"{counters.num_attempts:,}", f"{wasted} wasted" if counters.num_wasted_attempts else "")
     if counters.input_tokens or counters.output_tokens:
         cached = f"{counters.cached_tokens:,} from the prefix cache" if counters.cached_tokens else ""
         table.add_row("input tokens", f"{counters.input_tokens:,}", cached)
-        table.add_row("output tokens", f"{counters.output_tokens:,}", "")
+        wasted = _percent(counters.wasted_output_tokens, counters.output_tokens)
+        note = f"{wasted} wasted" if counters.wasted_output_tokens else ""
+        table.add_row("output tokens", f"{counters.output_tokens:,}", note)
     rate = (counters.num_rows - num_rows_before) / elapsed_s if elapsed_s > 0 else 0.0
     table.add_row("time", duration(elapsed_s), f"{rate:,.1f} rows/s, start and end included")
     table.add_row("output", "", output)

@@ -10,19 +10,24 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any, Protocol
 
 import orjson
 
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
 from nemo_llm_stage.client.retry import backoff_s
-from nemo_llm_stage.core import Completion, Message, RowResult
+from nemo_llm_stage.core import Completion, Message, Origin, RowResult
 from nemo_llm_stage.errors import (
     BadRequestError,
+    ConnectionDroppedError,
+    ConnectionFailedError,
     FatalError,
     ParseError,
+    QuarantinedError,
     RequestError,
     RunError,
     TransientError,
@@ -40,6 +45,12 @@ NUM_REFUSED_TO_STOP = 20
 NUM_FATAL_TO_STOP = 3
 """As many fatal errors in a row stop a run that has had answers: one alone may be a gateway refusing one text."""
 
+NUM_DEATHS_TO_SUSPECT = 2
+"""A row that was under way at as many deaths of the server is asked beside no other such row from then on."""
+
+NUM_DEATHS_TO_QUARANTINE = 3
+"""One more, and it is not asked again."""
+
 Row = Mapping[str, Any]
 
 
@@ -53,6 +64,20 @@ class CompletionStore(Protocol):
         """Keep an answer. Returns when it is as safe as the store makes it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """
+    Why rows wait, for people to look at.
+
+    Attributes:
+        at_monotonic_s: When a row was last put off.
+        error: The error it had, as ``kind: message``.
+    """
+
+    at_monotonic_s: float
+    error: str
+
+
 class Health:
     """Tells a row's own failure from a run that cannot succeed, by what the server has done so far."""
 
@@ -60,6 +85,9 @@ class Health:
         self._has_answered = False
         self._num_refused = 0
         self._num_fatal_in_a_row = 0
+
+        self.trouble: Trouble | None = None
+        self.one_suspect_at_a_time = asyncio.Lock()
 
     def note_answer(self) -> None:
         """The server answered a row."""
@@ -140,62 +168,71 @@ class Asker:
             FatalError: No row can succeed here.
             RunError: The run is broken.
         """
-        attempts = 0
         completion: Completion | None = None
-        is_reused = False
+        origin = Origin.ASKED
         try:
             messages = self._prompt.render(row)
-            key = "" if store is None and self._memo is None else request_key(self._key_prefix, messages)
-            completion = None if store is None else store.get(key)
-            is_reused = completion is not None
-            if completion is not None and self._memo is not None:
-                self._memo.keep(key, completion)
-            if completion is None:
-                completion, is_reused = await self._query(key, messages, store)
-                attempts = 0 if is_reused else completion.attempts
-            return RowResult(self._parse(completion), None, completion, attempts, is_reused)
+            completion, origin = await self._answer(messages, store)
+            return RowResult(self._parse(completion), None, completion, completion.attempts, origin)
         except RequestError as error:
             self._health.check(error)
-            text = f"{error.kind}: {error}"[:MAX_ERROR_CHARS]
-            return RowResult(None, text, completion, attempts or error.attempts, is_reused)
+            attempts = error.attempts if completion is None else completion.attempts
+            return RowResult(None, f"{error.kind}: {error}"[:MAX_ERROR_CHARS], completion, attempts, origin)
 
-    async def _query(self, key: str, messages: list[Message], store: CompletionStore | None) -> tuple[Completion, bool]:
-        """Ask the server, or share the answer that an identical request got; whether it was shared."""
-
-        async def ask() -> Completion:
-            completion = await self._complete(messages)
-            self._health.note_answer()
-            if store is not None:
-                store.put(key, completion)
-            return completion
-
+    async def _answer(self, messages: list[Message], store: CompletionStore | None) -> tuple[Completion, Origin]:
+        """Take the answer from the store or from an identical request, or ask the server."""
+        if store is None and self._memo is None:
+            return await self._query(messages), Origin.ASKED
+        key = request_key(self._key_prefix, messages)
+        completion = None if store is None else store.get(key)
+        if completion is not None:
+            if self._memo is not None:
+                self._memo.keep(key, completion)
+            return completion, Origin.JOURNAL
+        origin = Origin.ASKED
         if self._memo is None:
-            return await ask(), False
-        return await self._memo.get(key, ask)
+            completion = await self._query(messages)
+        else:
+            completion, is_shared = await self._memo.get(key, lambda: self._query(messages))
+            origin = Origin.SHARED if is_shared else Origin.ASKED
+        if store is not None:
+            store.put(key, completion)
+        return completion, origin
 
-    async def _complete(self, messages: list[Message]) -> Completion:
-        started_monotonic_s = time.monotonic()
-        attempts = 0
+    async def _query(self, messages: list[Message]) -> Completion:
+        """Ask the server, again and again as long as that may help."""
+        give_up_at_monotonic_s = time.monotonic() + self._give_up_after_s
+        failures: tuple[str, ...] = ()
         num_rounds = 0
         while True:
             try:
-                completion = await self._client.complete(
-                    messages=messages,
-                    model=self._model,
-                    conversation_formatter=self._formatter,
-                    generation_config=self._config,
-                )
+                completion = await self._query_once(messages, failures)
             except RequestError as error:
-                attempts += error.attempts
-                error.attempts = attempts
-                waited_s = time.monotonic() - started_monotonic_s
-                if not isinstance(error, TransientError) or waited_s >= self._give_up_after_s:
+                failures += error.failures
+                error.failures = failures
+                if not isinstance(error, TransientError) or time.monotonic() >= give_up_at_monotonic_s:
                     raise
+                self._health.trouble = Trouble(time.monotonic(), f"{error.kind}: {error}")
                 num_rounds += 1
                 pause_s = max(1.0, backoff_s(num_rounds + 2, base_delay=1.0, error=error))
             else:
-                return completion if attempts == 0 else _with_more_attempts(completion, attempts)
+                self._health.note_answer()
+                return replace(completion, attempts=completion.attempts + len(failures)) if failures else completion
             await asyncio.sleep(pause_s)  # holds no permit
+
+    async def _query_once(self, messages: list[Message], failures: tuple[str, ...]) -> Completion:
+        """Make one call of the client; carefully, for a row that may have killed the server before."""
+        num_deaths = count_deaths(failures)
+        if num_deaths >= NUM_DEATHS_TO_QUARANTINE:
+            raise QuarantinedError(f"the server died {num_deaths} times while it had this row; it is not asked again")
+        careful = self._health.one_suspect_at_a_time if num_deaths >= NUM_DEATHS_TO_SUSPECT else nullcontext()
+        async with careful:
+            return await self._client.complete(
+                messages=messages,
+                model=self._model,
+                conversation_formatter=self._formatter,
+                generation_config=self._config,
+            )
 
     def _parse(self, completion: Completion) -> Any:
         values = []
@@ -230,10 +267,12 @@ def request_key(identity: bytes, messages: list[Message]) -> str:
     return digest.hexdigest()
 
 
-def _with_more_attempts(completion: Completion, attempts: int) -> Completion:
-    from dataclasses import replace
+def count_deaths(failures: Sequence[str]) -> int:
+    """
+    Return how often the server died while it had a row: its connection dropped, and then none could be made.
 
-    return replace(completion, attempts=completion.attempts + attempts)
-
-
-AskRow = Callable[[Row], Awaitable[RowResult]]
+    Args:
+        failures: The kind of each failed send of the row, oldest first.
+    """
+    dropped, failed = ConnectionDroppedError.kind, ConnectionFailedError.kind
+    return sum(pair == (dropped, failed) for pair in pairwise(failures))

@@ -58,7 +58,7 @@ def fitting(result: RowResult, value_type: pa.DataType) -> RowResult:
         pa.array([result.value], type=value_type)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         text = f"parse: the value does not fit the column's type {value_type}: {error}"
-        return RowResult(None, text, result.completion, result.attempts, result.is_reused)
+        return RowResult(None, text, result.completion, result.attempts, result.origin)
     return result
 
 

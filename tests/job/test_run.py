@@ -122,7 +122,7 @@ def test_what_was_answered_before_a_stop_is_not_paid_for_again(server: Simulated
     server.faults = []
     result = run(server, folder, stage=make_stage(server, client=client))
     assert read(folder)["x"].tolist() == answers(40)
-    assert result.num_rows_before + result.counters.num_reused > 0
+    assert result.num_rows_before + result.counters.num_resumed > 0
     assert server.stats.num_repaid <= 2  # in flight as the run stopped: one of the broken partition, one of another
 
 
