@@ -85,11 +85,11 @@ def _drip(
     def step(index: int) -> None:
         if exchange.connection.transport.is_closing():
             return
-        if index == len(pieces):
-            end()
-            return
         send(pieces[index])
-        asyncio.get_running_loop().call_later(pause_s, step, index + 1)
+        if index + 1 == len(pieces):
+            end()
+        else:
+            asyncio.get_running_loop().call_later(pause_s, step, index + 1)
 
     step(0)
 

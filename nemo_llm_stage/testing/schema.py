@@ -6,6 +6,7 @@ The same schema and key give the same text. Knows nothing of requests.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import orjson
@@ -71,8 +72,10 @@ class _Writer:
             return self._array(schema, place, depth)
         if kind == "string":
             return self._string(schema, place)
-        if kind in ("integer", "number"):
-            return self._number(schema, place, is_integer=kind == "integer")
+        if kind == "integer":
+            return self._multiple(schema, place)
+        if kind == "number":
+            return self._number(schema, place)
         return None if kind == "null" else self._share(place) < 0.5
 
     def _object(self, schema: dict[str, Any], place: str, depth: int) -> dict[str, Any]:
@@ -100,21 +103,40 @@ class _Writer:
         text = self._text(place).ljust(schema.get("minLength", 0), ".")
         return text[: schema.get("maxLength", len(text))]
 
-    def _number(self, schema: dict[str, Any], place: str, *, is_integer: bool) -> int | float:
-        step = schema.get("multipleOf") or (1 if is_integer else 0.25)
+    def _number(self, schema: dict[str, Any], place: str) -> float:
+        if "multipleOf" in schema:
+            return float(self._multiple(schema, place))
         low = schema.get("minimum", schema.get("exclusiveMinimum"))
         high = schema.get("maximum", schema.get("exclusiveMaximum"))
         if low is None:
-            low = 0 if high is None else high - 10 * step
-        first = -(-low // step) + (
-            "minimum" not in schema and (-(-low // step)) * step == schema.get("exclusiveMinimum")
-        )
-        last = first + 10 if high is None else high // step
-        last -= "maximum" not in schema and last * step == schema.get("exclusiveMaximum")
-        if last < first:
+            low = 0 if high is None else high - 10
+        if high is None:
+            high = low + 10
+        if high < low:
             raise SchemaError(f"no number between {low} and {high} at {place}")
-        number = (first + int(self._share(place) * (last - first + 1))) * step
-        return int(number) if is_integer else float(number)
+        number = low + self._share(place) * (high - low)
+        short = round(number, 2)
+        return float(short if low < short < high else number)
+
+    def _multiple(self, schema: dict[str, Any], place: str) -> Any:
+        """Return an integer, or a multiple of `multipleOf`."""
+        step = schema.get("multipleOf", 1)
+        first, last = None, None
+        if "exclusiveMinimum" in schema:
+            first = math.floor(schema["exclusiveMinimum"] / step) + 1
+        if "minimum" in schema:
+            first = math.ceil(schema["minimum"] / step)
+        if "exclusiveMaximum" in schema:
+            last = math.ceil(schema["exclusiveMaximum"] / step) - 1
+        if "maximum" in schema:
+            last = math.floor(schema["maximum"] / step)
+        if first is None:
+            first = 0 if last is None else last - 10
+        if last is None:
+            last = first + 10
+        if last < first:
+            raise SchemaError(f"no integer between {first * step} and {last * step} at {place}")
+        return (first + int(self._share(place) * (last - first + 1))) * step
 
     def _any_of(self, options: list[Any], place: str, depth: int) -> Any:
         nulls = [option for option in options if option == {"type": "null"}]
