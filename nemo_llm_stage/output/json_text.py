@@ -20,6 +20,7 @@ from nemo_llm_stage.errors import ParseError
 
 # A string without an end runs to the end of the text: looking for others inside it would take quadratic time.
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[{}\[\]]', re.DOTALL)
+_DECODER = json.JSONDecoder(strict=False)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _JSON_ESCAPES = frozenset("\"\\/bfnrtu'")
 
@@ -63,15 +64,23 @@ def _spans(text: str, openers: str) -> Iterator[str]:
     opener = re.compile(f"[{re.escape(openers)}]")
     start = opener.search(text)
     while start:
-        depth = 0
-        for token in _TOKEN.finditer(text, start.start()):
-            depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(token[0], 0)
-            if depth == 0:
-                break
-        else:
-            raise ParseError("the answer is not JSON: it ends before its last bracket is closed.")
-        yield text[start.start() : token.end()]
-        start = opener.search(text, token.end())
+        end = _end_of(text, start.start())
+        yield text[start.start() : end]
+        start = opener.search(text, end)
+
+
+def _end_of(text: str, start: int) -> int:
+    """Return where the bracket that opens at `start` has been closed: by the C parser, else by counting brackets."""
+    try:
+        return _DECODER.raw_decode(text, start)[1]
+    except (ValueError, RecursionError):
+        pass
+    depth = 0
+    for token in _TOKEN.finditer(text, start):
+        depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(token[0], 0)
+        if depth == 0:
+            return token.end()
+    raise ParseError("the answer is not JSON: it ends before its last bracket is closed.")
 
 
 def _read(span: str) -> Any:
@@ -85,7 +94,7 @@ def _read(span: str) -> Any:
         return orjson.loads(span)
     except orjson.JSONDecodeError as error:
         failure = error
-    for read in (_read_with_line_breaks, _read_json5):
+    for read in (_DECODER.decode, _read_json5):
         try:
             value = read(span)
             # NaN, infinity or half a surrogate pair: neither JSON nor Arrow's text has them.
@@ -94,10 +103,6 @@ def _read(span: str) -> Any:
             continue
         return value
     raise failure
-
-
-def _read_with_line_breaks(span: str) -> Any:
-    return json.loads(span, strict=False)
 
 
 def _read_json5(span: str) -> Any:
