@@ -220,7 +220,7 @@ class BatchingEngine(Engine):
             newest = self._running[-1]
             self._leave(newest)
             self._waiting.appendleft(newest.job)
-            self.stats.num_preemptions += 1
+            self.stats.seen.num_preemptions += 1
             if newest is sequence:
                 return False
         return True

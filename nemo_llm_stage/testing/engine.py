@@ -70,7 +70,7 @@ class Engine(ABC):
     @property
     def num_running(self) -> int:
         """Jobs being served."""
-        return self.stats.running
+        return self.stats.seen.running
 
     @property
     def num_waiting(self) -> int:

@@ -141,8 +141,8 @@ class RequestLife:
         assert job is not None
         self.record.started_monotonic_s = job.started_s
         self.answer.cached_tokens = job.cached_tokens
-        self.service.recorder.prompt_tokens += job.prompt_tokens
-        self.service.recorder.cached_tokens += job.cached_tokens
+        self.service.recorder.seen.prompt_tokens += job.prompt_tokens
+        self.service.recorder.seen.cached_tokens += job.cached_tokens
         if self.streams:
             open_stream(self.exchange, self.answer.opening_events())
 
@@ -162,9 +162,9 @@ class RequestLife:
         if job is not None:
             num_tokens = job.output_tokens if job.is_finished else self.service.engine.cancel(job)
             if is_whole:
-                recorder.output_tokens += num_tokens
+                recorder.seen.output_tokens += num_tokens
             else:
-                recorder.wasted_tokens += num_tokens
+                recorder.seen.wasted_tokens += num_tokens
         self.record.ended_monotonic_s = now_s
         self.record.status = self.status if is_answered else 0
         if is_answered:

@@ -71,18 +71,18 @@ class Service:
     def reset(self) -> None:
         """Forget what was seen."""
         self.recorded.clear()
-        self.recorder = self.engine.stats = self.recorder.after_reset()
+        self.recorder.reset()
 
     def connection_made(self, connection: Connection) -> None:
         """Count a new connection."""
         self.connections.add(connection)
-        self.recorder.num_connections += 1
-        self.recorder.open_connections += 1
+        self.recorder.seen.num_connections += 1
+        self.recorder.seen.open_connections += 1
 
     def connection_lost(self, connection: Connection) -> None:
         """Count a connection that ended."""
         self.connections.discard(connection)
-        self.recorder.open_connections -= 1
+        self.recorder.seen.open_connections -= 1
 
     def handle(self, exchange: Exchange) -> None:
         """Answer `exchange` now or later."""
