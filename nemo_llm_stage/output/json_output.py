@@ -7,12 +7,11 @@ Knows JSON Schema and pydantic; knows nothing of clients or tables.
 from __future__ import annotations
 
 import re
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import jsonschema_rs
 import orjson
 import pyarrow as pa
-from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from nemo_llm_stage.core import Completion
 from nemo_llm_stage.errors import ConfigError, ParseError
@@ -21,6 +20,9 @@ from nemo_llm_stage.output.base import Output
 from nemo_llm_stage.output.json_text import find_json
 from nemo_llm_stage.output.reasoning import split_reasoning
 from nemo_llm_stage.output.schema import plan_of
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 _MAX_ERRORS_TOLD = 5
 
@@ -94,6 +96,8 @@ class JsonOutput(Output):
 
 
 def _adapter_of(schema: Any) -> TypeAdapter[Any]:
+    from pydantic import PydanticUserError, TypeAdapter  # not at the top: importing the package stays light
+
     try:
         adapter = TypeAdapter(schema)
         adapter.json_schema()
@@ -120,6 +124,8 @@ def _openers_of(arrow_type: pa.DataType, *, is_json: bool) -> str:
 
 
 def _validated(adapter: TypeAdapter[Any], value: Any) -> Any:
+    from pydantic import ValidationError
+
     try:
         # JSON mode, also for a value already read: strict models take a date's text only there.
         return adapter.dump_python(adapter.validate_json(orjson.dumps(value)), mode="json", by_alias=True)
