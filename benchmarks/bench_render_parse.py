@@ -8,6 +8,7 @@ system prompt, a 200-word document and two more columns. Prints a table and, las
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import time
@@ -85,12 +86,8 @@ def main() -> None:
     print(f"{'µs of CPU per row':<30}{'render':>8}{'parse':>8}{'sum':>8}{'goal':>8}")
     figures: dict[str, Any] = {"benchmark": "render_parse", "render_us": round(render_us, 2), "parse_us": {}}
     for name, output, answer in CASES:
-        completion = Completion(texts=(answer,))
-        parse_us = measure_us(
-            lambda output=output, answer=answer, completion=completion: output.parse(answer, completion, 0),
-            num_rows=options.rows,
-            num_rounds=options.rounds,
-        )
+        parse = functools.partial(output.parse, answer, Completion(texts=(answer,)), 0)
+        parse_us = measure_us(parse, num_rows=options.rows, num_rounds=options.rounds)
         goal_us = JSON_GOAL_US if name.startswith("json") else TEXT_GOAL_US
         print(f"{name:<30}{render_us:>8.1f}{parse_us:>8.1f}{render_us + parse_us:>8.1f}{f'≤ {goal_us:.0f}':>8}")
         figures["parse_us"][name] = round(parse_us, 2)
