@@ -22,7 +22,7 @@ from nemo_llm_stage import errors
 from nemo_llm_stage.cluster.connect import check_room, connect, quiet_ray_data
 from nemo_llm_stage.core import Counters, sum_counters
 from nemo_llm_stage.dataset.plan import Partition
-from nemo_llm_stage.job.engine import TICK_S, Monitor
+from nemo_llm_stage.job.engine import TICK_S, Monitor, Status
 from nemo_llm_stage.job.worker import PartitionReport, PartitionWorker, WorkerSpec
 
 REPORT_INTERVAL_S = 1.0
@@ -134,7 +134,9 @@ class PartitionActor:
             time.sleep(REPORT_INTERVAL_S)
             parts = {index: asdict(counters) for index, counters in list(self._worker.open.items())}
             try:
-                is_stopped = ray.get(self._coordinator.report.remote(self._id, parts, self._worker.num_in_flight))
+                is_stopped = ray.get(
+                    self._coordinator.report.remote(self._id, parts, self._worker.num_in_flight, self._worker.trouble)
+                )
             except ray.exceptions.RayError:  # the coordinator is being restarted or the job is over
                 continue
             if is_stopped:
@@ -148,21 +150,22 @@ class Coordinator:
     def __init__(self) -> None:
         self._is_stopped = False
         self._parts: dict[int, Counters] = {}
-        self._in_flight: dict[str, tuple[float, int]] = {}
+        self._workers: dict[str, tuple[float, int, str | None]] = {}
 
-    def report(self, worker_id: str, parts: dict[int, dict[str, Any]], num_in_flight: int) -> bool:
+    def report(self, worker_id: str, parts: dict[int, dict[str, Any]], num_in_flight: int, trouble: str | None) -> bool:
         """Take a worker's counts of its open partitions; whether it shall stop."""
         self._parts.update({index: Counters(**part) for index, part in parts.items()})
-        self._in_flight[worker_id] = (time.monotonic(), num_in_flight)
+        self._workers[worker_id] = (time.monotonic(), num_in_flight, trouble)
         return self._is_stopped
 
-    def snapshot(self, committed: list[int]) -> tuple[Counters, int]:
-        """Forget the partitions that were just committed; return the counts of the open ones and requests in flight."""
+    def snapshot(self, committed: list[int]) -> Status:
+        """Forget the partitions that were just committed; return how the others stand."""
         for index in committed:
             self._parts.pop(index, None)
         oldest = time.monotonic() - _STALE_S
-        num_in_flight = sum(num for told_at, num in self._in_flight.values() if told_at > oldest)
-        return sum_counters(self._parts.values()), num_in_flight
+        alive = [worker for worker in self._workers.values() if worker[0] > oldest]
+        trouble = next((trouble for _, _, trouble in alive if trouble), None)
+        return Status(sum_counters(self._parts.values()), sum(num for _, num, _ in alive), trouble)
 
     def stop(self) -> None:
         """Tell every worker, at its next report, to abandon what it runs."""
@@ -178,7 +181,7 @@ def _follow(reports: queue.Queue[Any], coordinator: Any, monitor: Monitor) -> It
         try:
             report = reports.get(timeout=max(0.0, next_tick - time.monotonic()))
         except queue.Empty:
-            monitor(*ray.get(coordinator.snapshot.remote(committed)))
+            monitor(ray.get(coordinator.snapshot.remote(committed)))
             committed = []
             next_tick = time.monotonic() + TICK_S
             continue

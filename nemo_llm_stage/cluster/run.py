@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nemo_llm_stage.core import Counters
+from nemo_llm_stage.core import Counters, sum_counters
 from nemo_llm_stage.dataset.verify import Verification, verify
 from nemo_llm_stage.errors import ConfigError, RunError
-from nemo_llm_stage.job.engine import Engine, LocalEngine
+from nemo_llm_stage.job.engine import Engine, LocalEngine, Status
 from nemo_llm_stage.job.job import Job, open_output, prepare_job
 from nemo_llm_stage.report.progress import Progress
 from nemo_llm_stage.stage.stage import LLMStage
@@ -165,9 +165,8 @@ def _run_pending(job: Job, engine: Engine, *, is_shown: bool) -> int:
         job.plan.num_rows, is_exact=job.plan.is_exact, num_rows_before=num_rows_before, is_shown=is_shown
     ) as shown:
 
-        def monitor(open_counters: Counters, num_in_flight: int) -> None:
-            open_counters.add(committed)
-            shown.update(open_counters, num_in_flight)
+        def monitor(status: Status) -> None:
+            shown.update(sum_counters([committed, status.open]), status.num_in_flight, status.trouble)
 
         for report in engine.run(job.spec, job.pending, monitor):
             committed.add(report.counters if report.is_first else job.output.read_counters(report.name))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from nemo_llm_stage.core import Counters, sum_counters
@@ -18,9 +19,25 @@ from nemo_llm_stage.job.worker import PartitionReport, PartitionWorker, WorkerSp
 TICK_S = 0.5
 """How often an engine tells its monitor how things stand."""
 
-Monitor = Callable[[Counters, int], None]
-"""Called about twice a second with the counts of rows finished in partitions not yet committed, and the requests in
-flight; may raise to stop the run."""
+
+@dataclass(frozen=True)
+class Status:
+    """
+    How a run stands.
+
+    Attributes:
+        open: Counts of the rows finished in partitions that are not committed yet.
+        num_in_flight: Requests in flight, over all workers.
+        trouble: Why rows are being put off, as ``kind: message``; None where all is well.
+    """
+
+    open: Counters = field(default_factory=Counters)
+    num_in_flight: int = 0
+    trouble: str | None = None
+
+
+Monitor = Callable[[Status], None]
+"""Called about twice a second with how the run stands; may raise to stop it."""
 
 
 class Engine(Protocol):
@@ -54,6 +71,6 @@ class LocalEngine:
                         report = future.result()
                         running.update(pool.submit(worker.run, partition) for partition in itertools.islice(todo, 1))
                         yield report
-                    monitor(sum_counters(worker.open.values()), worker.num_in_flight)
+                    monitor(Status(sum_counters(worker.open.values()), worker.num_in_flight, worker.trouble))
             finally:
                 worker.stop()

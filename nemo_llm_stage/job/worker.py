@@ -103,6 +103,11 @@ class PartitionWorker:
         """Requests in flight now."""
         return self.spec.stage.num_in_flight
 
+    @property
+    def trouble(self) -> str | None:
+        """Why rows are being put off; None where all is well."""
+        return self.spec.stage.trouble
+
     def run(self, partition: Partition) -> PartitionReport:
         """
         Read, ask, write and commit `partition`, and return when its file is visible and durable.

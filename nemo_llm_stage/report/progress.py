@@ -19,6 +19,7 @@ from nemo_llm_stage.core import Counters
 
 LOG_INTERVAL_S = 10.0
 RATE_WINDOW_S = 30.0
+MAX_TROUBLE_CHARS = 120
 
 
 class Progress:
@@ -55,7 +56,10 @@ class Progress:
         """Begin to show."""
         if self._is_shown and self._console.is_terminal:
             self._bar = RichProgress(
-                BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("{task.description}"), console=self._console
+                BarColumn(bar_width=30),
+                MofNCompleteColumn(),
+                TextColumn("{task.description}", markup=False),
+                console=self._console,
             )
             self._task = self._bar.add_task("", total=self._num_rows)
             self._bar.start()
@@ -66,8 +70,8 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def update(self, counters: Counters, num_in_flight: int) -> None:
-        """Show `counters`, the job's so far, and the requests in flight."""
+    def update(self, counters: Counters, num_in_flight: int, trouble: str | None = None) -> None:
+        """Show `counters`, the job's so far, the requests in flight, and why rows are being put off, if they are."""
         now = time.monotonic()
         if counters.num_rows == self._window[0][1]:
             self._window.clear()  # the rate is counted from the first answer, not from the start of the engine
@@ -75,15 +79,15 @@ class Progress:
         while len(self._window) > 2 and now - self._window[0][0] > RATE_WINDOW_S:
             self._window.popleft()
         if self._bar is not None:
-            text = self._describe(counters, num_in_flight)
+            text = self._describe(counters, num_in_flight, trouble)
             self._bar.update(self._task, completed=counters.num_rows, description=text)
         elif self._is_shown and now >= self._next_line_at:
             self._next_line_at = now + LOG_INTERVAL_S
             percent = 100 * counters.num_rows / max(1, self._num_rows)
             rows = f"{counters.num_rows:,} of {self._about}{self._num_rows:,} rows ({percent:.0f} %)"
-            self._console.print(f"{rows}, {self._describe(counters, num_in_flight)}")
+            self._console.print(f"{rows}, {self._describe(counters, num_in_flight, trouble)}", markup=False)
 
-    def _describe(self, counters: Counters, num_in_flight: int) -> str:
+    def _describe(self, counters: Counters, num_in_flight: int, trouble: str | None) -> str:
         (start, before), (end, after) = self._window[0], self._window[-1]
         rate = (after - before) / (end - start) if end > start else 0.0
         parts = [f"{rate:,.1f} rows/s"]
@@ -92,6 +96,8 @@ class Progress:
         parts.append(f"{num_in_flight:,} in flight")
         if counters.num_failed:
             parts.append(f"{counters.num_failed:,} failed")
+        if trouble:
+            parts.append(f"rows wait for the server ({trouble[:MAX_TROUBLE_CHARS]})")
         return ", ".join(parts)
 
 

@@ -40,9 +40,10 @@ class LoopThread:
         """Stop the loop and its thread; what still runs there is cancelled. Safe to call twice."""
         if self._loop.is_closed():
             return
-        self.run(_cancel_the_rest())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        if self._thread.is_alive():  # a loop that broke has ended its thread, and would answer nobody
+            self.run(_cancel_the_rest())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
         self._loop.close()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, overload
@@ -32,6 +33,9 @@ from nemo_llm_stage.stage.table import column_names, rows_of, with_columns
 if TYPE_CHECKING:
     import pandas as pd
     import ray.data
+
+TROUBLE_SHOWN_S = 90.0
+"""Rows that are put off come back after at most 60 s; a trouble older than this is over."""
 
 OnDone = Callable[[RowResult], None]
 
@@ -202,6 +206,11 @@ class LLMStage:
         """Requests in flight now."""
         return 0 if self._runtime is None else self._runtime.num_in_flight
 
+    @property
+    def trouble(self) -> str | None:
+        """The error for which a row was put off in the last seconds, as ``kind: message``; None where all is well."""
+        return None if self._runtime is None else self._runtime.trouble
+
     def describe(self) -> dict[str, Any]:
         """Return everything that decides what the answers are, as JSON-able values, without secrets."""
         return {
@@ -256,6 +265,7 @@ class _Runtime:
         client.setup()
         self.loop = LoopThread()
         self._client = client
+        self._health = Health()
         self._asker = Asker(
             client=client,
             model=stage.model,
@@ -264,7 +274,7 @@ class _Runtime:
             generation_config=stage.generation_config,
             conversation_formatter=stage.conversation_formatter,
             give_up_after_s=stage.give_up_after_s,
-            health=Health(),
+            health=self._health,
             memo=Memo() if stage.deduplicate else None,
         )
         self._scheduler = self.loop.run(self._make_scheduler())
@@ -272,6 +282,13 @@ class _Runtime:
     @property
     def num_in_flight(self) -> int:
         return self._limit.in_flight
+
+    @property
+    def trouble(self) -> str | None:
+        trouble = self._health.trouble
+        if trouble is None or time.monotonic() - trouble.at_monotonic_s > TROUBLE_SHOWN_S:
+            return None
+        return trouble.error
 
     async def _make_scheduler(self) -> Scheduler:
         self._limit = self._client.limit
