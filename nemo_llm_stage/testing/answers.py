@@ -47,7 +47,7 @@ def render_prompt(messages: Sequence[Message] | str | Sequence[int]) -> str:
     if isinstance(messages, str):
         return messages
     return "\n".join(
-        [f"{turn['role']}: {_text_of(turn)}" if isinstance(turn, dict) else str(turn) for turn in messages]
+        [f"{turn.get('role')}: {_text_of(turn)}" if isinstance(turn, dict) else str(turn) for turn in messages]
     )
 
 

@@ -71,7 +71,7 @@ class ServerConfig:
     max_num_batched_tokens: int = 8_192
     step_base_s: float = 0.0065
     step_per_seq_s: float = 0.000_105
-    prefill_per_token_s: float = 0.000_04
+    prefill_per_token_s: float = 0.000_03
     speedup: float = 1.0
     keep_alive_s: float | None = None
     startup_delay_s: float = 0.0

@@ -18,12 +18,12 @@ from nemo_llm_stage.testing.engine import Job, QueueFullError
 from nemo_llm_stage.testing.faults import Fault, pick_fault
 from nemo_llm_stage.testing.generation import Request, answer_for, check_request, choices_for, service_time_for
 from nemo_llm_stage.testing.protocol import Exchange, parse_headers
-from nemo_llm_stage.testing.replies import Answer, Choice, Refusal, output_tokens_of
+from nemo_llm_stage.testing.replies import Answer, Choice, Refusal, error_body, output_tokens_of
 
 if TYPE_CHECKING:
     from nemo_llm_stage.testing.service import Service
 
-_OK, _BAD_REQUEST, _UNAVAILABLE = 200, 400, 503
+_OK, _BAD_REQUEST, _INTERNAL_ERROR, _UNAVAILABLE = 200, 400, 500, 503
 _CHAT = "/v1/chat/completions"
 _HARMLESS = frozenset({None, "slow_drip", "content_filter"})
 _WITHOUT_STATUS = frozenset({"drop", "reset", "half_body", "wrong_length"})
@@ -98,6 +98,9 @@ class RequestLife:
         except Refusal as refusal:
             self.status = refusal.status
             exchange.reply(refusal.status, refusal.body, headers=refusal.headers)
+        except Exception as error:  # noqa: BLE001 - a field of the wrong type, or the user's own answer function
+            self.status = _INTERNAL_ERROR
+            exchange.reply(_INTERNAL_ERROR, error_body(_INTERNAL_ERROR, f"{type(error).__name__}: {error}"))
 
     def _meet_fault(self, attempt: int) -> None:
         service = self.service
@@ -157,6 +160,7 @@ class RequestLife:
 
     def _ended(self, is_answered: bool) -> None:
         recorder, job = self.service.recorder, self.job
+        self.job = None  # the job points back here: a cycle for each request would keep the garbage collector busy
         now_s = time.monotonic()
         is_whole = is_answered and self.status == _OK and (self.fault is None or self.fault.kind in _HARMLESS)
         if job is not None:

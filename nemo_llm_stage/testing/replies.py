@@ -238,6 +238,6 @@ def metrics_body(stats: ServerStats, model: str) -> bytes:
     ]
     lines = []
     for name, kind, value in rows:
-        lines.append(f"# HELP vllm:{name} Simulated.\n# TYPE vllm:{name.removesuffix('_total')} {kind}")
+        lines.append(f"# HELP vllm:{name} Simulated.\n# TYPE vllm:{name} {kind}")
         lines.append(f'vllm:{name}{{engine="0",model_name="{model}"}} {float(value)}')
     return ("\n".join(lines) + "\n").encode()

@@ -267,3 +267,12 @@ def test_servers_can_run_side_by_side(http_to):
         http_to(one).chat()
         assert (one.stats.num_requests, two.stats.num_requests) == (1, 0)
     assert "simulated-server" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_an_answer_function_that_raises_gives_500(http_to):
+    """The client is told what went wrong, and the server goes on."""
+    with SimulatedServer(answer=lambda body: {}["missing"]) as server:
+        reply = http_to(server).chat()
+        assert (reply.status, reply.json["error"]["message"]) == (500, "KeyError: 'missing'")
+        assert http_to(server).ask("GET", "/health").status == 200
+        assert server.stats.in_flight == 0
