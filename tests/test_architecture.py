@@ -32,7 +32,7 @@ FACADES = {("stage/stage.py", "cluster")}
 HEAVY = {
     "ray": {"cluster"},
     "openai": {"client"},
-    "pyreqwest": {"client"},
+    "httptools": {"client"},
     "tenacity": {"client"},
     "jinja2": {"prompt", "client"},
     "xllamacpp": {"local"},

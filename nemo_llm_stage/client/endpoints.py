@@ -8,13 +8,15 @@ one's place.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from nemo_llm_stage.errors import ConfigError
 
 _ROUTES = ("/chat/completions", "/completions", "/models")
+_HOST_NAME = re.compile(r"[A-Za-z0-9._-]+")
 _PRIVATE_SUFFIXES = (".local", ".internal", ".cluster.local", ".svc", ".lan", ".localhost")
 
 
@@ -109,7 +111,7 @@ def parse_base_url(base_url: str) -> Endpoint:
         raise ConfigError(f"base_url {base_url!r} does not begin with http:// or https:// and a host. {_EXAMPLE}")
     if parts.query or parts.fragment:
         raise ConfigError(f"base_url must end with its path, without {'?' if parts.query else '#'}…; {_EXAMPLE}")
-    host = parts.hostname
+    host = _ascii_host(parts.hostname)
     where = f"[{host}]" if ":" in host else host
     netloc = where if port is None else f"{where}:{port}"
     return Endpoint(f"{parts.scheme}://{netloc}{_path(parts)}", host)
@@ -122,7 +124,17 @@ def _path(parts: SplitResult) -> str:
     path = parts.path.rstrip("/")
     for route in _ROUTES:
         path = path.removesuffix(route)
-    return path or "/v1"
+    return quote(path, safe="/%:@!$&'()*+,;=~") or "/v1"
+
+
+def _ascii_host(host: str) -> str:
+    try:
+        ascii_host = host if host.isascii() else host.encode("idna").decode()
+    except UnicodeError:
+        ascii_host = ""
+    if _address(ascii_host) is None and _HOST_NAME.fullmatch(ascii_host) is None:
+        raise ConfigError(f"base_url names the host {host!r}, which cannot be one. {_EXAMPLE}")
+    return ascii_host
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -1,8 +1,8 @@
 """
-The fast client: the OpenAI protocol on a Rust HTTP client, for any server that speaks it.
+The fast client: the OpenAI protocol on connections of its own, for any server that speaks it.
 
 One attempt is: choose an endpoint, encode, send, decode. Limit and retries are the base class's, the protocol is
-`wire`'s, connections are `transport`'s. Knows nothing of rows, files or Ray.
+`wire`'s, connections are `http1`'s. Knows nothing of rows, files or Ray.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 from nemo_llm_stage.client.endpoints import Endpoint, Endpoints
+from nemo_llm_stage.client.http1 import HTTP1Transport
 from nemo_llm_stage.client.limit import LoopLocal
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
 from nemo_llm_stage.client.refusal import error_of_refusal
@@ -27,13 +27,14 @@ from nemo_llm_stage.client.retry import parse_retry_after_s
 from nemo_llm_stage.client.secret import HIDDEN, KeySource
 from nemo_llm_stage.client.server_check import check_server
 from nemo_llm_stage.client.sse import StreamedAnswer
-from nemo_llm_stage.client.transport import Answer, PyreqwestTransport, Transport, TransportConfig
+from nemo_llm_stage.client.transport import Answer, Transport, TransportConfig
 from nemo_llm_stage.client.wire import WireRequest, completion_of_answer, decode_answer, encode_request
 from nemo_llm_stage.core import Completion, Message
 from nemo_llm_stage.errors import ConfigError, ConnectionFailedError, FatalError, RequestError, TransientError
 
 logger = logging.getLogger(__name__)
 
+_OK = HTTPStatus.OK.value
 _FAILED_AT: ContextVar[Endpoint | None] = ContextVar("_FAILED_AT", default=None)
 """Where the running task's last attempt failed, so that its next one goes elsewhere."""
 
@@ -163,7 +164,7 @@ class AsyncHTTPClient(AsyncLLMClient):
             timeout_s=request.timeout_s,
             on_event_bytes=None if stream is None else stream.feed,
         )
-        if answer.status != HTTPStatus.OK:
+        if answer.status != _OK:
             raise self._refused(answer, url, model)
         whole = stream.whole() if stream is not None and answer.was_streamed else decode_answer(answer.body)
         latency_s = time.monotonic() - started_monotonic_s
@@ -224,18 +225,20 @@ class AsyncHTTPClient(AsyncLLMClient):
         return self._transports.get()
 
     def _make_transport(self) -> Transport:
-        try:
-            ca_pem = None if self._ca_file is None else Path(self._ca_file).read_bytes()
-        except OSError as error:
-            raise ConfigError(f"ca_file {self._ca_file} cannot be read: {error}.") from error
-        return PyreqwestTransport(
+        return HTTP1Transport(
             TransportConfig(
-                headers={"content-type": "application/json", **self._auth, **self._headers},
+                headers={
+                    "user-agent": "nemo-llm-stage",
+                    "accept": "application/json, text/event-stream",
+                    "content-type": "application/json",
+                    **self._auth,
+                    **self._headers,
+                },
                 timeout_s=self.timeout,
                 connect_timeout_s=self.connect_timeout,
                 read_timeout_s=self.read_timeout,
                 max_response_bytes=self.max_response_bytes,
-                ca_pem=ca_pem,
+                ca_file=self._ca_file,
                 proxy=self._proxy,
             )
         )

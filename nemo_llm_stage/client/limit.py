@@ -89,10 +89,11 @@ class LoopLocal(Generic[T]):
             RuntimeError: No event loop is running.
         """
         loop = asyncio.get_running_loop()
-        value = self._values.get(loop)
-        if value is None:
+        try:
+            return self._values[loop]
+        except KeyError:
             value = self._values[loop] = self._make()
-        return value
+            return value
 
     def pop(self) -> T | None:
         """Return this loop's value if there is one, and forget it."""

@@ -7,8 +7,7 @@ The wire's own words (``prompt_tokens``, ``choices``) live here and nowhere else
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import orjson
@@ -41,8 +40,7 @@ _FINISHED = frozenset(
 _LOOSE = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 
 
-@dataclass(frozen=True, slots=True)
-class WireRequest:
+class WireRequest(NamedTuple):
     """
     One request, ready to be sent to any endpoint.
 
@@ -206,7 +204,7 @@ def _text_of(choice: dict[str, Any], message: dict[str, Any]) -> str:
     if reason == "length" and (content is None or has_reasoning):
         spent = " in reasoning" if has_reasoning else ""
         raise TruncatedError(f"All of max_tokens was spent{spent} before the first word of the answer; allow more.")
-    if content is None:
+    if content is None or reason is None:
         raise InvalidResponseError(f"The answer holds no text (finish_reason {reason!r}).")
     return str(content)
 
