@@ -82,9 +82,25 @@ class Fault:
             raise ConfigError(f"rate is {self.rate}; it must be between 0 and 1.")
 
     @classmethod
-    def of(cls, value: Fault | dict[str, Any]) -> Fault:
-        """Return a fault from its fields as plain values."""
-        return value if isinstance(value, Fault) else cls(**value)
+    def of(cls, value: Fault | dict[str, Any] | str) -> Fault:
+        """
+        Return a fault from its fields as plain values, or from ``KIND[:RATE][@TEXT]`` as a command line has it.
+
+        `429:0.2` hits a fifth of the attempts; `exit@poison` each prompt with "poison" in it.
+
+        Raises:
+            ConfigError: There is no such fault.
+        """
+        if isinstance(value, Fault):
+            return value
+        if isinstance(value, dict):
+            return cls(**value)
+        words, _, contains = value.partition("@")
+        kind, _, rate = words.partition(":")
+        try:
+            return cls(int(kind) if kind.isdigit() else kind, float(rate or 1), contains)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise ConfigError(f"{value!r} is no fault of the form KIND[:RATE][@TEXT]: {error}") from error
 
 
 def pick_fault(faults: Sequence[Fault], *, prompt: str, attempt: int, since_s: float, seed: int) -> Fault | None:

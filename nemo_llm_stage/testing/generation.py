@@ -64,11 +64,6 @@ class Request:
         return bool(self.body.get("stream"))
 
     @property
-    def num_choices(self) -> int:
-        """Choices of the whole answer."""
-        return len(self.prompts) * (self.body.get("n") or 1)
-
-    @property
     def wants_usage(self) -> bool:
         """Whether a stream is to end with its usage."""
         return bool((self.body.get("stream_options") or {}).get("include_usage"))

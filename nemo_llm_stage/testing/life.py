@@ -18,7 +18,7 @@ from nemo_llm_stage.testing.engine import Job, QueueFullError
 from nemo_llm_stage.testing.faults import Fault, pick_fault
 from nemo_llm_stage.testing.generation import Request, answer_for, check_request, choices_for, service_time_for
 from nemo_llm_stage.testing.protocol import Exchange, parse_headers
-from nemo_llm_stage.testing.replies import Answer, Choice, Refusal, error_body, output_tokens_of
+from nemo_llm_stage.testing.replies import Answer, Choice, Refusal, error_body
 
 if TYPE_CHECKING:
     from nemo_llm_stage.testing.service import Service
@@ -128,7 +128,7 @@ class RequestLife:
         self.job = Job(
             prompt=request.prompt,
             prompt_tokens=request.prompt_tokens,
-            output_tokens=max(1, output_tokens_of(choices)),
+            output_tokens=max(1, self.answer.output_tokens),
             service_s=service_time_for(request, config),
             on_start=self._started,
             on_finish=self._finished,

@@ -7,7 +7,6 @@ Pure: values in, bytes out. Shapes follow bodies captured from vLLM 0.32. Knows 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import orjson
@@ -23,6 +22,7 @@ _ERROR_TYPES = {
     401: "AuthenticationError",
     403: "PermissionDeniedError",
     404: "NotFoundError",
+    405: "Method Not Allowed",
     422: "UnprocessableEntityError",
     429: "RateLimitError",
     500: "InternalServerError",
@@ -189,7 +189,7 @@ def _logprob(rank: int) -> float:
 
 def error_body(status: int, message: str, *, param: str | None = None) -> bytes:
     """Return an error in vLLM's shape; its code is the status as a number."""
-    name = _ERROR_TYPES.get(status) or HTTPStatus(status).phrase
+    name = _ERROR_TYPES.get(status, "Error")
     return orjson.dumps({"error": {"message": message, "type": name, "param": param, "code": status}})
 
 

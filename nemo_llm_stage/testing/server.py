@@ -63,17 +63,24 @@ class SimulatedServer:
         self._service: Service
 
     def __enter__(self) -> Self:
-        """Start it."""
+        """
+        Start it.
+
+        Raises:
+            OSError: The port is taken.
+        """
         self._thread.start()
-        self._call(self._open())
+        try:
+            self._call(self._open())
+        except OSError:
+            self._stop_loop()
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:
         """Stop it; open connections are closed."""
         self._call(self._close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._stop_loop()
 
     @property
     def base_url(self) -> str:
@@ -112,6 +119,11 @@ class SimulatedServer:
             yield
         finally:
             self._call(self._listen())
+
+    def _stop_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

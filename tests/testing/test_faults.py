@@ -13,7 +13,7 @@ STREAM = {"model": "sim", "messages": [{"role": "user", "content": "hello"}], "s
 CHAT = "/v1/chat/completions"
 
 
-@pytest.mark.parametrize("status", [401, 408, 429, 500, 503])
+@pytest.mark.parametrize("status", [401, 408, 429, 500, 503, 529])
 def test_a_status_is_answered_without_work(status, http_to):
     """An HTTP status comes at once, with an error body, and the connection goes on."""
     with SimulatedServer(faults=[Fault(status)], service_time_s=10) as server:
@@ -164,6 +164,14 @@ def test_unknown_kinds_and_rates_are_refused():
         Fault("hangs")
     with pytest.raises(ConfigError, match="between 0 and 1"):
         Fault(429, rate=20)
+
+
+def test_faults_can_be_written_as_text():
+    """The form of the command line."""
+    assert Fault.of("429:0.2") == Fault(429, rate=0.2)
+    assert Fault.of("exit@a: b") == Fault("exit", contains="a: b")
+    with pytest.raises(ConfigError, match="of the form"):
+        Fault.of("429:often")
 
 
 def test_a_dropped_row_is_answered_the_second_time(http_to):

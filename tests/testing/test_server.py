@@ -276,3 +276,10 @@ def test_an_answer_function_that_raises_gives_500(http_to):
         assert (reply.status, reply.json["error"]["message"]) == (500, "KeyError: 'missing'")
         assert http_to(server).ask("GET", "/health").status == 200
         assert server.stats.in_flight == 0
+
+
+def test_a_taken_port_is_an_error_and_leaves_nothing_behind():
+    """The start fails at once, and its thread has ended."""
+    with SimulatedServer() as taken, pytest.raises(OSError, match="in use"), SimulatedServer(port=taken.port):
+        pass
+    assert "simulated-server" not in [thread.name for thread in threading.enumerate()]
