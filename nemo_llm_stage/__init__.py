@@ -17,7 +17,7 @@ frame = stage.process(frame)  # the same rows, and summary, summary_error, summa
 from nemo_llm_stage.client.http_client import AsyncHTTPClient
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig, LLMClient
 from nemo_llm_stage.client.openai_client import AsyncOpenAIClient, OpenAIClient
-from nemo_llm_stage.cluster.run import JobResult, run_job
+from nemo_llm_stage.cluster.run import JobResult, retry_failed, run_job
 from nemo_llm_stage.core import Completion, Counters, RowResult, Usage
 from nemo_llm_stage.errors import (
     ConfigError,
@@ -63,5 +63,6 @@ __all__ = [
     "RunError",
     "TransientError",
     "Usage",
+    "retry_failed",
     "run_job",
 ]

@@ -10,12 +10,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nemo_llm_stage import __version__
 from nemo_llm_stage.errors import ConfigError, LLMStageError
+
+if TYPE_CHECKING:
+    from nemo_llm_stage.cluster.run import JobResult
 
 EXIT_RUN, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -92,6 +95,21 @@ _GENERATION_OPTIONS = _options(
     click.option("--seed", type=int, help="Same for every row [0]."),
     click.option("--stop", multiple=True, help="Text that ends the answer; may be given more than once."),
 )
+
+
+class _Number(click.ParamType):
+    """A whole number stays one: 5 rows and the fraction 0.05 are told apart by the point."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> int | float:
+        try:
+            return int(value) if str(value).isdigit() else float(value)
+        except ValueError:
+            self.fail(f"{value!r} is no number", param, context)
+
+
+_NUMBER = _Number()
 _RUN_OPTIONS = _options(
     click.option(
         "--engine", type=click.Choice(["ray", "local"]), help="'local' runs in this process, without Ray [ray]."
@@ -101,6 +119,8 @@ _RUN_OPTIONS = _options(
     click.option("--address", help="Ray cluster to join [RAY_ADDRESS, else Ray is started here]."),
     click.option("--output-format", type=click.Choice(["parquet", "jsonl"]), help="[parquet]"),
     click.option("--rows-per-partition", type=int, help="Rows of one output file [about 64 files of 128 to 10,000]."),
+    click.option("--max-failed-rows", type=_NUMBER, help="Stop at so many failed rows, or at this fraction [0.05]."),
+    click.option("--keep-raw", is_flag=True, default=None, help="Keep raw answers: a new parser needs no request."),
     click.option("--scan-input", type=click.Choice(["auto", "full", "sample"]), help="JSONL read beforehand [auto]."),
 )
 _CLIENT_KEYS = {
@@ -112,6 +132,7 @@ _GENERATION_KEYS = {"max_tokens", "temperature", "top_p", "top_k", "n", "seed", 
 
 _SHOW_OPTIONS = _options(
     click.option("--progress/--no-progress", default=True, help="Show progress on stderr."),
+    click.option("--restart", is_flag=True, help="Throw finished output away and make it anew."),
     click.option("--show-rows", type=int, default=5, show_default=True, help="Rows of the output to show at the end."),
 )
 
@@ -123,7 +144,7 @@ _SHOW_OPTIONS = _options(
 @_GENERATION_OPTIONS
 @_RUN_OPTIONS
 @_SHOW_OPTIONS
-def run(job_file: Path | None, progress: bool, show_rows: int, **flags: Any) -> None:
+def run(job_file: Path | None, progress: bool, restart: bool, show_rows: int, **flags: Any) -> None:
     r"""
     Run a job: read the input, ask the server for every row, write the rows with the new column.
 
@@ -138,7 +159,13 @@ def run(job_file: Path | None, progress: bool, show_rows: int, **flags: Any) -> 
     from nemo_llm_stage.job.config import read_job_file
 
     settings = read_job_file(job_file) if job_file else {}
-    _run(_merged(settings, flags), str(job_file or "the command line"), progress=progress, show_rows=show_rows)
+    _run(
+        _merged(settings, flags),
+        str(job_file or "the command line"),
+        progress=progress,
+        restart=restart,
+        show_rows=show_rows,
+    )
 
 
 def pipeline(description: str, *, demo_rows: int, **settings: Any) -> None:
@@ -158,11 +185,11 @@ def pipeline(description: str, *, demo_rows: int, **settings: Any) -> None:
     @_GENERATION_OPTIONS
     @_RUN_OPTIONS
     @_SHOW_OPTIONS
-    def command(rows: int, progress: bool, show_rows: int, **flags: Any) -> None:
+    def command(rows: int, progress: bool, restart: bool, show_rows: int, **flags: Any) -> None:
         merged = _merged(settings, flags)
         if "input" not in merged:
             merged["input"] = _python_docs(Path(f"{merged['output']}_input_{rows}.parquet"), rows)
-        _run(merged, "the pipeline", progress=progress, show_rows=show_rows)
+        _run(merged, "the pipeline", progress=progress, restart=restart, show_rows=show_rows)
 
     command(prog_name=Path(sys.argv[0]).name)
 
@@ -179,6 +206,17 @@ def verify(output: str) -> None:
     verification = verify_output(output)
     Console().print(verification_table(verification, output))
     sys.exit(0 if verification.is_complete else EXIT_RUN)
+
+
+@main.command("retry-failed")
+@click.argument("output")
+@click.option("--kind", multiple=True, help="Only rows that failed so, e.g. timeout; may be given more than once.")
+@click.option("--progress/--no-progress", default=True, help="Show progress on stderr.")
+def retry_failed(output: str, kind: tuple[str, ...], progress: bool) -> None:
+    """Ask only the failed rows of the job in OUTPUT again, and put what they come to in their places."""
+    from nemo_llm_stage.cluster.run import retry_output
+
+    _show_summary(retry_output(output, kind, progress=progress))
 
 
 @main.command("serve-local")
@@ -204,19 +242,27 @@ def corpus(rows: int, output: Path) -> None:
     click.echo(f"{output}: {rows} rows")
 
 
-def _run(settings: dict[str, Any], source: str, *, progress: bool, show_rows: int) -> None:
+def _run(settings: dict[str, Any], source: str, *, progress: bool, restart: bool, show_rows: int) -> None:
     from rich.console import Console
 
     from nemo_llm_stage.cluster.run import head, run_config
     from nemo_llm_stage.job.config import make_config
-    from nemo_llm_stage.report.summary import sample, summary
+    from nemo_llm_stage.report.summary import sample
 
     config = make_config(settings, source)
-    result = run_config(config, progress=progress)
+    result = run_config(config, restart=restart, progress=progress)
     console = Console()
     if show_rows > 0:
         console.print(sample(head(config.output, show_rows), result.columns, config.output_column))
-    console.print(
+    _show_summary(result)
+
+
+def _show_summary(result: JobResult) -> None:
+    from rich.console import Console
+
+    from nemo_llm_stage.report.summary import summary
+
+    Console().print(
         summary(
             result.counters,
             output=result.output,

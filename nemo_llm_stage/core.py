@@ -161,6 +161,17 @@ class Counters:
         for kind, example in list(other.examples.items()):
             self.examples.setdefault(kind, example)
 
+    def take_back(self, errors: Iterable[str]) -> None:
+        """Uncount rows that had failed with these errors and are asked again; what they cost stays."""
+        for error in errors:
+            kind = error.partition(":")[0]
+            self.num_rows -= 1
+            self.num_failed -= 1
+            self.errors[kind] -= 1
+            if not self.errors[kind]:
+                del self.errors[kind]
+                self.examples.pop(kind, None)
+
     def _count_error(self, error: str) -> None:
         kind = error.partition(":")[0]
         if kind == "skipped":

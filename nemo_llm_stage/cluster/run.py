@@ -7,16 +7,20 @@ Knows the order of a run: prepare, run the pending partitions, verify, mark as c
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nemo_llm_stage.core import Counters, sum_counters
+from nemo_llm_stage.dataset.output import SUCCESS
+from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.verify import Verification, verify
-from nemo_llm_stage.errors import ConfigError, RunError
+from nemo_llm_stage.errors import ConfigError, OutputConflictError, RunError
 from nemo_llm_stage.job.engine import Engine, LocalEngine, Status
-from nemo_llm_stage.job.job import Job, open_output, prepare_job
+from nemo_llm_stage.job.failures import FailureLimit
+from nemo_llm_stage.job.job import Job, open_output, prepare_job, prepare_retry, read_record
+from nemo_llm_stage.job.worker import WorkerSpec
 from nemo_llm_stage.report.progress import Progress
 from nemo_llm_stage.stage.stage import LLMStage
 
@@ -58,7 +62,11 @@ def run_job(
     output_format: str = "parquet",
     rows_per_partition: int | None = None,
     scan_input: str = "auto",
+    max_failed_rows: float | None = 0.05,
+    keep_raw: bool = False,
+    restart: bool = False,
     progress: bool = True,
+    config: Mapping[str, Any] | None = None,
 ) -> JobResult:
     """
     Run `stage` over files into files, and return when every row is accounted for.
@@ -77,7 +85,12 @@ def run_job(
         output_format: ``parquet`` or ``jsonl``.
         rows_per_partition: None takes about 64 partitions of 128 to 10,000 rows.
         scan_input: ``auto``, ``full`` or ``sample``: how much of a JSONL input is read for its types beforehand.
+        max_failed_rows: Stops the run when this many rows (an int) or this fraction of them (a float, from 200 rows
+            on) have failed; None never does.
+        keep_raw: Keep the raw answers beside the output, so that a changed parser needs no request.
+        restart: Throw finished output away and make it anew.
         progress: Whether to show progress on stderr.
+        config: The settings to be found again by ``nemo-llm-stage retry-failed``; no secrets.
 
     Raises:
         ConfigError: The settings, the input or the output folder cannot work; nothing was paid for.
@@ -86,6 +99,7 @@ def run_job(
     """
     started_monotonic_s = time.monotonic()
     runner = _engine(engine, actors, num_cpus_per_actor, address)
+    failure_limit = FailureLimit(max_failed_rows)
     try:
         job = prepare_job(
             stage,
@@ -94,19 +108,62 @@ def run_job(
             output_format=output_format,
             rows_per_partition=rows_per_partition,
             scan_input=scan_input,
+            restart=restart,
+            keep_raw=keep_raw,
+            config=config,
         )
-        num_rows_before = _run_pending(job, runner, is_shown=progress)
+        before = job.counters()
+        if job.pending:
+            job.output.remove_success()
+            _run(job, runner, job.spec, job.pending, before, failure_limit, is_shown=progress)
     finally:
         stage.close()
-    result = _finish(job)
-    return JobResult(
-        output=job.output.url,
-        counters=result,
-        num_partitions=len(job.plan.partitions),
-        num_rows_before=num_rows_before,
-        elapsed_s=time.monotonic() - started_monotonic_s,
-        columns=tuple(sorted(stage.prompt.required_columns)),
-    )
+    return _finish(job, before.num_rows, started_monotonic_s)
+
+
+def retry_failed(
+    *,
+    stage: LLMStage,
+    output: str | Path,
+    kinds: Collection[str] = (),
+    engine: Literal["ray", "local"] = "ray",
+    actors: int = 1,
+    num_cpus_per_actor: float = 0.5,
+    address: str | None = None,
+    progress: bool = True,
+) -> JobResult:
+    """
+    Ask only the failed rows of a job's output again, and put what they come to in their places.
+
+    Each file that has such rows is replaced as a whole: a reader sees the old one or the new one. Can be stopped at any
+    time and run again; answers are journaled as in a job.
+
+    Args:
+        stage: The one that the job ran.
+        output: The job's folder.
+        kinds: Kinds of failure (the word before the colon in the error column); none for all.
+        engine: As for `run_job`.
+        actors: As for `run_job`.
+        num_cpus_per_actor: As for `run_job`.
+        address: As for `run_job`.
+        progress: Whether to show progress on stderr.
+
+    Raises:
+        OutputConflictError: No job wrote there, or one with another stage.
+        RequestError: The server cannot be reached, or refuses every request.
+        RunError: The run broke, or partitions of the job are still missing.
+    """
+    started_monotonic_s = time.monotonic()
+    runner = _engine(engine, actors, num_cpus_per_actor, address)
+    try:
+        job, partitions = prepare_retry(stage, output, kinds)
+        num_to_ask = sum(_num_failed(job.output.read_counters(job.output.name_of(part)), kinds) for part in partitions)
+        spec = replace(job.spec, retry_kinds=frozenset(kinds))
+        if partitions:
+            _run(job, runner, spec, partitions, Counters(), FailureLimit(None), is_shown=progress, num_rows=num_to_ask)
+    finally:
+        stage.close()
+    return _finish(job, job.plan.num_rows - num_to_ask, started_monotonic_s)
 
 
 def _engine(name: str, actors: int, num_cpus_per_actor: float, address: str | None) -> Engine:
@@ -121,7 +178,7 @@ def _engine(name: str, actors: int, num_cpus_per_actor: float, address: str | No
     return RayEngine(actors, num_cpus_per_actor, address)
 
 
-def run_config(config: JobConfig, *, progress: bool = True) -> JobResult:
+def run_config(config: JobConfig, *, restart: bool = False, progress: bool = True) -> JobResult:
     """Run the job that a job file or a command line describes; raises as `run_job`."""
     with config.open_stage() as stage:
         return run_job(
@@ -135,6 +192,38 @@ def run_config(config: JobConfig, *, progress: bool = True) -> JobResult:
             output_format=config.output_format,
             rows_per_partition=config.rows_per_partition,
             scan_input=config.scan_input,
+            max_failed_rows=config.max_failed_rows,
+            keep_raw=config.keep_raw,
+            restart=restart,
+            progress=progress,
+            config=config.model_dump(mode="json"),
+        )
+
+
+def retry_output(url: str, kinds: Collection[str], *, progress: bool = True) -> JobResult:
+    """
+    Ask the failed rows of a job again that was run from a job file or a command line; raises as `retry_failed`.
+
+    Raises:
+        OutputConflictError: The job was run from Python, so its stage is known only there.
+    """
+    from nemo_llm_stage.job.config import make_config
+
+    settings = read_record(url)["config"]
+    if settings is None:
+        raise OutputConflictError(
+            f"the job in {url!r} was run from Python; ask its failed rows again there, with retry_failed(stage=…)."
+        )
+    config = make_config(settings, f"the job in {url!r}")
+    with config.open_stage() as stage:
+        return retry_failed(
+            stage=stage,
+            output=url,
+            kinds=kinds,
+            engine=config.engine,
+            actors=config.actors,
+            num_cpus_per_actor=config.num_cpus_per_actor,
+            address=config.address,
             progress=progress,
         )
 
@@ -154,31 +243,55 @@ def verify_output(url: str) -> Verification:
     return verify(*open_output(url))
 
 
-def _run_pending(job: Job, engine: Engine, *, is_shown: bool) -> int:
-    """Run what is not committed yet, and return how many rows had been committed before."""
-    committed = job.counters()
-    num_rows_before = committed.num_rows
-    if not job.pending:
-        return num_rows_before
-    job.output.remove_success()
-    with Progress(
-        job.plan.num_rows, is_exact=job.plan.is_exact, num_rows_before=num_rows_before, is_shown=is_shown
-    ) as shown:
+def _num_failed(counters: Counters, kinds: Collection[str]) -> int:
+    return sum(num for kind, num in counters.errors.items() if not kinds or kind in kinds)
+
+
+def _run(
+    job: Job,
+    engine: Engine,
+    spec: WorkerSpec,
+    partitions: Sequence[Partition],
+    before: Counters,
+    failure_limit: FailureLimit,
+    *,
+    is_shown: bool,
+    num_rows: int | None = None,
+) -> None:
+    """Run `partitions`, and show and watch how they do. `before` counts the rows that were finished already."""
+    done = Counters()
+    num_rows = job.plan.num_rows if num_rows is None else num_rows
+    progress = Progress(num_rows, is_exact=job.plan.is_exact, num_rows_before=before.num_rows, is_shown=is_shown)
+    with progress as shown:
+        for notice in job.notices:
+            shown.note(notice)
 
         def monitor(status: Status) -> None:
-            shown.update(sum_counters([committed, status.open]), status.num_in_flight, status.trouble)
+            run = sum_counters([done, status.open])
+            shown.update(sum_counters([before, run]), status.num_in_flight, status.trouble)
+            failure_limit.check(run)
 
-        for report in engine.run(job.spec, job.pending, monitor):
-            committed.add(report.counters if report.is_first else job.output.read_counters(report.name))
-        shown.update(committed, 0)
-    return num_rows_before
+        for report in engine.run(spec, partitions, monitor):
+            done.add(report.counters if report.is_first else job.output.read_counters(report.name))
+            failure_limit.check(done)
+        if spec.retry_kinds is None:
+            shown.update(sum_counters([before, done]), 0)
 
 
-def _finish(job: Job) -> Counters:
+def _finish(job: Job, num_rows_before: int, started_monotonic_s: float) -> JobResult:
+    """Check the output as a whole, and only then mark it as complete."""
     verification = verify(job.output, job.plan)
     if not verification.is_complete:
         problems = verification.problems or [f"{verification.num_missing} partitions are missing"]
         raise RunError("the output does not hold every row exactly once:\n  " + "\n  ".join(problems[:20]))
-    if not job.output.folder.exists("_SUCCESS"):
+    job.output.tidy(keep_raw=job.keep_raw)
+    if not job.output.folder.exists(SUCCESS):
         job.output.write_success()
-    return verification.counters
+    return JobResult(
+        output=job.output.url,
+        counters=verification.counters,
+        num_partitions=len(job.plan.partitions),
+        num_rows_before=num_rows_before,
+        elapsed_s=time.monotonic() - started_monotonic_s,
+        columns=tuple(sorted(job.stage.prompt.required_columns)),
+    )

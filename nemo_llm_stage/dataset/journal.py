@@ -42,24 +42,26 @@ class Journal:
     store, lines gather in memory and become a new object every `flush_interval_s`.
 
     Args:
-        folder: The output's folder of journals.
-        name: The partition's name; files are ``<name>.<attempt>[-<segment>].jsonl``.
+        folder: The partition's own folder; files are ``<attempt>[-<segment>].jsonl``.
+        kept: Where its raw answers of before are kept; read too.
         flush_interval_s: Seconds; for object stores only.
     """
 
-    def __init__(self, folder: Folder, name: str, *, flush_interval_s: float = FLUSH_INTERVAL_S) -> None:
+    def __init__(
+        self, folder: Folder, kept: Folder | None = None, *, flush_interval_s: float = FLUSH_INTERVAL_S
+    ) -> None:
         self._folder = folder
-        self._name = name
+        self._kept = kept
         self._answers: defaultdict[str, list[bytes]] = defaultdict(list)
-        for file_name in self._file_names():
-            self._load(file_name)
-        stem = f"{name}.{uuid.uuid4().hex[:12]}"
+        for source in (folder, kept):
+            for name in sorted(source.names()) if source else ():
+                self._load(source, name)
+        attempt = uuid.uuid4().hex[:12]
         self._writer: _FileWriter | _SegmentWriter
         if folder.is_local:
-            folder.make()
-            self._writer = _FileWriter(Path(folder.path(f"{stem}.jsonl")))
+            self._writer = _FileWriter(Path(folder.path(f"{attempt}.jsonl")))
         else:
-            self._writer = _SegmentWriter(folder, stem, flush_interval_s)
+            self._writer = _SegmentWriter(folder, attempt, flush_interval_s)
 
     @property
     def num_answers(self) -> int:
@@ -90,19 +92,15 @@ class Journal:
         """Write out what is left and close. Safe to call twice."""
         self._writer.close()
 
-    def remove(self) -> None:
-        """Close, and remove this partition's journal files of all attempts: its answers are committed."""
+    def retire(self, *, keep: bool) -> None:
+        """Close; the answers are committed. Their files, of all attempts, are moved to `kept`, or removed."""
         self.close()
-        for file_name in self._file_names():
-            self._folder.remove(file_name)
+        retire_journal(self._folder, self._kept if keep else None)
 
-    def _file_names(self) -> list[str]:
-        return sorted(name for name in self._folder.names() if name.startswith(f"{self._name}."))
-
-    def _load(self, file_name: str) -> None:
+    def _load(self, folder: Folder, file_name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             num_bad = 0
-            for line in self._folder.read(file_name).splitlines():
+            for line in folder.read(file_name).rstrip(b"\n").split(b"\n"):
                 body = unframe(line)
                 if body is None:
                     num_bad += 1
@@ -110,6 +108,17 @@ class Journal:
                 self._answers[orjson.loads(body)["k"]].append(body)
             if num_bad:
                 logger.warning("%s: %d torn or corrupt line(s); their rows are asked again", file_name, num_bad)
+
+
+def retire_journal(folder: Folder, kept: Folder | None) -> None:
+    """Move a committed partition's journal files to `kept`, or remove them where it is None."""
+    for name in folder.names():
+        if kept is None:
+            folder.remove(name)
+        else:
+            kept.make()
+            folder.move(name, kept)
+    folder.remove_if_empty()
 
 
 def frame(key: str, completion: Completion) -> bytes:
@@ -166,6 +175,7 @@ class _FileWriter:
 
     def write(self, line: bytes) -> None:
         if self._fd is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         num_written = os.write(self._fd, line)
         if num_written < len(line):

@@ -23,7 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nemo_llm_stage.core import Completion, Counters, RowResult, Usage
-from nemo_llm_stage.dataset.jsonl import read_lines
+from nemo_llm_stage.dataset.journal import retire_journal
+from nemo_llm_stage.dataset.jsonl import read_lines, to_table
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.storage import Folder
 from nemo_llm_stage.errors import OutputConflictError, RunError
@@ -56,10 +57,13 @@ class OutputFolder:
         """Path or URL of the folder."""
         return self.folder.url
 
-    @property
-    def journals(self) -> Folder:
-        """The folder of journals."""
-        return Folder(f"{self.url}/{STATE}/journal")
+    def journal_folder(self, name: str = "") -> Folder:
+        """Return the folder of the journals, or that of the partition whose file is `name`."""
+        return Folder(f"{self.url}/{STATE}/journal/{name.partition('.')[0]}")
+
+    def raw_folder(self, name: str) -> Folder:
+        """Return the folder of the raw answers kept of the partition whose file is `name`."""
+        return Folder(f"{self.url}/{STATE}/raw/{name.partition('.')[0]}")
 
     def name_of(self, partition: Partition) -> str:
         """Return the file name of a committed partition; names sort in input order up to 10^8 partitions."""
@@ -106,6 +110,22 @@ class OutputFolder:
     def write_job(self, job: dict[str, Any]) -> bool:
         """Claim the folder for `job`; whether this call was the first to."""
         return self.folder.publish_bytes(orjson.dumps(job), _JOB, scratch_sub=_TMP)
+
+    def replace_job(self, job: dict[str, Any]) -> None:
+        """Make `job` the one that owns this folder. Files of the one before are removed first."""
+        self.remove_success()
+        for name in self.committed():
+            self.folder.remove(name)
+            self.folder.remove(f"{_SUMMARIES}/{name}.json")
+        self.folder.replace_bytes(orjson.dumps(job), _JOB, scratch_sub=_TMP)
+
+    def tidy(self, *, keep_raw: bool) -> None:
+        """Put away what workers that died left behind: journals of committed partitions, files not committed."""
+        committed = {name.partition(".")[0]: name for name in self.committed()}
+        for stem in self.journal_folder().folders() & committed.keys():
+            retire_journal(self.journal_folder(stem), self.raw_folder(stem) if keep_raw else None)
+        for name in self.folder.names(_TMP):
+            self.folder.remove(f"{_TMP}/{name}")
 
     def committed(self) -> set[str]:
         """Return the names of the committed partitions' files."""
@@ -162,6 +182,17 @@ class OutputFolder:
             if len(rows) == num_rows:
                 break
         return rows
+
+    def read(self, name: str, schema: pa.Schema, *, rows_per_chunk: int) -> Iterator[pa.Table]:
+        """Yield a committed file's rows in order, as tables of `schema` and at most `rows_per_chunk` rows."""
+        if self.format == "parquet":
+            with self.folder.fs.open(self.folder.path(name), "rb") as raw, pq.ParquetFile(raw) as file:
+                for batch in file.iter_batches(batch_size=rows_per_chunk):
+                    yield pa.Table.from_batches([batch]).cast(schema)
+            return
+        lines = read_lines(f"{self.url}/{name}")
+        while chunk := list(itertools.islice(lines, rows_per_chunk)):
+            yield to_table(f"{self.url}/{name}", chunk, schema)
 
     def _rows(self, name: str) -> Iterator[dict[str, Any]]:
         if self.format == "jsonl":
@@ -229,6 +260,19 @@ class PartitionWriter:
         Returns:
             Whether this call was the first; the file of the first stands.
         """
+        summary = self._finish(counters)
+        is_first = self._output.folder.publish(self._scratch, name)
+        if is_first:
+            self._write_summary(name, summary)
+        return is_first
+
+    def replace(self, name: str, counters: Counters) -> None:
+        """Put the file in the place of the committed one, durably: a reader sees the one or the other, whole."""
+        summary = self._finish(counters)
+        self._output.folder.replace(self._scratch, name)
+        self._write_summary(name, summary)
+
+    def _finish(self, counters: Counters) -> bytes:
         self._flush()
         summary = orjson.dumps(asdict(counters))
         if self._output.format == "parquet":
@@ -237,11 +281,12 @@ class PartitionWriter:
         self._file = None
         with self._scratch.open("rb") as file:
             os.fsync(file.fileno())
-        is_first = self._output.folder.publish(self._scratch, name)
-        if is_first and self._output.format == "jsonl":  # a Parquet file has its counts in its footer
+        return summary
+
+    def _write_summary(self, name: str, summary: bytes) -> None:
+        if self._output.format == "jsonl":  # a Parquet file has its counts in its footer
             self._output.folder.make(_SUMMARIES)
             self._output.folder.replace_bytes(summary, f"{_SUMMARIES}/{name}.json", scratch_sub=_TMP)
-        return is_first
 
     def _flush(self) -> None:
         if not self._waiting:

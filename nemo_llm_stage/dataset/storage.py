@@ -114,20 +114,47 @@ class Folder:
         write_durably(scratch, data)
         return self.publish(scratch, name)
 
+    def replace(self, scratch: Path, name: str) -> None:
+        """Make the file at `scratch` the content of `name`, whole and at once, whatever it was before."""
+        if self.is_local:
+            scratch.replace(self.path(name))
+            sync_folder(Path(self.path(name)).parent)
+            return
+        try:
+            self.fs.put_file(str(scratch), self.path(name))
+        finally:
+            scratch.unlink(missing_ok=True)
+
     def replace_bytes(self, data: bytes, name: str, *, scratch_sub: str) -> None:
         """Make `data` the content of `name`, whole and at once, whatever it was before."""
-        if not self.is_local:
-            self.fs.pipe_file(self.path(name), data)
-            return
         scratch = self.scratch(scratch_sub, ".tmp")
         write_durably(scratch, data)
-        scratch.replace(self.path(name))
-        sync_folder(Path(self.path(name)).parent)
+        self.replace(scratch, name)
 
     def remove(self, name: str) -> None:
         """Remove the file `name` if it is there."""
         with contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self.path(name))
+
+    def move(self, name: str, target: Folder) -> None:
+        """Move the file `name` to the folder `target`, unless another process already has."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.mv(self.path(name), target.path(name))
+
+    def remove_if_empty(self) -> None:
+        """Remove this folder from a local disk if nothing is in it."""
+        if self.is_local:
+            with contextlib.suppress(OSError):
+                Path(self.root).rmdir()
+
+    def folders(self) -> set[str]:
+        """Return the names of the folders right in this one."""
+        self.fs.invalidate_cache(self.root)
+        try:
+            entries = self.fs.ls(self.root, detail=True)
+        except FileNotFoundError:
+            return set()
+        return {entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] == "directory"}
 
     def _link(self, scratch: Path, target: Path) -> bool:
         try:

@@ -95,6 +95,8 @@ class JobConfig(_Settings):
         output_format: ``parquet`` or ``jsonl``.
         rows_per_partition: Rows of one output file; None takes about 64 files of 128 to 10,000 rows.
         scan_input: How much of a JSONL input is read for its types beforehand.
+        max_failed_rows: Stops the run at so many failed rows (an int), or at this fraction (0.05, from 200 rows on).
+        keep_raw: Keep the raw answers beside the output, so that a changed parser needs no request.
     """
 
     input: str | tuple[str, ...]
@@ -115,6 +117,8 @@ class JobConfig(_Settings):
     output_format: Literal["parquet", "jsonl"] = "parquet"
     rows_per_partition: int | None = Field(default=None, ge=1)
     scan_input: Literal["auto", "full", "sample"] = "auto"
+    max_failed_rows: int | float | None = 0.05
+    keep_raw: bool = False
 
     @field_validator("client", mode="before")
     @classmethod

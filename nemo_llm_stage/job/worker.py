@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -19,6 +19,7 @@ from nemo_llm_stage.core import Counters, RowResult
 from nemo_llm_stage.dataset.journal import Journal
 from nemo_llm_stage.dataset.output import OutputFolder, PartitionWriter
 from nemo_llm_stage.dataset.plan import Partition, read_partition
+from nemo_llm_stage.job.retry import failed_rows, put_back
 from nemo_llm_stage.stage.stage import LLMStage
 
 ROWS_PER_CHUNK = 1024
@@ -45,6 +46,9 @@ class WorkerSpec:
         output_format: ``parquet`` or ``jsonl``.
         input_schema: Of every partition.
         rows_per_partition: The usual number, for sizing.
+        keep_raw: Whether the raw answers are kept after the commit.
+        retry_kinds: None for a partition that is not committed yet. Else the partition is, and its rows that failed
+            with one of these kinds, or with any where there are none, are asked again.
     """
 
     stage: LLMStage
@@ -52,6 +56,8 @@ class WorkerSpec:
     output_format: str
     input_schema: pa.Schema
     rows_per_partition: int
+    keep_raw: bool = False
+    retry_kinds: frozenset[str] | None = None
 
     @property
     def num_partitions_at_once(self) -> int:
@@ -119,40 +125,74 @@ class PartitionWorker:
             concurrent.futures.CancelledError: `stop` was called.
         """
         name = self._output.name_of(partition)
-        journal = Journal(self._output.journals, name.partition(".")[0])
-        counters = Counters()
+        journal = Journal(self._output.journal_folder(name), self._output.raw_folder(name))
         self.open[partition.index] = Counters()
         try:
             with self._output.writer(self._schema) as writer:
-                self._fill(writer, partition, journal, counters)
-                is_first = writer.commit(name, counters)
+                if self.spec.retry_kinds is None:
+                    counters = self._fill(writer, partition, journal)
+                    is_first = writer.commit(name, counters)
+                else:
+                    counters = self._refill(writer, partition, name, journal)
+                    writer.replace(name, counters)
+                    is_first = True
         except BaseException:
             with suppress(OSError):
                 journal.close()
             raise
         finally:
             del self.open[partition.index]
-        journal.remove()
+        journal.retire(keep=self.spec.keep_raw)
         return PartitionReport(partition.index, name, counters, is_first)
 
     def stop(self) -> None:
         """Abandon what runs, at once: each `run` raises `CancelledError`. Journaled answers stay."""
         self.spec.stage.close()
 
-    def _fill(self, writer: PartitionWriter, partition: Partition, journal: Journal, counters: Counters) -> None:
-        for table, results in self._ask_ahead(partition, journal):
+    def _fill(self, writer: PartitionWriter, partition: Partition, journal: Journal) -> Counters:
+        """Write the partition's rows with their answers; return what they count."""
+        counters = Counters()
+        chunks = read_partition(partition, self.spec.input_schema, rows_per_chunk=ROWS_PER_CHUNK)
+        for table, results in self._ask_ahead(((table, table) for table in chunks), partition, journal):
             for result in results:
                 counters.count(result)
             writer.write(self.spec.stage.add_columns(table, results).cast(self._schema))
+        return counters
 
-    def _ask_ahead(self, partition: Partition, journal: Journal) -> Iterator[tuple[pa.Table, list[RowResult]]]:
-        """Yield the partition's chunks in order as they are finished, while the rows of later ones are asked."""
+    def _refill(self, writer: PartitionWriter, partition: Partition, name: str, journal: Journal) -> Counters:
+        """Write the committed rows, the failed ones with what they come to now; return what the file counts then."""
+        kinds = self.spec.retry_kinds or None
+        error_column = f"{self.spec.stage.output_column}_error"
+        counters = self._output.read_counters(name)
+        chunks = self._output.read(name, self._schema, rows_per_chunk=ROWS_PER_CHUNK)
+        halves = ((table, failed_rows(table, error_column, kinds)) for table in chunks)
+        for table, results in self._ask_ahead(halves, partition, journal):
+            failed = failed_rows(table, error_column, kinds)
+            counters.take_back(failed.column(error_column).to_pylist())
+            for result in results:
+                counters.count(result)
+            asked = failed.select(self.spec.input_schema.names)
+            answered = self.spec.stage.add_columns(asked, results).cast(self._schema)
+            writer.write(put_back(table, answered, error_column, kinds))
+        return counters
+
+    def _ask_ahead(
+        self, chunks: Iterable[tuple[pa.Table, pa.Table]], partition: Partition, journal: Journal
+    ) -> Iterator[tuple[pa.Table, list[RowResult]]]:
+        """
+        Yield chunks in order as they are finished, while the rows of later ones are asked.
+
+        Args:
+            chunks: What to yield, and the rows of it to ask.
+            partition: Whose they are.
+            journal: Where its answers are.
+        """
         stage = self.spec.stage
         window: deque[tuple[pa.Table, concurrent.futures.Future[list[RowResult]]]] = deque()
         num_open = 0
         try:
-            for table in read_partition(partition, self.spec.input_schema, rows_per_chunk=ROWS_PER_CHUNK):
-                rows = stage.rows_of(table)
+            for table, asked in chunks:
+                rows = stage.rows_of(asked)
                 window.append((table, stage.submit(rows, store=journal, on_done=self.open[partition.index].count)))
                 num_open += table.num_rows
                 while window[0][1].done() or num_open >= MAX_OPEN_ROWS:

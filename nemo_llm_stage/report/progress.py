@@ -87,6 +87,11 @@ class Progress:
             rows = f"{counters.num_rows:,} of {self._about}{self._num_rows:,} rows ({percent:.0f} %)"
             self._console.print(f"{rows}, {self._describe(counters, num_in_flight, trouble)}", markup=False)
 
+    def note(self, text: str) -> None:
+        """Show a line that stays."""
+        if self._is_shown:
+            self._console.print(text, markup=False)
+
     def _describe(self, counters: Counters, num_in_flight: int, trouble: str | None) -> str:
         (start, before), (end, after) = self._window[0], self._window[-1]
         rate = (after - before) / (end - start) if end > start else 0.0
