@@ -37,8 +37,24 @@ class _Command(click.Command):
             context.exit(EXIT_INTERRUPTED)
 
 
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options under the headings of their sections."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(context):
+            record = parameter.get_help_record(context)
+            if record is not None:
+                sections.setdefault(getattr(parameter, "section", "Options"), []).append(record)
+        for section, records in sections.items():
+            with formatter.section(section):
+                formatter.write_dl(records)
+        if isinstance(self, click.Group):
+            self.format_commands(context, formatter)
+
+
 class _Commands(_Command, click.Group):
     """Likewise, for all commands of the group."""
+
+    command_class = _Command
 
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -50,16 +66,20 @@ def main() -> None:
     """Add LLM-generated columns to a dataset of any size."""
 
 
-def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _options(section: str, *options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return one decorator for all `options`, which ``--help`` shows under the heading `section`."""
+
     def decorate(command: Any) -> Any:
         for option in reversed(options):
             command = option(command)
+            command.__click_params__[-1].section = section
         return command
 
     return decorate
 
 
 _JOB_OPTIONS = _options(
+    "What is asked of what",
     click.option("--input", multiple=True, help="Parquet or JSONL file, glob or folder; may be given more than once."),
     click.option("--output", help="Folder to write; made if it is not there."),
     click.option("--prompt", help="Jinja2 template over the columns, e.g. 'Summarize: {{ text }}'."),
@@ -73,6 +93,7 @@ _JOB_OPTIONS = _options(
     click.option("--give-up-after", type=float, help="Seconds a row is asked again after passing failures [21600]."),
 )
 _CLIENT_OPTIONS = _options(
+    "Which server, and how hard",
     click.option("--base-url", multiple=True, help="Server, e.g. http://host:8000/v1; several are asked in turn."),
     click.option(
         "--client", type=click.Choice(["http", "openai", "local"]), help="'local' runs the embedded model [http]."
@@ -87,6 +108,7 @@ _CLIENT_OPTIONS = _options(
     click.option("--connect-timeout", type=float, help="Seconds to connect [10]."),
 )
 _GENERATION_OPTIONS = _options(
+    "How it generates",
     click.option("--max-tokens", type=int, help="Most output tokens [2048]."),
     click.option("--temperature", type=float, help="0 is greedy [0]."),
     click.option("--top-p", type=float, help="Nucleus sampling mass [0.95]."),
@@ -111,6 +133,7 @@ class _Number(click.ParamType):
 
 _NUMBER = _Number()
 _RUN_OPTIONS = _options(
+    "How the job runs",
     click.option(
         "--engine", type=click.Choice(["ray", "local"]), help="'local' runs in this process, without Ray [ray]."
     ),
@@ -131,6 +154,7 @@ _GENERATION_KEYS = {"max_tokens", "temperature", "top_p", "top_k", "n", "seed", 
 
 
 _SHOW_OPTIONS = _options(
+    "This run",
     click.option("--progress/--no-progress", default=True, help="Show progress on stderr."),
     click.option("--restart", is_flag=True, help="Throw finished output away and make it anew."),
     click.option("--show-rows", type=int, default=5, show_default=True, help="Rows of the output to show at the end."),
@@ -145,7 +169,7 @@ _SHOW_OPTIONS = _options(
 @_RUN_OPTIONS
 @_SHOW_OPTIONS
 def run(job_file: Path | None, progress: bool, restart: bool, show_rows: int, **flags: Any) -> None:
-    r"""
+    """
     Run a job: read the input, ask the server for every row, write the rows with the new column.
 
     The settings come from JOB_FILE (YAML), from the options, or both; options win. Running the same job again goes on
@@ -155,7 +179,7 @@ def run(job_file: Path | None, progress: bool, restart: bool, show_rows: int, **
     nemo-llm-stage run --input docs.parquet --output out \\
         --base-url http://localhost:8000/v1 --model my-model \\
         --prompt 'Summarize in one sentence: {{ text }}' --output-column summary
-    """
+    """  # noqa: D301 - click's mark for a block that is not to be wrapped
     from nemo_llm_stage.job.config import read_job_file
 
     settings = read_job_file(job_file) if job_file else {}
