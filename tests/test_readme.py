@@ -1,0 +1,63 @@
+"""What the README says is true: its Python runs, its job files are valid, its rooms exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+import nemo_llm_stage
+from nemo_llm_stage.cli import main
+from nemo_llm_stage.job.config import make_config
+from nemo_llm_stage.testing import SimulatedServer
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.strip().splitlines()[-1][:40])
+def test_python_blocks_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a simulated server at the place of the one they name."""
+    monkeypatch.chdir(tmp_path)
+    pd.DataFrame({"text": ["one", "two"]}).to_parquet("docs.parquet")
+    with SimulatedServer(model="my-model") as server:
+        exec(code.replace("http://localhost:8000/v1", server.base_url), {"__name__": "readme"})  # noqa: S102
+
+
+@pytest.mark.parametrize("text", blocks("yaml"), ids=lambda text: text.splitlines()[0][:40])
+def test_job_files_are_valid(text: str) -> None:
+    """Every key is known."""
+    make_config(yaml.safe_load(text))
+
+
+def test_the_first_two_shell_blocks_are_the_two_commands() -> None:
+    """CI runs them from here; the scripts they name exist."""
+    first, second = blocks("bash")[:2]
+    assert "pytest" in second
+    script = re.search(r"python (pipelines/\S+)", first)
+    assert script
+    assert (ROOT / script[1]).exists()
+
+
+def test_the_tree_of_rooms_is_the_packages() -> None:
+    """Both ways."""
+    tree = re.findall(r"^[├└]── (\S+?)/? ", README, re.MULTILINE)
+    package = Path(nemo_llm_stage.__file__).parent
+    rooms = {path.name for path in package.iterdir() if (path / "__init__.py").exists()}
+    assert rooms <= set(tree)
+    assert all((package / name).exists() for name in tree)
+
+
+def test_every_command_and_option_named_exists() -> None:
+    """Of the command line."""
+    for command, rest in re.findall(r"nemo-llm-stage ([a-z-]+)((?:.*\\\n)*.*)", README):
+        assert command in main.commands, command
+        known = {option for parameter in main.commands[command].params for option in parameter.opts}
+        assert set(re.findall(r"(?<![\w-])--[a-z-]+", rest.partition("`")[0])) <= known
