@@ -40,7 +40,7 @@ def test_a_prompt_asked_again_still_computes_its_last_token(http_to):
 def test_a_full_cache_preempts_the_newest_and_loses_nothing():
     """More sequences than fit are preempted and computed again; all get their answers."""
     with SimulatedServer(
-        scheduler="batching", max_model_len=512, num_kv_blocks=40, answer_tokens=100, speedup=200, max_num_seqs=16
+        scheduler="batching", max_model_len=512, num_kv_blocks=40, answer_tokens=100, speedup=10, max_num_seqs=16
     ) as server:
         clients = [send_chat(server, f"row {number} " * 10, max_tokens=200) for number in range(16)]
         assert [read_status(client) for client in clients] == [200] * 16
