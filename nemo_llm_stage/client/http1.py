@@ -13,10 +13,12 @@ import os
 import socket
 import ssl
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from http import HTTPStatus
 
 from nemo_llm_stage.client.connection import Connection
+from nemo_llm_stage.client.loop_end import LoopEnd
 from nemo_llm_stage.client.route import Route, find_route
 from nemo_llm_stage.client.transport import Answer, Transport, TransportConfig
 from nemo_llm_stage.errors import ConfigError, ConnectionFailedError
@@ -37,7 +39,7 @@ class HTTP1Transport(Transport):
         self._heads: dict[tuple[str, str], bytes] = {}
         self._idle: dict[tuple[str, int, bool], deque[Connection]] = {}
         self._connections: set[Connection] = set()
-        self._guard: AsyncGenerator[None, None] | None = None
+        self._end = LoopEnd(partial(_abort_all, self._connections))
         self._tls: ssl.SSLContext | None = None
 
     async def send(
@@ -74,9 +76,7 @@ class HTTP1Transport(Transport):
 
     async def aclose(self) -> None:
         """Close every connection."""
-        guard, self._guard = self._guard, None
-        if guard is not None:
-            await guard.aclose()
+        await self._end.aclose()
         self._idle.clear()
 
     def _request(self, url: str, route: Route, body: bytes | None, headers: Mapping[str, str] | None) -> bytes:
@@ -107,7 +107,7 @@ class HTTP1Transport(Transport):
         return None
 
     async def _connect(self, route: Route, url: str, timeout_s: float) -> Connection:
-        await self._guard_connections()
+        await self._end.watch()
         try:
             async with asyncio.timeout(timeout_s):
                 connection = await self._open(route)
@@ -154,24 +154,11 @@ class HTTP1Transport(Transport):
                     raise ConfigError(f"ca_file {self._config.ca_file} cannot be used: {_reason(error)}.") from error
         return self._tls
 
-    async def _guard_connections(self) -> None:
-        """
-        Have the connections closed when the loop shuts down, for users who never call `aclose`.
 
-        asyncio.run closes every asynchronous generator that was begun on its loop; this one's end closes them.
-        """
-        if self._guard is None:
-            self._guard = _close_at_the_end(self._connections)
-            await anext(self._guard)
-
-
-async def _close_at_the_end(connections: set[Connection]) -> AsyncGenerator[None, None]:
-    try:
-        yield
-    finally:
-        for connection in list(connections):
-            connection.abort()
-        await asyncio.sleep(0)  # the loop closes the sockets in its next turn
+async def _abort_all(connections: set[Connection]) -> None:
+    for connection in list(connections):
+        connection.abort()
+    await asyncio.sleep(0)  # the loop closes the sockets in its next turn
 
 
 async def _open_tunnel(route: Route) -> socket.socket:

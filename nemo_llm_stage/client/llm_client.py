@@ -10,80 +10,21 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
+from nemo_llm_stage.client.generation import ConversationFormatter, GenerationConfig
 from nemo_llm_stage.client.limit import Limit, LoopLocal
 from nemo_llm_stage.client.retry import WaitBackoff, as_request_error, is_transient
 from nemo_llm_stage.core import Completion, Message
 from nemo_llm_stage.errors import ConfigError, InvalidResponseError, LLMStageError, RequestError
 
+__all__ = ["AsyncLLMClient", "ConversationFormatter", "GenerationConfig", "LLMClient", "completion_of_texts"]
+
 T = TypeVar("T")
-
-
-class ConversationFormatter(ABC):
-    """Renders chat turns to the one text that a base model continues, for ``/v1/completions``."""
-
-    @abstractmethod
-    def format_conversation(self, conv: list[dict[str, Any]]) -> str:
-        """
-        Return the prompt text for `conv`.
-
-        Args:
-            conv: Chat turns, oldest first, each with ``role`` and ``content``.
-        """
-
-
-@dataclass
-class GenerationConfig:
-    """
-    How the model generates. None leaves a parameter out of the request.
-
-    Attributes:
-        max_tokens: Most output tokens, of each choice.
-        n: Choices per request.
-        seed: The same seed for every row; None for none.
-        stop: Texts that end the answer.
-        stream: Take the answer in pieces; the result is the same whole text.
-        temperature: 0 is greedy.
-        top_k: Not an OpenAI parameter; vLLM, SGLang and llama.cpp take it. The SDK clients warn and leave it out.
-        top_p: Nucleus sampling mass.
-        extra_kwargs: Further request parameters; they override the ones above.
-    """
-
-    max_tokens: int | None = 2048
-    n: int | None = 1
-    seed: int | None = 0
-    stop: str | list[str] | None = None
-    stream: bool = False
-    temperature: float | None = 0.0
-    top_k: int | None = None
-    top_p: float | None = 0.95
-    extra_kwargs: dict[str, Any] | None = None
-
-    @classmethod
-    def of(cls, config: GenerationConfig | Mapping[str, Any] | None) -> GenerationConfig:
-        """
-        Return `config` as a GenerationConfig; None gives the defaults.
-
-        Raises:
-            ConfigError: A key that no parameter has; the message names the nearest one.
-        """
-        if config is None:
-            return cls()
-        if not isinstance(config, Mapping):
-            return config
-        known = [field.name for field in fields(cls)]
-        unknown = [key for key in config if key not in known]
-        if unknown:
-            from nemo_llm_stage.suggest import did_you_mean
-
-            hint = did_you_mean(unknown[0], known) or f"known are {', '.join(known)}; others go into extra_kwargs"
-            raise ConfigError(f"generation_config has no parameter {unknown[0]!r}; {hint}.")
-        return cls(**config)
 
 
 class LLMClient(ABC):
@@ -374,6 +315,4 @@ def _note_failures(error: Exception, kinds: Sequence[str]) -> None:
 
 
 def _with_attempts(completion: Completion, num_attempts: int) -> Completion:
-    from dataclasses import replace
-
     return replace(completion, attempts=num_attempts)

@@ -19,12 +19,16 @@ from nemo_llm_stage.errors import (
     ClientError,
     ConnectionDroppedError,
     ConnectionFailedError,
+    ContentFilterError,
+    FatalError,
+    InvalidResponseError,
     LLMStageError,
     RateLimitError,
     RequestError,
     RequestTimeoutError,
     ServerError,
     TransientError,
+    TruncatedError,
 )
 
 MAX_BACKOFF_S = 60.0
@@ -39,9 +43,15 @@ _WORDS = (
         ServerError,
     ),
 )
-_CLASS_NAMES: dict[str, type[TransientError]] = {
+_CLASS_NAMES: dict[str, type[RequestError]] = {
     "APITimeoutError": RequestTimeoutError,
     "APIConnectionError": ConnectionDroppedError,
+    "APIResponseValidationError": InvalidResponseError,
+    "APIError": InvalidResponseError,  # an error event within a stream
+    "JSONDecodeError": InvalidResponseError,
+    "LengthFinishReasonError": TruncatedError,
+    "ContentFilterFinishReasonError": ContentFilterError,
+    "OpenAIError": FatalError,  # the SDK's own settings: no key, two ways to authenticate
     "ConnectTimeout": RequestTimeoutError,
     "TimeoutException": RequestTimeoutError,
     "Timeout": RequestTimeoutError,
@@ -71,6 +81,10 @@ def as_request_error(error: BaseException) -> RequestError:
         return ConnectionFailedError(message)
     if isinstance(error, ConnectionError):
         return ConnectionDroppedError(message)
+    if type(error).__name__ == "APIConnectionError" and error.__cause__ is not None:
+        cause = as_request_error(error.__cause__)  # the SDK's "Connection error." hides what happened
+        if isinstance(cause, TransientError):
+            return type(cause)(f"{message} {cause}")
     for cls in type(error).__mro__:
         if cls.__name__ in _CLASS_NAMES:
             return _CLASS_NAMES[cls.__name__](message)
@@ -159,11 +173,15 @@ def _error_of_status(error: BaseException, status: int, message: str) -> Request
 def _status_of(error: BaseException) -> int | None:
     """The HTTP status as openai, httpx, requests and aiohttp carry it."""
     for holder in (error, getattr(error, "response", None)):
-        for name in ("status_code", "status"):
+        for name in ("status_code", "status", "code"):
             status = getattr(holder, name, None)
-            if isinstance(status, int) and not isinstance(status, bool) and status >= HTTPStatus.MULTIPLE_CHOICES:
+            if isinstance(status, int) and not isinstance(status, bool) and _is_error_status(status):
                 return status
     return None
+
+
+def _is_error_status(status: int) -> bool:
+    return HTTPStatus.MULTIPLE_CHOICES <= status <= 599
 
 
 def _retry_after_of(error: BaseException) -> float | None:

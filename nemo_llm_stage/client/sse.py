@@ -70,12 +70,14 @@ class StreamedAnswer:
             return
         if name == b"error":
             self._error = {"error": chunk.get("error", chunk)}
-        elif chunk.get("error") or chunk.get("object") == "error":
-            self._error = chunk
         else:
-            self._take_chunk(chunk)
+            self.take(chunk)
 
-    def _take_chunk(self, chunk: dict[str, Any]) -> None:
+    def take(self, chunk: dict[str, Any]) -> None:
+        """Take one event, already parsed."""
+        if chunk.get("error") or chunk.get("object") == "error":
+            self._error = chunk
+            return
         for key in ("model", "usage", "timings"):
             if chunk.get(key) is not None:
                 self._head[key] = chunk[key]

@@ -1,0 +1,260 @@
+"""
+The clients on the openai SDK, for whatever needs the SDK: its own authentication, a provider's subclass of it.
+
+Names, parameters and behaviour are those of NeMo Curator's `nemo_curator.models.client.openai_client`. The SDK is
+imported when a client is set up. What an answer is worth is decided by `wire`, as for every other client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from nemo_llm_stage.client.limit import LoopLocal
+from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig, LLMClient
+from nemo_llm_stage.client.loop_end import LoopEnd
+from nemo_llm_stage.client.sdk_settings import SDKSettings
+from nemo_llm_stage.client.secret import hide
+from nemo_llm_stage.client.sse import StreamedAnswer
+from nemo_llm_stage.client.wire import completion_of_answer
+from nemo_llm_stage.core import Completion, Message
+from nemo_llm_stage.errors import InvalidResponseError, RequestError, RequestTimeoutError
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI, OpenAI
+    from openai.types.chat import ChatCompletion
+
+
+class OpenAIClient(SDKSettings, LLMClient):
+    """
+    The synchronous client. The SDK retries by itself: twice, unless ``max_retries`` says otherwise.
+
+    Args:
+        **kwargs: For ``openai.OpenAI``; ``timeout`` (seconds, default 120) is that of each request.
+
+    Attributes:
+        client: The SDK's client; there after `setup`, which the first request calls where nobody has.
+    """
+
+    client: OpenAI
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.keep(kwargs)
+
+    def setup(self) -> None:
+        """
+        Make the SDK's client.
+
+        Raises:
+            openai.OpenAIError: No key is given and the environment has none.
+        """
+        from openai import OpenAI
+
+        self.client = OpenAI(**self.sdk_kwargs())
+
+    def query_model(
+        self,
+        *,
+        messages: Iterable[Message],
+        model: str,
+        conversation_formatter: ConversationFormatter | None = None,
+        generation_config: GenerationConfig | dict[str, Any] | None = None,
+    ) -> list[str]:
+        """
+        Return one text per choice.
+
+        Raises:
+            openai.OpenAIError: The request failed, after the SDK's own retries.
+            RequestError: There was an answer, but none to be used; see `wire.completion_of_answer`.
+        """
+        if "client" not in self.__dict__:
+            self.setup()
+        config = GenerationConfig.of(generation_config)
+        kwargs = self.create_kwargs(messages, model, conversation_formatter, config)
+        response = self.client.chat.completions.create(**kwargs)
+        if kwargs["stream"]:
+            stream = StreamedAnswer()
+            with response:
+                for chunk in response:
+                    stream.take(chunk.model_dump(warnings=False))
+            whole = stream.whole()
+        else:
+            whole = _dumped(response)
+        return list(completion_of_answer(whole).texts)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the SDK's client, which holds sockets."""
+        return {name: value for name, value in self.__dict__.items() if name != "client"}
+
+
+class AsyncOpenAIClient(SDKSettings, AsyncLLMClient):
+    """
+    The asynchronous client. It alone retries: the SDK's own retries are switched off.
+
+    `query_model` raises the SDK's errors as they are; `complete` raises this package's.
+
+    Args:
+        max_concurrent_requests: Most requests in flight at once.
+        max_retries: Sends after the first one, for failures that may pass.
+        base_delay: Seconds; see `AsyncLLMClient`.
+        **kwargs: For ``openai.AsyncOpenAI``; ``timeout`` (seconds, default 120) is that of each request.
+    """
+
+    _runtime_attributes = AsyncLLMClient._runtime_attributes | {"_clients", "_ends", "_unbound"}  # noqa: SLF001
+
+    def __init__(
+        self, max_concurrent_requests: int = 5, max_retries: int = 3, base_delay: float = 1.0, **kwargs: Any
+    ) -> None:
+        super().__init__(max_concurrent_requests, max_retries, base_delay)
+        self.keep(kwargs)
+
+    def setup(self) -> None:
+        """
+        Make the SDK's client. Safe to call twice; the first request calls it where nobody has.
+
+        Raises:
+            openai.OpenAIError: No key is given and the environment has none.
+        """
+        self._clients: LoopLocal[AsyncOpenAI] = LoopLocal(self._take_sdk_client)
+        self._unbound: AsyncOpenAI | None = self._make_sdk_client()
+        self._ends: LoopLocal[LoopEnd] | None = LoopLocal(lambda: LoopEnd(self._clients.get().close))
+
+    @property
+    def client(self) -> AsyncOpenAI:
+        """The SDK's client of the running event loop: connections cannot go from one loop to another."""
+        if "_clients" not in self.__dict__:
+            self.setup()
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self._unbound = self._take_sdk_client()
+            return self._unbound
+        return self._clients.get()
+
+    @client.setter
+    def client(self, client: AsyncOpenAI) -> None:
+        """Use this SDK client, on every loop."""
+        self._clients = LoopLocal(lambda: client)
+        self._unbound = client
+        self._ends = None  # whoever brought it closes it
+
+    async def query_model_response(
+        self,
+        *,
+        messages: Iterable[Message],
+        model: str,
+        conversation_formatter: ConversationFormatter | None = None,
+        generation_config: GenerationConfig | dict[str, Any] | None = None,
+    ) -> ChatCompletion:
+        """
+        Return the SDK's own response, with retries and under the limit. It is never streamed.
+
+        Raises:
+            openai.OpenAIError: What the last attempt raised.
+        """
+        config = GenerationConfig.of(generation_config)
+        kwargs = self.create_kwargs(list(messages), model, conversation_formatter, config) | {"stream": False}
+
+        async def request() -> ChatCompletion:
+            response: ChatCompletion = await self.client.chat.completions.create(**kwargs)
+            return response
+
+        return await self._execute_with_retries(request)
+
+    async def _complete_impl(
+        self,
+        *,
+        messages: Iterable[Message],
+        model: str,
+        conversation_formatter: ConversationFormatter | None,
+        generation_config: GenerationConfig,
+    ) -> Completion:
+        """Make one attempt."""
+        client = self.client
+        if self._ends is not None:
+            await self._ends.get().watch()
+        kwargs = self.create_kwargs(messages, model, conversation_formatter, generation_config)
+        started_monotonic_s = time.monotonic()
+        if kwargs["stream"]:
+            whole = await _streamed(client, kwargs)
+        else:
+            whole = await _unstreamed(client, kwargs)
+        latency_s = time.monotonic() - started_monotonic_s
+        return completion_of_answer(whole, endpoint=str(client.base_url).rstrip("/"), latency_s=latency_s)
+
+    async def _query_model_impl(
+        self,
+        *,
+        messages: Iterable[Message],
+        model: str,
+        conversation_formatter: ConversationFormatter | None = None,
+        generation_config: GenerationConfig | dict[str, Any] | None = None,
+    ) -> list[str]:
+        """Make one attempt and return its texts."""
+        completion = await self._complete_impl(
+            messages=messages,
+            model=model,
+            conversation_formatter=conversation_formatter,
+            generation_config=GenerationConfig.of(generation_config),
+        )
+        return list(completion.texts)
+
+    def _as_request_error(self, error: Exception) -> RequestError:
+        request_error = super()._as_request_error(error)
+        request_error.args = (hide(str(request_error), self.secrets),)
+        return request_error
+
+    async def aclose(self) -> None:
+        """Close the running loop's connections. Safe to call twice; the client can be used again after."""
+        if "_clients" not in self.__dict__ or self._ends is None:
+            return
+        client, end = self._clients.pop(), self._ends.pop()
+        if client is not None:
+            await client.close()
+        if end is not None:
+            await end.aclose()
+
+    def _take_sdk_client(self) -> AsyncOpenAI:
+        """The SDK client that no loop has yet, or a new one."""
+        client, self._unbound = self._unbound, None
+        return client or self._make_sdk_client()
+
+    def _make_sdk_client(self) -> AsyncOpenAI:
+        from openai import AsyncOpenAI
+
+        client = AsyncOpenAI(**self.sdk_kwargs())
+        client.max_retries = 0  # retries are ours: two layers would multiply, and hide a 429 from the limit
+        return client
+
+
+async def _streamed(client: AsyncOpenAI, kwargs: dict[str, Any]) -> dict[str, Any]:
+    stream = StreamedAnswer()
+    async with await client.chat.completions.create(**kwargs) as response:
+        async for chunk in response:
+            stream.take(chunk.model_dump(warnings=False))
+    return stream.whole()
+
+
+async def _unstreamed(client: AsyncOpenAI, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The whole answer within the timeout: the SDK's own starts anew with every byte that drips in."""
+    timeout_s = kwargs["timeout"] if isinstance(kwargs["timeout"], int | float) else None
+    try:
+        async with asyncio.timeout(timeout_s):
+            return _dumped(await client.chat.completions.create(**kwargs))
+    except TimeoutError:
+        raise RequestTimeoutError(f"No whole answer within {timeout_s:g} s.") from None
+
+
+def _dumped(response: Any) -> dict[str, Any]:
+    """
+    The SDK's response as the protocol writes it.
+
+    Raises:
+        InvalidResponseError: The SDK hands on a body that is no JSON as it is.
+    """
+    if not hasattr(response, "model_dump"):
+        raise InvalidResponseError(f"The answer is not a chat completion: {response!r:.120}.")
+    whole: dict[str, Any] = response.model_dump(warnings=False)
+    return whole
