@@ -1,0 +1,57 @@
+"""Each benchmark says what it is for, and runs on a few rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("bench_*.py"))
+
+
+def run(script: str, *options: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)}
+    return subprocess.run(
+        [sys.executable, str(BENCHMARKS / script), *options], capture_output=True, text=True, env=environment
+    )
+
+
+def figures_of(script: str, *options: str) -> dict[str, Any]:
+    result = run(script, *options)
+    assert result.returncode == 0, result.stderr
+    figures: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    assert {"benchmark", "at", "commit", "cpu", "versions", "settings", "results"} <= figures.keys()
+    return figures
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_says_what_is_measured(script: str) -> None:
+    """--help works without any optional package."""
+    result = run(script, "--help")
+    assert result.returncode == 0, result.stderr
+    assert "usage:" in result.stdout
+
+
+@pytest.mark.slow
+def test_saturation_sets_a_job_beside_the_barrier_and_the_greedy_bound(tmp_path: Path) -> None:
+    """Every row is asked once, and no run ends before greedy FIFO could."""
+    options = ("--rows", "40", "--mean-s", "0.02", "--slots", "4", "--actors", "1", "2", "--partitions", "4")
+    figures = figures_of("bench_saturation.py", *options, "--folder", str(tmp_path))
+    assert [result["engine"] for result in figures["results"]] == ["local", "local", "barrier"]
+    assert {result["num_requests"] for result in figures["results"]} == {40}
+    assert all(result["makespan_s"] > 0.95 * result["lower_bound_s"] for result in figures["results"])
+
+
+@pytest.mark.slow
+def test_stage_tells_the_cost_of_a_row(tmp_path: Path) -> None:
+    """The CPU of the worker is part of that of all processes."""
+    options = ("--rows", "50", "--words", "10", "--ways", "process", "local", "--folder", str(tmp_path))
+    results = figures_of("bench_stage.py", *options)["results"]
+    assert [result["num_requests"] for result in results] == [50, 50]
+    assert all(0 < result["worker_cpu_us_per_row"] < result["all_cpu_us_per_row"] for result in results)
