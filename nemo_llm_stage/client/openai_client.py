@@ -117,8 +117,8 @@ class AsyncOpenAIClient(SDKSettings, AsyncLLMClient):
         Raises:
             openai.OpenAIError: No key is given and the environment has none.
         """
-        self._clients: LoopLocal[AsyncOpenAI] = LoopLocal(self._take_sdk_client)
         self._unbound: AsyncOpenAI | None = self._make_sdk_client()
+        self._clients: LoopLocal[AsyncOpenAI] = LoopLocal(self._take_sdk_client)
         self._ends: LoopLocal[LoopEnd] | None = LoopLocal(lambda: LoopEnd(self._clients.get().close))
 
     @property
