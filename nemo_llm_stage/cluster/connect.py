@@ -17,8 +17,9 @@ def connect(address: str | None = None) -> None:
     """
     Make sure this process is connected to Ray.
 
-    A process that is connected stays as it is. Otherwise joins `address`, or the cluster that ``RAY_ADDRESS`` names
-    (as under ``ray job submit``), or starts Ray on this machine for the life of the process.
+    A process that is connected stays as it is. Otherwise joins `address` (``auto`` for the cluster that runs on this
+    machine), or the one that ``RAY_ADDRESS`` names (as under ``ray job submit``), or starts a Ray of its own on this
+    machine for the life of the process.
 
     Raises:
         RunError: There is no cluster at the address, or it does not let this process in; says what to do.
@@ -32,7 +33,8 @@ def connect(address: str | None = None) -> None:
     if target:
         options["address"] = target
     else:
-        options["include_dashboard"] = False
+        # Left alone, Ray would join whatever runs on this machine: another job's, which takes this one down at its end.
+        options |= {"address": "local", "include_dashboard": False}
     try:
         ray.init(**options)
     except Exception as error:

@@ -13,6 +13,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from nemo_llm_stage.job.engine import TICK_S, Monitor, Status
 from nemo_llm_stage.job.worker import PartitionReport, PartitionWorker, WorkerSpec
 
 REPORT_INTERVAL_S = 1.0
+STOP_TIMEOUT_S = 30.0
 _STALE_S = 10.0
 
 
@@ -62,10 +64,13 @@ class RayEngine:
         thread.start()
         try:
             yield from _follow(reports, coordinator, monitor)
+        except ray.exceptions.RayError as error:
+            raise errors.RunError(f"lost Ray: {_first_lines(error)} Run the same job again to go on.") from error
         finally:
-            ray.get(coordinator.stop.remote())
-            thread.join(timeout=30)
-            ray.kill(coordinator)
+            with suppress(ray.exceptions.RayError):  # Ray itself may be gone, which must not hide what broke it
+                ray.get(coordinator.stop.remote())
+                thread.join(timeout=STOP_TIMEOUT_S)
+                ray.kill(coordinator)
 
     def _drain(
         self, spec: WorkerSpec, partitions: Sequence[Partition], coordinator: Any, reports: queue.Queue[Any]
