@@ -109,7 +109,7 @@ def sample(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], output_col
         columns: Shown, shortened, before the answer.
         output_column: The generated one.
     """
-    table = Table(box=box.SIMPLE, pad_edge=False)
+    table = Table(box=box.SIMPLE, pad_edge=False, expand=True)
     for column in columns:
         table.add_column(column, overflow="ellipsis", ratio=1, no_wrap=True, style="dim")
     table.add_column(output_column, overflow="fold", ratio=2)
