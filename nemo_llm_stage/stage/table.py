@@ -54,7 +54,8 @@ def with_columns(table: Any, fields: Sequence[pa.Field], arrays: Sequence[pa.Arr
     Return `table` with the arrays as its last columns: the same rows in the same order, and the same kind of table.
 
     In a DataFrame the new columns have `pandas.ArrowDtype`, so that their type is the declared one even where all
-    values are null.
+    values are null; structs and lists are Python objects, as pandas cannot read a Parquet file with nested types of
+    its own ("data type 'struct<…>[pyarrow]' not understood").
     """
     if isinstance(table, pa.RecordBatch):
         table = pa.Table.from_batches([table])
@@ -66,7 +67,8 @@ def with_columns(table: Any, fields: Sequence[pa.Field], arrays: Sequence[pa.Arr
 
     copy = table.copy(deep=False)
     for field, array in zip(fields, arrays, strict=True):
-        copy[field.name] = pd.Series(pd.arrays.ArrowExtensionArray(array), index=copy.index)
+        values = array.to_pylist() if pa.types.is_nested(field.type) else pd.arrays.ArrowExtensionArray(array)
+        copy[field.name] = pd.Series(values, index=copy.index, dtype=object if isinstance(values, list) else None)
     return copy
 
 

@@ -121,8 +121,7 @@ def test_a_closed_stage_opens_again(server: SimulatedServer) -> None:
 def test_several_choices_make_a_list(server: SimulatedServer) -> None:
     """In the server's order."""
     out = make_stage(server, generation_config={"n": 3}).process(FRAME.head(2))
-    assert [len(value) for value in out["x"]] == [3, 3]
-    assert out["x"].dtype == pd.ArrowDtype(pa.list_(pa.string()))
+    assert [(type(value), len(value)) for value in out["x"]] == [(list, 3), (list, 3)]
 
 
 def test_identical_rows_are_asked_once(server: SimulatedServer) -> None:

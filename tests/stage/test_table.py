@@ -73,6 +73,16 @@ def test_a_frame_round_trips_through_parquet(tmp_path: Any) -> None:
     assert pa.parquet.read_schema(tmp_path / "a.parquet").field("x").type == pa.string()
 
 
+def test_a_frame_with_nested_columns_can_be_read_back_by_pandas(tmp_path: Any) -> None:
+    """A file that only Arrow could read would be no use to who wrote it with pandas."""
+    struct = pa.struct([("a", pa.int64())])
+    fields = [pa.field("m", struct), pa.field("l", pa.list_(pa.string()))]
+    arrays = [pa.array([{"a": 1}, None], struct), pa.array([["b"], []], pa.list_(pa.string()))]
+    out = with_columns(pd.DataFrame({"i": [1, 2]}), fields, arrays)
+    out.to_parquet(tmp_path / "a.parquet")
+    assert pd.read_parquet(tmp_path / "a.parquet")["m"].tolist() == out["m"].tolist() == [{"a": 1}, None]
+
+
 @pytest.mark.parametrize("make", [pa.table, pa.record_batch])
 def test_an_arrow_table_keeps_its_columns(make: Any) -> None:
     """The new ones come last."""
