@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -18,9 +18,10 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
 from nemo_llm_stage.client.generation import ConversationFormatter, GenerationConfig
 from nemo_llm_stage.client.limit import Limit, LoopLocal
+from nemo_llm_stage.client.outcome import completion_of_texts, note_failures
 from nemo_llm_stage.client.retry import WaitBackoff, as_request_error, is_transient
 from nemo_llm_stage.core import Completion, Message
-from nemo_llm_stage.errors import ConfigError, InvalidResponseError, LLMStageError, RequestError
+from nemo_llm_stage.errors import ConfigError, LLMStageError, RequestError
 
 __all__ = ["AsyncLLMClient", "ConversationFormatter", "GenerationConfig", "LLMClient", "completion_of_texts"]
 
@@ -214,7 +215,7 @@ class AsyncLLMClient(ABC):
         completion = await self._execute_with_retries(attempt)
         if num_attempts == 1:
             return completion
-        return _with_attempts(completion, num_attempts)
+        return replace(completion, attempts=num_attempts)
 
     async def _complete_by_query_model(
         self,
@@ -255,7 +256,7 @@ class AsyncLLMClient(ABC):
             async with limit:
                 return await request()
         except Exception as error:
-            _note_failures(error, [as_request_error(error).kind])
+            note_failures(error, [as_request_error(error).kind])
             if self.max_retries == 0 or not is_transient(error):
                 raise
             first_error = error
@@ -285,34 +286,9 @@ class AsyncLLMClient(ABC):
         try:
             return await retrying(attempt)
         except Exception as error:
-            _note_failures(error, failures)
+            note_failures(error, failures)
             raise
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what lives in this process."""
         return {name: value for name, value in self.__dict__.items() if name not in self._runtime_attributes}
-
-
-def completion_of_texts(texts: Any, *, latency_s: float | None = None) -> Completion:
-    """
-    Return the Completion of a client that only tells texts.
-
-    Raises:
-        InvalidResponseError: `texts` is not a list of str, or is empty: there is no answer in it.
-    """
-    if isinstance(texts, str):
-        texts = [texts]
-    if not isinstance(texts, list | tuple) or not texts or not all(isinstance(text, str) for text in texts):
-        raise InvalidResponseError(f"the client returned {texts!r:.200}, not a list of texts")
-    return Completion(texts=tuple(texts), latency_s=latency_s)
-
-
-def _note_failures(error: Exception, kinds: Sequence[str]) -> None:
-    if isinstance(error, RequestError):
-        error.failures = tuple(kinds)
-    else:
-        error._failures = tuple(kinds)  # type: ignore[attr-defined]  # noqa: SLF001 - read back in `complete`
-
-
-def _with_attempts(completion: Completion, num_attempts: int) -> Completion:
-    return replace(completion, attempts=num_attempts)

@@ -111,9 +111,9 @@ def test_n_choices_come_in_order(make: Any, stream: bool) -> None:
 
 def test_every_row_gets_its_own_answer(make: Any) -> None:
     """Many at once do not mix."""
-    contents = [f"row {number}" for number in range(60)]
+    contents = [f"row {number}" for number in range(24)]
     with SimulatedServer(service_time_s=0.01) as server:
-        completions = asyncio.run(ask(make(server.base_url, max_concurrent_requests=20), *contents))
+        completions = asyncio.run(ask(make(server.base_url, max_concurrent_requests=12), *contents))
     assert [(expected_answer([{"role": "user", "content": text}]),) for text in contents] == [
         completion.texts for completion in completions
     ]
@@ -122,7 +122,7 @@ def test_every_row_gets_its_own_answer(make: Any) -> None:
 def test_limit_holds_at_the_server(make: Any) -> None:
     """No more attempts are in flight than allowed, and as many as allowed."""
     with SimulatedServer(service_time_s=0.02) as server:
-        asyncio.run(ask(make(server.base_url, max_concurrent_requests=7), *map(str, range(40))))
+        asyncio.run(ask(make(server.base_url, max_concurrent_requests=7), *map(str, range(21))))
         assert server.stats.max_in_flight == 7
 
 
@@ -259,7 +259,7 @@ def test_several_loops_one_after_another(make: Any) -> None:
 def test_connections_are_far_fewer_than_requests(make: Any) -> None:
     """Connections are kept open and used again."""
     with SimulatedServer() as server:
-        asyncio.run(ask(make(server.base_url, max_concurrent_requests=4), *map(str, range(100))))
+        asyncio.run(ask(make(server.base_url, max_concurrent_requests=4), *map(str, range(40))))
         assert server.stats.num_connections <= 8
 
 

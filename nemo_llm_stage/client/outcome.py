@@ -1,0 +1,35 @@
+"""
+What an attempt came to: texts that become a Completion, failures that are kept with the error.
+
+Knows nothing of how an attempt is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from nemo_llm_stage.core import Completion
+from nemo_llm_stage.errors import InvalidResponseError, RequestError
+
+
+def completion_of_texts(texts: Any, *, latency_s: float | None = None) -> Completion:
+    """
+    Return the Completion of a client that only tells texts.
+
+    Raises:
+        InvalidResponseError: `texts` is not a list of str, or is empty: there is no answer in it.
+    """
+    if isinstance(texts, str):
+        texts = [texts]
+    if not isinstance(texts, list | tuple) or not texts or not all(isinstance(text, str) for text in texts):
+        raise InvalidResponseError(f"The client returned {texts!r:.200}, not a list of texts.")
+    return Completion(texts=tuple(texts), latency_s=latency_s)
+
+
+def note_failures(error: Exception, kinds: Sequence[str]) -> None:
+    """Keep the kinds of all failed attempts with the last one's error, whosever type it is."""
+    if isinstance(error, RequestError):
+        error.failures = tuple(kinds)
+    else:
+        error._failures = tuple(kinds)  # type: ignore[attr-defined]  # noqa: SLF001 - read back in `complete`
