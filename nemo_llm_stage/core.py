@@ -78,6 +78,10 @@ class RowResult:
         completion: The answer behind it; None where the server never gave one.
         attempts: Sends that the answer or the failure took, the failed ones included; 0 where nothing was sent.
         origin: Where the answer came from.
+        discarded: Earlier answers to this row that it could not use, so that it was asked again.
+        num_parts: Requests whose answers make up the value; more than one where an answer was continued.
+        recovery: What was done so that the row has an answer, e.g. ``reask`` or ``truncate_input+reask``; None where
+            its first answer was good.
     """
 
     value: Any = None
@@ -85,11 +89,37 @@ class RowResult:
     completion: Completion | None = None
     attempts: int = 0
     origin: Origin = Origin.ASKED
+    discarded: tuple[Completion, ...] = ()
+    num_parts: int = 1
+    recovery: str | None = None
 
     @property
     def error_kind(self) -> str | None:
         """The part of `error` before the colon: the class of failure that summaries group by."""
         return None if self.error is None else self.error.partition(":")[0]
+
+    @property
+    def usage(self) -> Usage | None:
+        """Tokens of all answers to this row, the discarded ones included."""
+        usages = [completion.usage for completion in (*self.discarded, self.completion) if completion is not None]
+        return usages[0] if len(usages) == 1 else sum_usages(usages)
+
+
+def sum_usages(usages: Iterable[Usage | None]) -> Usage | None:
+    """Return the tokens of several requests together; a number that is known of none of them is None."""
+    total = Usage()
+    known = [usage for usage in usages if usage is not None]
+    for usage in known:
+        total = Usage(
+            _sum(total.input_tokens, usage.input_tokens),
+            _sum(total.output_tokens, usage.output_tokens),
+            _sum(total.cached_tokens, usage.cached_tokens),
+        )
+    return total if known else None
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one + (other or 0)
 
 
 @dataclass(slots=True)
@@ -144,13 +174,19 @@ class Counters:
             self.num_resumed += 1
         is_wasted = result.error is not None
         self.num_attempts += result.attempts
-        self.num_wasted_attempts += result.attempts if is_wasted else max(0, result.attempts - 1)
-        usage = result.completion.usage if result.completion is not None else None
-        if usage is not None:
-            self.input_tokens += usage.input_tokens or 0
-            self.output_tokens += usage.output_tokens or 0
-            self.cached_tokens += usage.cached_tokens or 0
-            self.wasted_output_tokens += (usage.output_tokens or 0) if is_wasted else 0
+        self.num_wasted_attempts += result.attempts if is_wasted else max(0, result.attempts - result.num_parts)
+        for completion in result.discarded:
+            self._count_usage(completion.usage, is_wasted=True)
+        if result.completion is not None:
+            self._count_usage(result.completion.usage, is_wasted=is_wasted)
+
+    def _count_usage(self, usage: Usage | None, *, is_wasted: bool) -> None:
+        if usage is None:
+            return
+        self.input_tokens += usage.input_tokens or 0
+        self.output_tokens += usage.output_tokens or 0
+        self.cached_tokens += usage.cached_tokens or 0
+        self.wasted_output_tokens += (usage.output_tokens or 0) if is_wasted else 0
 
     def add(self, other: Counters) -> None:
         """Add another's counts to these."""

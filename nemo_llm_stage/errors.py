@@ -162,9 +162,27 @@ class BadRequestError(RowError):
 
 
 class ContextOverflowError(BadRequestError):
-    """The prompt and the answer asked for do not fit the model's context."""
+    """
+    The prompt and the answer asked for do not fit the model's context.
+
+    Attributes:
+        max_context_tokens: Tokens of prompt and answer together that the server takes; None where it did not say.
+        prompt_tokens: Tokens of the prompt as the server counted them, or a lower bound; None likewise.
+    """
 
     kind = "context_overflow"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        max_context_tokens: int | None = None,
+        prompt_tokens: int | None = None,
+    ) -> None:
+        super().__init__(message, status=status)
+        self.max_context_tokens = max_context_tokens
+        self.prompt_tokens = prompt_tokens
 
 
 class ContentFilterError(RowError):

@@ -7,6 +7,7 @@ Knows chat templates as Hugging Face tokenizers carry them, and a plain form. Kn
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -74,6 +75,15 @@ class HFChatTemplateFormatter(ConversationFormatter):
             return self._template.render({"messages": messages} | settings | self._variables)
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             raise PromptError(f"the chat template refuses this conversation: {error}") from error
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the text depends on beside the conversation; equal for equal formatters."""
+        digest = hashlib.sha256(self._source.encode()).hexdigest()
+        return {
+            "chat_template_sha256": digest,
+            "add_generation_prompt": self._add_generation_prompt,
+            "variables": self._variables,
+        }
 
     @functools.cached_property
     def _template(self) -> Template:

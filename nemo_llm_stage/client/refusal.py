@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from nemo_llm_stage.client.context_limit import context_limit_of
 from nemo_llm_stage.client.secret import hide
 from nemo_llm_stage.errors import (
     AuthenticationError,
@@ -105,7 +106,10 @@ def error_of_refusal(
     refusal = read_refusal(body, secrets)
     message = _sentence(f"HTTP {status}: {refusal.text or _phrase(status)}")
     if status in _TOO_LONG_STATUSES and _is_too_long(refusal):
-        return ContextOverflowError(message, status=status)
+        limit = context_limit_of(body.decode("utf-8", "replace"))
+        return ContextOverflowError(
+            message, status=status, max_context_tokens=limit.max_context_tokens, prompt_tokens=limit.prompt_tokens
+        )
     if status == HTTPStatus.BAD_REQUEST and refusal.code == "content_filter":
         return ContentFilterError(message, status=status)
     if status == HTTPStatus.PAYMENT_REQUIRED or refusal.code == "insufficient_quota":

@@ -1,117 +1,40 @@
 """
-A row becomes a result: render, look up, query, parse.
+A row becomes a result: render, query, parse; ask again where that can put things right.
 
-Every failure of a row ends here as a value; only what no row can overcome is raised. Knows nothing of tables or files:
-answers already paid for are behind the `CompletionStore` seam.
+Every failure of a row ends here as a value; only what no row can overcome is raised. Knows nothing of tables or files.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
-import orjson
-
-from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
-from nemo_llm_stage.client.retry import backoff_s
-from nemo_llm_stage.core import Completion, Message, Origin, RowResult
-from nemo_llm_stage.errors import (
-    BadRequestError,
-    ConnectionDroppedError,
-    ConnectionFailedError,
-    FatalError,
-    ParseError,
-    QuarantinedError,
-    RequestError,
-    RunError,
-    TransientError,
-)
-from nemo_llm_stage.output import Output
+from nemo_llm_stage.core import Completion, RowResult
+from nemo_llm_stage.errors import ContextOverflowError, ParseError, RequestError, RowError, TruncatedError
+from nemo_llm_stage.output import Output, reask_messages, split_reasoning
 from nemo_llm_stage.prompt import Prompt
-from nemo_llm_stage.stage.memo import Memo
+from nemo_llm_stage.stage.adjust import (
+    continuation,
+    cut_input,
+    is_cut_off,
+    joined,
+    max_tokens_of,
+    shrunk,
+    unguided,
+    with_max_tokens,
+)
+from nemo_llm_stage.stage.health import Health
+from nemo_llm_stage.stage.policy import CAP_FACTOR, RecoveryPolicy
+from nemo_llm_stage.stage.query import CompletionStore, Querier, Terms, terms_of
+from nemo_llm_stage.stage.trail import Trail
 
 MAX_ERROR_CHARS = 1000
 """Longest error message kept for a row; servers may answer with whole pages."""
 
-NUM_REFUSED_TO_STOP = 20
-"""As many rows refused by the server, and none answered yet, stop the run: the settings are wrong, not the rows."""
-
-NUM_FATAL_TO_STOP = 3
-"""As many fatal errors in a row stop a run that has had answers: one alone may be a gateway refusing one text."""
-
-NUM_DEATHS_TO_SUSPECT = 2
-"""A row that was under way at as many deaths of the server is asked beside no other such row from then on."""
-
-NUM_DEATHS_TO_QUARANTINE = 3
-"""One more, and it is not asked again."""
+MAX_FITS = 8
+"""Times that one row's prompt is made to fit; a refused prompt costs the server little."""
 
 Row = Mapping[str, Any]
-
-
-class CompletionStore(Protocol):
-    """Where answers already paid for are kept, by request key."""
-
-    def get(self, key: str) -> Completion | None:
-        """Return the answer to the request with this key, or None."""
-
-    def put(self, key: str, completion: Completion) -> None:
-        """Keep an answer. Returns when it is as safe as the store makes it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """
-    Why rows wait, for people to look at.
-
-    Attributes:
-        at_monotonic_s: When a row was last put off.
-        error: The error it had, as ``kind: message``.
-    """
-
-    at_monotonic_s: float
-    error: str
-
-
-class Health:
-    """Tells a row's own failure from a run that cannot succeed, by what the server has done so far."""
-
-    def __init__(self) -> None:
-        self._has_answered = False
-        self._num_refused = 0
-        self._num_fatal_in_a_row = 0
-
-        self.trouble: Trouble | None = None
-        self.one_suspect_at_a_time = asyncio.Lock()
-
-    def note_answer(self) -> None:
-        """The server answered a row."""
-        self._has_answered = True
-        self._num_fatal_in_a_row = 0
-
-    def check(self, error: RequestError) -> None:
-        """
-        Take note of a failed request.
-
-        Raises:
-            FatalError: No row can succeed: a bad key or model before any answer, or again and again.
-            RunError: The server refused the first `NUM_REFUSED_TO_STOP` rows and answered none.
-        """
-        if isinstance(error, FatalError):
-            self._num_fatal_in_a_row += 1
-            if not self._has_answered or self._num_fatal_in_a_row >= NUM_FATAL_TO_STOP:
-                raise error
-        if isinstance(error, BadRequestError) and not self._has_answered:
-            self._num_refused += 1
-            if self._num_refused >= NUM_REFUSED_TO_STOP:
-                raise RunError(
-                    f"the server refused the first {self._num_refused} rows and answered none; the last with: {error}"
-                )
 
 
 class Asker:
@@ -119,42 +42,35 @@ class Asker:
     Asks one row after another of one column.
 
     Args:
-        client: Ready to be used on the running loop.
-        model: Name on the server.
+        querier: Answers requests.
+        terms: Of every row's first request; what `output` asks of the request is already in it.
         prompt: Makes the messages.
         output: Makes the value.
-        generation_config: What `output` asks of the request is already in it.
-        conversation_formatter: For base models.
-        give_up_after_s: How long a row is asked again after failures that may pass, counted from its first send, once
-            the client's own retries are used up; 0 fails it at once.
+        policy: What is done with an answer that cannot be used, and with a prompt that does not fit.
+        hides_reasoning: Whether `output` gets the answer without the thinking before it.
         health: Shared by all askers of a run.
-        memo: Where identical requests meet; None asks each on its own.
     """
 
     def __init__(
         self,
+        querier: Querier,
+        terms: Terms,
         *,
-        client: AsyncLLMClient,
-        model: str,
         prompt: Prompt,
         output: Output,
-        generation_config: GenerationConfig,
-        conversation_formatter: ConversationFormatter | None,
-        give_up_after_s: float,
+        policy: RecoveryPolicy,
+        hides_reasoning: bool,
         health: Health,
-        memo: Memo | None,
     ) -> None:
-        self._client = client
-        self._model = model
+        self._querier = querier
+        self._terms = terms
         self._prompt = prompt
         self._output = output
-        self._config = generation_config
-        self._formatter = conversation_formatter
-        self._give_up_after_s = give_up_after_s
+        self._policy = policy
+        self._hides_reasoning = hides_reasoning
         self._health = health
-        self._memo = memo
-        self._is_list = (generation_config.n or 1) > 1
-        self._key_prefix = request_identity(model, generation_config, conversation_formatter)
+        self._is_list = (terms.config.n or 1) > 1
+        self._guide_names = frozenset(output.request_kwargs())
 
     async def ask(self, row: Row, store: CompletionStore | None = None) -> RowResult:
         """
@@ -168,111 +84,145 @@ class Asker:
             FatalError: No row can succeed here.
             RunError: The run is broken.
         """
-        completion: Completion | None = None
-        origin = Origin.ASKED
+        trail = Trail(self._terms, store)
         try:
-            messages = self._prompt.render(row)
-            completion, origin = await self._answer(messages, store)
-            return RowResult(self._parse(completion), None, completion, completion.attempts, origin)
+            trail.messages = self._prompt.render(row)
+            completion = await self._complete(trail)
+            return trail.result(await self._value(trail, completion))
         except RequestError as error:
             self._health.check(error)
-            attempts = error.attempts if completion is None else completion.attempts
-            return RowResult(None, f"{error.kind}: {error}"[:MAX_ERROR_CHARS], completion, attempts, origin)
+            trail.attempts += error.attempts
+            text = f"{error.kind}: {error}"[:MAX_ERROR_CHARS]
+            return trail.result(None, text.encode("utf-8", "replace").decode())  # half a surrogate pair has no column
 
-    async def _answer(self, messages: list[Message], store: CompletionStore | None) -> tuple[Completion, Origin]:
-        """Take the answer from the store or from an identical request, or ask the server."""
-        if store is None and self._memo is None:
-            return await self._query(messages), Origin.ASKED
-        key = request_key(self._key_prefix, messages)
-        completion = None if store is None else store.get(key)
-        if completion is not None:
-            if self._memo is not None:
-                self._memo.keep(key, completion)
-            return completion, Origin.JOURNAL
-        origin = Origin.ASKED
-        if self._memo is None:
-            completion = await self._query(messages)
-        else:
-            completion, is_shared = await self._memo.get(key, lambda: self._query(messages))
-            origin = Origin.SHARED if is_shared else Origin.ASKED
-        if store is not None:
-            store.put(key, completion)
-        return completion, origin
+    async def _complete(self, trail: Trail) -> Completion:
+        """
+        Return an answer that is whole as far as the policy wants it, to a prompt made to fit as far as it allows.
 
-    async def _query(self, messages: list[Message]) -> Completion:
-        """Ask the server, again and again as long as that may help."""
-        give_up_at_monotonic_s = time.monotonic() + self._give_up_after_s
-        failures: tuple[str, ...] = ()
-        num_rounds = 0
+        Raises:
+            RequestError: There is none.
+        """
         while True:
             try:
-                completion = await self._query_once(messages, failures)
-            except RequestError as error:
-                failures += error.failures
-                error.failures = failures
-                if not isinstance(error, TransientError) or time.monotonic() >= give_up_at_monotonic_s:
-                    raise
-                self._health.trouble = Trouble(time.monotonic(), f"{error.kind}: {error}")
-                num_rounds += 1
-                pause_s = max(1.0, backoff_s(num_rounds + 2, base_delay=1.0, error=error))
+                completion, origin = await self._querier.query(trail.messages, trail.terms, trail.store)
+            except ContextOverflowError as error:
+                self._fit(trail, error)
+                trail.attempts += error.attempts
+            except TruncatedError as error:  # all was spent before the first word
+                self._lengthen(trail, error)
+                trail.attempts += error.attempts
             else:
-                self._health.note_answer()
-                return replace(completion, attempts=completion.attempts + len(failures)) if failures else completion
-            await asyncio.sleep(pause_s)  # holds no permit
+                trail.take(completion, origin)
+                if self._policy.on_truncated == "accept" or not is_cut_off(completion):
+                    return completion
+                cut = TruncatedError(f"the answer was cut off at max_tokens={max_tokens_of(trail.terms.config)}")
+                if self._policy.on_truncated == "continue":
+                    return await self._go_on(trail, completion, cut)
+                self._lengthen(trail, cut)
 
-    async def _query_once(self, messages: list[Message], failures: tuple[str, ...]) -> Completion:
-        """Make one call of the client; carefully, for a row that may have killed the server before."""
-        num_deaths = count_deaths(failures)
-        if num_deaths >= NUM_DEATHS_TO_QUARANTINE:
-            raise QuarantinedError(f"the server died {num_deaths} times while it had this row; it is not asked again")
-        careful = self._health.one_suspect_at_a_time if num_deaths >= NUM_DEATHS_TO_SUSPECT else nullcontext()
-        async with careful:
-            return await self._client.complete(
-                messages=messages,
-                model=self._model,
-                conversation_formatter=self._formatter,
-                generation_config=self._config,
+    def _fit(self, trail: Trail, error: ContextOverflowError) -> None:
+        """Change the request so that it fits, or raise `error`."""
+        policy, config = self._policy.on_overflow, trail.terms.config
+        if policy == "error" or trail.num_fits == MAX_FITS:
+            raise error
+        if policy == "shrink_output":
+            trail.change_config(shrunk(config, error))
+        else:
+            trail.messages = cut_input(
+                trail.messages,
+                error,
+                place=policy.removeprefix("truncate_input_"),
+                max_tokens=max_tokens_of(config),
+                is_first=trail.num_fits == 0,
             )
+        trail.num_fits += 1
+        trail.note(policy)
 
-    def _parse(self, completion: Completion) -> Any:
-        values = []
-        for choice, text in enumerate(completion.texts):
+    def _lengthen(self, trail: Trail, error: TruncatedError) -> None:
+        """Ask for a longer answer, or raise `error`."""
+        current = max_tokens_of(trail.terms.config)
+        if self._policy.on_truncated != "retry_longer" or current is None:
+            raise error
+        longer = min(2 * current, self._cap())
+        if longer <= current:
+            raise error
+        trail.change_config(with_max_tokens(trail.terms.config, longer))
+        trail.note("retry_longer")
+
+    async def _go_on(self, trail: Trail, first: Completion, error: TruncatedError) -> Completion:
+        """Return the answer that `first` and its continuations make up, or raise `error`."""
+        max_tokens = max_tokens_of(trail.terms.config)
+        if max_tokens is None:
+            raise error
+        parts, whole = [first], first
+        config = unguided(trail.terms.config, self._guide_names)
+        trail.note("continue")
+        for _ in range(self._cap() // max_tokens - 1):
+            turns, going_on, formatter = continuation(
+                trail.messages, whole.texts[0].rstrip(), config, trail.terms.formatter
+            )
+            terms = terms_of(trail.terms.model, going_on, formatter)
             try:
-                values.append(self._output.parse(text, completion, choice))
-            except ParseError:
-                raise
-            except Exception as error:
-                raise ParseError(f"the parser raised {type(error).__name__}: {error}") from error
+                part, origin = await self._querier.query(turns, terms, trail.store)
+            except RowError as failure:
+                trail.attempts += failure.attempts
+                raise TruncatedError(f"{error}, and could not be continued: {failure}") from failure
+            parts.append(part)
+            whole = joined(parts)
+            trail.extend(whole, part, origin)
+            if not is_cut_off(part):
+                return whole
+        raise error
+
+    def _cap(self) -> int:
+        return self._policy.max_tokens_cap or CAP_FACTOR * (max_tokens_of(self._terms.config) or 0)
+
+    async def _value(self, trail: Trail, completion: Completion) -> Any:
+        values = []
+        for choice in range(len(completion.texts)):
+            try:
+                values.append(self._parse(completion, choice))
+            except ParseError as error:
+                values.append(await self._reask(trail, choice, completion.texts[choice], error))
         return values if self._is_list else values[0]
 
+    async def _reask(self, trail: Trail, choice: int, answer: str, error: ParseError) -> Any:
+        """
+        Return the value of another answer, in the place of one that could not be parsed.
 
-def request_identity(model: str, config: GenerationConfig, formatter: ConversationFormatter | None) -> bytes:
-    """Everything of a request but its messages, as stable bytes."""
-    identity = {
-        "model": model,
-        "formatter": None if formatter is None else type(formatter).__qualname__,
-        **asdict(config),
-    }
-    return orjson.dumps(identity, option=orjson.OPT_SORT_KEYS, default=repr)
+        Raises:
+            ParseError: There is none within `max_reasks`; the last one's, or the one before a request was refused.
+            TransientError: The server cannot be asked.
+        """
+        asking = trail.branch() if self._is_list else trail
+        is_good = False
+        try:
+            for _ in range(self._policy.max_reasks):
+                asking.messages = reask_messages(asking.messages, answer, error)
+                asking.note("reask")
+                try:
+                    completion = await self._complete(asking)
+                except RowError as failure:
+                    asking.attempts += failure.attempts
+                    raise error from failure
+                try:
+                    value = self._parse(completion, 0)
+                except ParseError as again:
+                    error, answer = again, completion.texts[0]
+                else:
+                    is_good = True
+                    return value
+            raise error
+        finally:
+            if asking is not trail:
+                trail.join(asking, choice, is_good=is_good)
 
-
-def request_key(identity: bytes, messages: list[Message]) -> str:
-    """
-    Content hash of a request: 32 hex digits of BLAKE2b over its identity and its messages.
-
-    Two requests share a key only if the server is asked the very same thing.
-    """
-    digest = hashlib.blake2b(identity, digest_size=16)
-    digest.update(orjson.dumps(messages, default=repr))
-    return digest.hexdigest()
-
-
-def count_deaths(failures: Sequence[str]) -> int:
-    """
-    Return how often the server died while it had a row: its connection dropped, and then none could be made.
-
-    Args:
-        failures: The kind of each failed send of the row, oldest first.
-    """
-    dropped, failed = ConnectionDroppedError.kind, ConnectionFailedError.kind
-    return sum(pair == (dropped, failed) for pair in pairwise(failures))
+    def _parse(self, completion: Completion, choice: int) -> Any:
+        text = completion.texts[choice]
+        try:
+            return self._output.parse(split_reasoning(text)[1] if self._hides_reasoning else text, completion, choice)
+        except ParseError as error:
+            failure = str(error)
+        except Exception as error:  # noqa: BLE001 - a user's parser may raise anything
+            failure = f"the parser raised {type(error).__name__}: {error}"
+        raise ParseError(f"{failure} The answer was cut off at max_tokens." if is_cut_off(completion) else failure)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, overload
@@ -18,26 +17,23 @@ import orjson
 import pyarrow as pa
 
 from nemo_llm_stage.client.adapt import as_async_client
-from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
+from nemo_llm_stage.client.llm_client import ConversationFormatter, GenerationConfig
 from nemo_llm_stage.core import RowResult
 from nemo_llm_stage.errors import ConfigError
 from nemo_llm_stage.output import Output, output_of
 from nemo_llm_stage.prompt import Prompt
-from nemo_llm_stage.stage.ask import Asker, CompletionStore, Health, Row
+from nemo_llm_stage.stage.ask import Asker, Row
 from nemo_llm_stage.stage.columns import fitting, output_arrays, output_fields
-from nemo_llm_stage.stage.loop import LoopThread
+from nemo_llm_stage.stage.health import Health
 from nemo_llm_stage.stage.memo import Memo
-from nemo_llm_stage.stage.scheduler import Scheduler
+from nemo_llm_stage.stage.policy import OnOverflow, OnTruncated, RecoveryPolicy
+from nemo_llm_stage.stage.query import CompletionStore, Querier, describe_formatter, terms_of
+from nemo_llm_stage.stage.runtime import OnDone, Runtime
 from nemo_llm_stage.stage.table import column_names, rows_of, with_columns
 
 if TYPE_CHECKING:
     import pandas as pd
     import ray.data
-
-TROUBLE_SHOWN_S = 90.0
-"""Rows that are put off come back after at most 60 s; a trouble older than this is over."""
-
-OnDone = Callable[[RowResult], None]
 
 
 class LLMStage:
@@ -64,6 +60,9 @@ class LLMStage:
         deduplicate: Whether identical requests are sent once and share the answer; None does so where a request has
             one answer: at temperature 0 or with a seed.
         has_meta: Whether to add ``X_meta``.
+        reasoning_column: Whether to add ``X_reasoning``, the thinking that came before the answer: what the server
+            tells apart, or what stands between ``<think>`` and ``</think>``, which `parser` then does not see.
+        max_reasks, on_truncated, max_tokens_cap, on_overflow: See `RecoveryPolicy`.
 
     Raises:
         ConfigError: A setting that cannot work, e.g. a template with a syntax error.
@@ -84,6 +83,11 @@ class LLMStage:
         give_up_after_s: float = 0.0,
         deduplicate: bool | None = None,
         has_meta: bool = True,
+        reasoning_column: bool = False,
+        max_reasks: int = 2,
+        on_truncated: OnTruncated = "accept",
+        max_tokens_cap: int | None = None,
+        on_overflow: OnOverflow = "error",
     ) -> None:
         if not output_column:
             raise ConfigError("output_column is empty; name the column to add.")
@@ -105,17 +109,33 @@ class LLMStage:
             deduplicate = self.generation_config.temperature == 0 or self.generation_config.seed is not None
         self.deduplicate = deduplicate
         self.has_meta = has_meta
+        self.reasoning_column = reasoning_column
+        self.policy = RecoveryPolicy(
+            max_reasks=max_reasks,
+            on_truncated=on_truncated,
+            max_tokens_cap=max_tokens_cap,
+            on_overflow=on_overflow,
+        )
+        if on_truncated == "continue" and self._is_list:
+            raise ConfigError("on_truncated: continue is for one answer a row; n is above 1.")
         self._client = as_async_client(client)
         self._lock = threading.Lock()
-        self._runtime: _Runtime | None = None
+        self._runtime: Runtime | None = None
 
     @property
     def fields(self) -> list[pa.Field]:
         """The fields this stage adds, in order."""
-        value_type = self.output.arrow_type
-        if (self.generation_config.n or 1) > 1:
-            value_type = pa.list_(value_type)
-        return output_fields(self.output_column, value_type, has_meta=self.has_meta)
+        return output_fields(
+            self.output_column,
+            self.output.arrow_type,
+            is_list=self._is_list,
+            has_reasoning=self.reasoning_column,
+            has_meta=self.has_meta,
+        )
+
+    @property
+    def _is_list(self) -> bool:
+        return (self.generation_config.n or 1) > 1
 
     def check_columns(self, available: Sequence[str]) -> None:
         """
@@ -219,8 +239,10 @@ class LLMStage:
             "output": self.output.describe(),
             "output_column": self.output_column,
             "generation_config": asdict(self.generation_config),
-            "conversation_formatter": _name_of(self.conversation_formatter),
+            "conversation_formatter": describe_formatter(self.conversation_formatter),
             "has_meta": self.has_meta,
+            "reasoning_column": self.reasoning_column,
+            "recovery": asdict(self.policy),
         }
 
     @property
@@ -236,11 +258,23 @@ class LLMStage:
         if runtime is not None:
             runtime.close()
 
-    def _start(self) -> _Runtime:
+    def _start(self) -> Runtime:
         with self._lock:
             if self._runtime is None:
-                self._runtime = _Runtime(self, self._client)
+                self._runtime = Runtime(self._client, self._make_asker)
             return self._runtime
+
+    def _make_asker(self, health: Health) -> Asker:
+        memo = Memo() if self.deduplicate else None
+        return Asker(
+            Querier(self._client, give_up_after_s=self.give_up_after_s, health=health, memo=memo),
+            terms_of(self.model, self.generation_config, self.conversation_formatter),
+            prompt=self.prompt,
+            output=self.output,
+            policy=self.policy,
+            hides_reasoning=self.reasoning_column,
+            health=health,
+        )
 
     def __repr__(self) -> str:
         """Without the client: it may hold a key."""
@@ -258,64 +292,8 @@ class LLMStage:
         self._runtime = None
 
 
-class _Runtime:
-    """What a stage holds open in one process: the loop, the client ready on it, and the scheduler."""
-
-    def __init__(self, stage: LLMStage, client: AsyncLLMClient) -> None:
-        client.setup()
-        self.loop = LoopThread()
-        self._client = client
-        self._health = Health()
-        self._asker = Asker(
-            client=client,
-            model=stage.model,
-            prompt=stage.prompt,
-            output=stage.output,
-            generation_config=stage.generation_config,
-            conversation_formatter=stage.conversation_formatter,
-            give_up_after_s=stage.give_up_after_s,
-            health=self._health,
-            memo=Memo() if stage.deduplicate else None,
-        )
-        self._scheduler = self.loop.run(self._make_scheduler())
-
-    @property
-    def num_in_flight(self) -> int:
-        return self._limit.in_flight
-
-    @property
-    def trouble(self) -> str | None:
-        trouble = self._health.trouble
-        if trouble is None or time.monotonic() - trouble.at_monotonic_s > TROUBLE_SHOWN_S:
-            return None
-        return trouble.error
-
-    async def _make_scheduler(self) -> Scheduler:
-        self._limit = self._client.limit
-        return Scheduler(self._limit)
-
-    async def ask_all(
-        self, rows: Sequence[Row], store: CompletionStore | None, on_done: OnDone | None
-    ) -> list[RowResult]:
-        async def ask(row: Row) -> RowResult:
-            return await self._asker.ask(row, store)
-
-        return await self._scheduler.run(rows, ask, on_done)
-
-    def close(self) -> None:
-        self.loop.run(self._client.aclose())
-        self.loop.close()
-
-
 def _with_request_kwargs(config: GenerationConfig, kwargs: Mapping[str, Any]) -> GenerationConfig:
     """Return `config` with what the output asks of the request; what the user wrote there wins."""
     if not kwargs:
         return config
     return replace(config, extra_kwargs={**kwargs, **(config.extra_kwargs or {})})
-
-
-def _name_of(formatter: ConversationFormatter | None) -> str | None:
-    if formatter is None:
-        return None
-    describe = getattr(formatter, "describe", None)
-    return str(describe()) if describe else type(formatter).__qualname__

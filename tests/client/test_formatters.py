@@ -168,3 +168,11 @@ def test_transformers_itself_agrees(source: str) -> None:
     )
     variables = {"bos_token": "<s>", "eos_token": "</s>", "mode": "x"}
     assert expected == HFChatTemplateFormatter(source, variables=variables).format_conversation(TURNS)
+
+
+def test_a_formatter_tells_its_template_apart_from_others() -> None:
+    """So that answers to another template are not taken for its own."""
+    same, same_too = (HFChatTemplateFormatter("{{ messages }}") for _ in range(2))
+    assert same.describe() == same_too.describe()
+    assert same.describe() != HFChatTemplateFormatter("{{ messages[0] }}").describe()
+    assert same.describe() != HFChatTemplateFormatter("{{ messages }}", variables={"a": 1}).describe()

@@ -1,0 +1,178 @@
+"""
+A request is changed so that it fits the model's context, or so that a cut-off answer gets its end.
+
+Pure. Knows requests and completions; knows nothing of rows, and asks nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from nemo_llm_stage.client.llm_client import ConversationFormatter, GenerationConfig
+from nemo_llm_stage.core import Completion, Message, sum_usages
+from nemo_llm_stage.errors import ContextOverflowError
+
+BYTES_PER_TOKEN = 4
+"""Of UTF-8 text, where the server does not count to the end. Source: OpenAI's rule of thumb for English."""
+
+OMISSION = "\n[…]\n"
+"""Stands where the middle of a text was."""
+
+_CUT_OFF = frozenset({"length", "max_tokens"})  # the OpenAI protocol; gateways to Anthropic's
+_MAX_TOKENS_NAMES = ("max_completion_tokens", "max_tokens")
+_GOING_ON = {"continue_final_message": True, "add_generation_prompt": False}  # vLLM, SGLang; llama.cpp does so anyway
+
+
+def is_cut_off(completion: Completion) -> bool:
+    """Whether a choice ended at the token limit."""
+    return not _CUT_OFF.isdisjoint(completion.finish_reasons)
+
+
+def max_tokens_of(config: GenerationConfig) -> int | None:
+    """Return the most output tokens that the request asks for, wherever they stand; None where it leaves them open."""
+    extra = config.extra_kwargs or {}
+    given = [extra[name] for name in _MAX_TOKENS_NAMES if extra.get(name) is not None]
+    return given[0] if given else config.max_tokens
+
+
+def with_max_tokens(config: GenerationConfig, max_tokens: int) -> GenerationConfig:
+    """Return `config` with other `max_tokens`, under the name that it uses."""
+    extra = config.extra_kwargs or {}
+    for name in _MAX_TOKENS_NAMES:
+        if extra.get(name) is not None:
+            return replace(config, extra_kwargs={**extra, name: max_tokens})
+    return replace(config, max_tokens=max_tokens)
+
+
+def shrunk(config: GenerationConfig, error: ContextOverflowError) -> GenerationConfig:
+    """
+    Return `config` with as many output tokens as the prompt leaves, less one: SGLang wants the sum below its limit.
+
+    Raises:
+        ContextOverflowError: `error`, if the server did not say how many those are, or there are none.
+    """
+    limit, current = error.max_context_tokens, max_tokens_of(config)
+    room = -1 if limit is None else limit - (error.prompt_tokens or 0) - 1
+    if room < 1 or (current is not None and room >= current):
+        raise error
+    return with_max_tokens(config, room)
+
+
+def cut_input(
+    messages: Sequence[Message], error: ContextOverflowError, *, place: str, max_tokens: int | None, is_first: bool
+) -> list[Message]:
+    """
+    Return `messages` with as much taken out of the longest user text as the prompt is too long by; modifies nothing.
+
+    Args:
+        messages: What was refused.
+        error: How long it is and may be.
+        place: Where to cut: ``head``, ``tail`` or ``middle``.
+        max_tokens: Kept free for the answer; None keeps a quarter of the context.
+        is_first: Whether the server's count is taken at its word. Where cutting by it was not enough it had not counted
+            to the end, and the text's size is the better measure.
+
+    Raises:
+        ContextOverflowError: `error`, if the server did not say how long a prompt may be, or there is nothing to cut.
+    """
+    limit, num_tokens = error.max_context_tokens, error.prompt_tokens
+    if limit is None or num_tokens is None:
+        raise error
+    budget = limit - (limit // 4 if max_tokens is None else max_tokens) - 1
+    texts = list(_texts(messages))
+    if not is_first:
+        num_bytes = sum(len(text.encode("utf-8", "replace")) for _, _, text in texts)
+        num_tokens = max(num_tokens, num_bytes // BYTES_PER_TOKEN)
+    cuttable = [(len(text), index, part) for index, part, text in texts if messages[index].get("role") == "user"]
+    if budget < 1 or not cuttable:
+        raise error
+    num_chars, index, part = max(cuttable)
+    chars_per_token = sum(len(text) for _, _, text in texts) / num_tokens
+    num_kept = int(num_chars - 1.05 * chars_per_token * max(1, num_tokens - budget))
+    if num_kept < 1:
+        raise error
+    return _with_text(messages, index, part, lambda text: _cut(text, num_kept, place))
+
+
+def _texts(messages: Sequence[Message]) -> Iterator[tuple[int, int, str]]:
+    """Yield (turn, part, text) for each text; the part is -1 where the turn is one text."""
+    for index, message in enumerate(messages):
+        content = message.get("content")
+        if isinstance(content, str):
+            yield index, -1, content
+        elif isinstance(content, list):
+            for part, item in enumerate(content):
+                if isinstance(item, dict) and isinstance(item.get("text"), str):
+                    yield index, part, item["text"]
+
+
+def _with_text(messages: Sequence[Message], index: int, part: int, change: Any) -> list[Message]:
+    message = dict(messages[index])
+    if part < 0:
+        message["content"] = change(message["content"])
+    else:
+        parts = list(message["content"])
+        parts[part] = {**parts[part], "text": change(parts[part]["text"])}
+        message["content"] = parts
+    return [*messages[:index], message, *messages[index + 1 :]]
+
+
+def _cut(text: str, num_kept: int, place: str) -> str:
+    if place == "head":
+        return text[-num_kept:]
+    if place == "tail":
+        return text[:num_kept]
+    half = max(1, (num_kept - len(OMISSION)) // 2)
+    return text[:half] + OMISSION + text[-half:]
+
+
+def continuation(
+    messages: Sequence[Message], text: str, config: GenerationConfig, formatter: ConversationFormatter | None
+) -> tuple[list[Message], GenerationConfig, ConversationFormatter | None]:
+    """
+    Return the request that lets the model go on with its own `text`.
+
+    A base model gets the text behind its prompt. A chat server gets it as the last turn, and vLLM's word for leaving
+    that turn open, as part of ``extra_body``, which every client passes on.
+    """
+    turns = [*messages, {"role": "assistant", "content": text}]
+    if formatter is not None:
+        return turns, config, _OpenEnded(formatter)
+    extra = dict(config.extra_kwargs or {})
+    extra["extra_body"] = {**(extra.get("extra_body") or {}), **_GOING_ON}
+    return turns, replace(config, extra_kwargs=extra), None
+
+
+class _OpenEnded(ConversationFormatter):
+    """Formats all turns but the last, which the model is in the middle of."""
+
+    def __init__(self, formatter: ConversationFormatter) -> None:
+        self._formatter = formatter
+
+    def format_conversation(self, conv: list[Message]) -> str:
+        return self._formatter.format_conversation(conv[:-1]) + str(conv[-1]["content"])
+
+
+def unguided(config: GenerationConfig, names: Collection[str]) -> GenerationConfig:
+    """Return `config` without the parameters `names`: a grammar would start anew in the middle of an answer."""
+    extra = {name: value for name, value in (config.extra_kwargs or {}).items() if name not in names}
+    return replace(config, extra_kwargs=extra or None)
+
+
+def joined(parts: Sequence[Completion]) -> Completion:
+    """Return the one answer that an answer of one choice and its continuations make up."""
+    text = parts[0].texts[0]
+    for part in parts[1:]:
+        text = text.rstrip() + part.texts[0]  # servers' templates drop blanks at the end, so the model writes them anew
+    latencies = [part.latency_s for part in parts if part.latency_s is not None]
+    return replace(
+        parts[-1],
+        texts=(text,),
+        reasoning=parts[0].reasoning,
+        usage=sum_usages(part.usage for part in parts),
+        attempts=sum(part.attempts for part in parts),
+        latency_s=sum(latencies) if latencies else None,
+        logprobs=(),
+    )
