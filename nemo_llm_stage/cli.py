@@ -119,7 +119,7 @@ _GENERATION_OPTIONS = _options(
 )
 
 
-class _Number(click.ParamType):
+class _Number(click.ParamType[int | float]):
     """A whole number stays one: 5 rows and the fraction 0.05 are told apart by the point."""
 
     name = "number"

@@ -54,8 +54,9 @@ class Journal:
         self._kept = kept
         self._answers: defaultdict[str, list[bytes]] = defaultdict(list)
         for source in (folder, kept):
-            for name in sorted(source.names()) if source else ():
-                self._load(source, name)
+            if source is not None:
+                for name in sorted(source.names()):
+                    self._load(source, name)
         attempt = uuid.uuid4().hex[:12]
         self._writer: _FileWriter | _SegmentWriter
         if folder.is_local:
