@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,6 +18,8 @@ from nemo_llm_stage.testing import SimulatedServer, expected_answer
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
+FRAME = pd.DataFrame({"id": range(300), "text": [f"row {i}" for i in range(300)]})
+
 
 @pytest.fixture
 def server() -> Iterator[SimulatedServer]:
@@ -20,22 +27,69 @@ def server() -> Iterator[SimulatedServer]:
         yield server
 
 
-def make_stage(server: SimulatedServer) -> LLMStage:
+def make_stage(server: SimulatedServer, prompt: str = "Say {{ text }}", output_column: str = "x") -> LLMStage:
     client = AsyncHTTPClient(server.base_url, max_concurrent_requests=16)
-    return LLMStage(client=client, model="sim", prompt="Say {{ text }}", output_column="x")
+    return LLMStage(client=client, model="sim", prompt=prompt, output_column=output_column)
 
 
-def test_a_dataset_gets_the_columns(server: SimulatedServer, tmp_path: Path) -> None:
-    """Between a read and a write of Ray Data's own, with nothing asked twice."""
+def answer(text: str) -> str:
+    return expected_answer([{"role": "user", "content": text}])
+
+
+def parquet(folder: Path) -> Any:
     import ray.data
 
-    pd.DataFrame({"id": range(500), "text": [f"row {i}" for i in range(500)]}).to_parquet(tmp_path / "in.parquet")
-    dataset = make_stage(server).map(ray.data.read_parquet(str(tmp_path / "in.parquet")), num_actors=2)
-    dataset.write_parquet(str(tmp_path / "out"))
+    FRAME.to_parquet(folder / "in.parquet")
+    return ray.data.read_parquet(str(folder / "in.parquet"))
+
+
+def jsonl(folder: Path) -> Any:
+    import ray.data
+
+    for index in range(3):
+        part = FRAME.iloc[index * 100 : (index + 1) * 100]
+        part.to_json(folder / f"{index}.jsonl", orient="records", lines=True)
+    return ray.data.read_json(str(folder), file_extensions=["jsonl"], lines=True)
+
+
+def hugging_face(folder: Path) -> Any:
+    import ray.data
+
+    datasets = pytest.importorskip("datasets", reason="the Hugging Face library `datasets` is not installed")
+    return ray.data.from_huggingface(datasets.Dataset.from_pandas(FRAME))
+
+
+def lance(folder: Path) -> Any:
+    import ray.data
+
+    library = pytest.importorskip("lance", reason="the library `pylance` is not installed")
+    library.write_dataset(FRAME, str(folder / "in.lance"))
+    return ray.data.read_lance(str(folder / "in.lance"))
+
+
+@pytest.mark.filterwarnings("default")  # what these libraries warn of is their own affair
+@pytest.mark.parametrize("read", [parquet, jsonl, hugging_face, lance], ids=lambda read: read.__name__)
+def test_a_dataset_of_any_source_gets_the_columns(
+    read: Callable[[Path], Any], server: SimulatedServer, tmp_path: Path
+) -> None:
+    """Between a read and a write of Ray Data's own, with nothing asked twice."""
+    make_stage(server).map(read(tmp_path), num_actors=2).write_parquet(str(tmp_path / "out"))
     out = pd.read_parquet(tmp_path / "out").sort_values("id")
-    assert out["x"].tolist() == [expected_answer([{"role": "user", "content": f"Say row {i}"}]) for i in range(500)]
+    assert out["x"].tolist() == [answer(f"Say row {i}") for i in range(300)]
     assert list(out.columns) == ["id", "text", "x", "x_error", "x_meta"]
     assert server.stats.num_duplicates == 0
+
+
+def test_two_stages_stand_between_other_transforms(server: SimulatedServer, tmp_path: Path) -> None:
+    """The second asks about the first one's answers."""
+    dataset = parquet(tmp_path).map_batches(lambda batch: {**batch, "text": batch["text"] + "!"})
+    dataset = make_stage(server).map(dataset)
+    dataset = make_stage(server, "Again {{ x }}", "y").map(dataset)
+    dataset = dataset.map_batches(lambda frame: frame.assign(z=frame["y"].str.upper()), batch_format="pandas")
+    out = dataset.to_pandas().sort_values("id")
+    first = [answer(f"Say row {i}!") for i in range(300)]
+    assert out["x"].tolist() == first
+    assert out["z"].tolist() == [answer(f"Again {text}").upper() for text in first]
 
 
 def test_a_missing_column_is_told_when_the_plan_is_made(server: SimulatedServer) -> None:
@@ -44,3 +98,67 @@ def test_a_missing_column_is_told_when_the_plan_is_made(server: SimulatedServer)
 
     with pytest.raises(InputError, match="'text'"):
         make_stage(server).map(ray.data.from_items([{"txt": "a"}]))
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [({"rows_per_block": 10}, "rows_per_block=32 can"), ({"num_actors": 7}, ""), ({"num_cpus_per_actor": 3.5}, "3.5")],
+    ids=["small blocks", "defaults", "no CPU to read with"],
+)
+def test_settings_that_cannot_keep_the_limit_full_are_told(
+    options: dict[str, Any], advice: str, server: SimulatedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In one line, when the plan is made."""
+    import ray.data
+
+    make_stage(server).map(ray.data.from_items([{"text": "a"}]), **options)
+    assert len(caplog.messages) == bool(advice)
+    assert advice in caplog.text
+
+
+SMALL_CLUSTER = """
+    import sys
+    import ray
+    from ray.cluster_utils import Cluster
+    from ray.data.checkpoint import CheckpointConfig
+    from nemo_llm_stage import AsyncHTTPClient, LLMStage
+    from nemo_llm_stage.cluster.connect import quiet_ray_data
+
+    base_url, folder, temp_dir = sys.argv[1:]
+    head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": temp_dir}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster.add_node(num_cpus=1)
+    ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
+    assert ray.cluster_resources()["CPU"] == 2
+    quiet_ray_data().checkpoint_config = CheckpointConfig(
+        id_column="id", checkpoint_path=folder + "/ckpt", delete_checkpoint_on_success=False
+    )
+    for source in ("first", "*"):
+        dataset = ray.data.read_parquet(f"{folder}/{source}.parquet" if source != "*" else folder + "/in")
+        for name in "xyz":
+            client = AsyncHTTPClient(base_url, max_concurrent_requests=16)
+            stage = LLMStage(client=client, model="sim", prompt=name + " {{ text }}", output_column=name)
+            dataset = stage.map(dataset)
+        dataset.write_parquet(folder + "/out")
+    ray.shutdown()
+    cluster.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_three_stages_finish_on_two_raylets_of_one_cpu_and_resume_by_checkpoint(
+    server: SimulatedServer, tmp_path: Path
+) -> None:
+    """Nothing waits for a CPU that actors hold; rows that Ray Data has checkpointed are not asked again."""
+    (tmp_path / "in").mkdir()
+    FRAME.iloc[:100].to_parquet(tmp_path / "in" / "first.parquet")
+    FRAME.iloc[:100].to_parquet(tmp_path / "first.parquet")
+    FRAME.iloc[100:].to_parquet(tmp_path / "in" / "second.parquet")
+    # A folder of its own, or other programs on this machine would join the cluster; short, as it holds sockets.
+    with tempfile.TemporaryDirectory(prefix="ray-") as temp_dir:
+        command = [sys.executable, "-c", textwrap.dedent(SMALL_CLUSTER), server.base_url, str(tmp_path), temp_dir]
+        subprocess.run(command, check=True, timeout=300)
+    out = pd.read_parquet(tmp_path / "out").sort_values("id")
+    assert out["id"].tolist() == list(range(300))
+    assert out["z"].tolist() == [answer(f"z row {i}") for i in range(300)]
+    assert server.stats.num_requests == 900

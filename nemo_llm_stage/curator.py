@@ -1,0 +1,247 @@
+"""
+The stage in a NeMo Curator pipeline, and this package's clients in Curator's own stages.
+
+Needs the extra ``[curator]``; nothing else in the package imports this module or Curator. Knows Curator's tasks, stages
+and metrics; the asking is the `LLMStage`'s.
+
+```python
+from nemo_llm_stage.curator import LLMProcessingStage
+
+pipeline.add_stage(ParquetReader("docs/"))
+pipeline.add_stage(LLMProcessingStage(llm_stage))           # between any reader and any writer
+pipeline.add_stage(ParquetWriter("out/"))
+```
+
+How it flows on each executor. Curator gives a worker one batch of partitions at a time and waits for it, so requests
+flow freely within a batch, and the last rows of one batch run out before the next begins. Hence `batch_size` is 8
+partitions, and `with_(batch_size=…)` takes more where partitions are small; `ROWS_PER_PERMIT` is the rule.
+
+| executor | a batch is made of | workers |
+| --- | --- | --- |
+| Ray Data | partitions as they are read; the last batch is what is left | 1, or `with_(num_workers=…)` |
+| Ray actor pool | all partitions are read before; then batch after batch | likewise |
+| Xenna, streaming and batch | partitions as they are read, whole batches first | likewise |
+
+Each worker has a limit of its own: two workers with ``max_concurrent_requests=64`` have up to 128 in flight, and each
+one fills the gap at the end of the other's batch.
+
+From Curator's synthetic stages to this one:
+
+| NeMo Curator | here |
+| --- | --- |
+| ``AsyncOpenAIClient(base_url=…, api_key=…)`` | the same, imported from here, or the faster ``AsyncHTTPClient`` |
+| ``GenerationConfig(…)`` | the same; ``top_k`` is sent by ``AsyncHTTPClient`` |
+| ``BaseSyntheticStage`` and its subclasses | ``LLMProcessingStage(LLMStage(…))`` |
+| ``prompt="… {document} …"``, ``input_field="text"`` | ``prompt="… {{ text }} …"``, any number of columns |
+| ``system_prompt``, ``generation_config`` | the same names, of `LLMStage` |
+| ``output_field``, ``model_name`` | ``output_column``, ``model`` |
+| ``_process_llm_response`` | ``parser=`` a function, a pydantic model or a JSON Schema |
+| one failing row fails its partition | its ``X_error`` says why, the others go on |
+| ``extra_kwargs={"extra_body": {…}}`` | the same; with ``AsyncHTTPClient`` the parameters themselves |
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+from loguru import logger
+from nemo_curator.backends.base import NodeInfo, WorkerMetadata
+from nemo_curator.backends.utils import get_configured_actor_pool_sizing_keys
+from nemo_curator.models.client import llm_client as curator_client
+from nemo_curator.stages.base import ProcessingStage
+from nemo_curator.stages.resources import Resources
+from nemo_curator.tasks import DocumentBatch
+from nemo_curator.tasks.sentinels import FailedTask
+from nemo_curator.utils.performance_utils import StagePerfStats
+
+from nemo_llm_stage.client.http_client import AsyncHTTPClient
+from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig, LLMClient
+from nemo_llm_stage.client.openai_client import AsyncOpenAIClient, OpenAIClient
+from nemo_llm_stage.core import Counters, RowResult
+from nemo_llm_stage.stage.stage import LLMStage
+
+__all__ = ["AsyncHTTPClient", "AsyncOpenAIClient", "GenerationConfig", "LLMProcessingStage", "OpenAIClient"]
+
+ROWS_PER_PERMIT = 12
+"""A batch of so many rows for each request in flight keeps about 0.9 of them busy, its end included."""
+
+
+def register_clients() -> None:
+    """
+    Make this package's clients count as Curator's own in ``isinstance``. Done when this module is imported.
+
+    Curator's stages look at that once, when they are made, to tell asynchronous clients from synchronous ones; so the
+    module must be imported in the program that makes them, and need not be in the workers.
+    """
+    curator_client.AsyncLLMClient.register(AsyncLLMClient)
+    curator_client.LLMClient.register(LLMClient)
+    curator_client.ConversationFormatter.register(ConversationFormatter)
+
+
+register_clients()
+
+
+class LLMProcessingStage(ProcessingStage[DocumentBatch, DocumentBatch]):  # type: ignore[misc] # Curator may be absent
+    """
+    An `LLMStage` for Curator's `Pipeline`: partitions in, the same partitions with its columns out.
+
+    The same rows in the same order; `_metadata` and the place of each partition stay. A pandas partition comes out as
+    Arrow, since a column of structs or of nulls has a type only there, and all files shall have one schema.
+    A row that fails is a value in ``X_error``. Only what no row can pass raises, and ends the pipeline: an unreachable
+    server or a wrong key before the first partition, a missing column, a model that is gone.
+
+    The metrics of each partition are ``inference_server_request_time`` (seconds; they sum up to the time that the
+    worker asked), ``num_input_rows``, ``num_failed_rows``, ``num_skipped_rows``, ``num_attempts``,
+    ``total_prompt_tokens``, ``total_output_tokens``, ``total_output_chars``, ``num_output_length_truncated`` and
+    ``num_empty_outputs``. All of them add up over partitions in ``TaskPerfUtils``.
+
+    `with_` sets `name`, `resources` (0.5 CPUs), `batch_size` (8 partitions at once) and the number of workers (1).
+
+    Args:
+        stage: What to ask.
+        max_failed_rows: A partition with more failed rows than this is not handed on but reported to Curator as failed,
+            so that a run with ``checkpoint_path`` asks it again the next time; without one its rows are missing in the
+            output. None hands on every partition.
+    """
+
+    resources = Resources(cpus=0.5)
+    batch_size = 8
+
+    def __init__(self, stage: LLMStage, *, max_failed_rows: int | None = None) -> None:
+        self.stage = stage
+        self.max_failed_rows = max_failed_rows
+        self.name = f"llm_{stage.output_column}"
+        self._is_advised = False
+
+    def inputs(self) -> tuple[list[str], list[str]]:
+        """Return the columns that the prompt needs; none are known of a prompt that is a function."""
+        return ["data"], sorted(self.stage.prompt.required_columns)
+
+    def outputs(self) -> tuple[list[str], list[str]]:
+        """Return the columns that are added."""
+        return ["data"], [field.name for field in self.stage.fields]
+
+    def num_workers(self) -> int | None:
+        """Return 1, unless the workers are sized in another way: the limit of one is what the server sees."""
+        is_sized = self.num_workers_per_node() is not None or get_configured_actor_pool_sizing_keys(
+            self.ray_stage_spec()
+        )
+        return None if is_sized else 1
+
+    def setup_on_node(self, node_info: NodeInfo | None = None, worker_metadata: WorkerMetadata | None = None) -> None:
+        """
+        Find out, before anything is read, whether this node reaches the server and may ask for the model.
+
+        Raises:
+            FatalError: The key or the model is wrong.
+            TransientError: The server cannot be reached.
+        """
+        self.stage.check_server()
+        self.stage.close()
+
+    def setup(self, worker_metadata: WorkerMetadata | None = None) -> None:
+        """Make sure that all is closed with the worker: most executors never call `teardown`."""
+        self._closer = weakref.finalize(self, self.stage.close)
+
+    def teardown(self) -> None:
+        """Close the connections."""
+        self.stage.close()
+
+    def process(self, task: DocumentBatch) -> DocumentBatch | FailedTask:
+        """Return the partition with the stage's columns; see `process_batch`."""
+        return self.process_batch([task])[0]
+
+    def process_batch(self, tasks: Iterable[DocumentBatch]) -> list[DocumentBatch | FailedTask]:
+        """
+        Return the partitions with the stage's columns, all asked at once, in the order of `tasks`.
+
+        Raises:
+            InputError: A column is missing.
+            FatalError: The server refuses every request.
+            RunError: The first rows were all refused. Nothing is raised for single rows.
+        """
+        tasks = list(tasks)  # Ray Data hands over an array, which has no truth value
+        futures = []
+        outputs: list[DocumentBatch | FailedTask] = []
+        last_monotonic_s = time.monotonic()
+        try:
+            for task in tasks:
+                self.stage.check_columns(task.get_columns())
+                futures.append(self.stage.submit(self.stage.rows_of(task.data)))
+            for task, future in zip(tasks, futures, strict=True):
+                results = future.result()
+                now_s = time.monotonic()
+                outputs.append(self._output(task, results, now_s - last_monotonic_s, is_alone=len(tasks) == 1))
+                last_monotonic_s = now_s
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+        self._advise(tasks)
+        return outputs
+
+    def _output(
+        self, task: DocumentBatch, results: Sequence[RowResult], elapsed_s: float, *, is_alone: bool
+    ) -> DocumentBatch | FailedTask:
+        metrics = metrics_of(results, elapsed_s)
+        if is_alone:
+            self._log_metrics(metrics)
+        if self.max_failed_rows is not None and metrics["num_failed_rows"] > self.max_failed_rows:
+            return FailedTask()
+        data = self.stage.add_columns(_as_arrow(task), results)
+        carried = {"_stage_perf": list(task._stage_perf), "_metadata": dict(task._metadata)}  # noqa: SLF001
+        output = replace(task, data=data, **carried)
+        if not is_alone:  # what is logged is put on every partition of the batch, and would be summed as often
+            output.add_stage_perf(StagePerfStats(stage_name=self.name, custom_metrics=metrics))
+        return output
+
+    def _advise(self, tasks: Sequence[DocumentBatch]) -> None:
+        """Tell, once, that batches are too small to keep the limit full."""
+        limit = getattr(self.stage.client, "max_concurrent_requests", 1)
+        num_rows = sum(task.num_items for task in tasks)
+        wanted = ROWS_PER_PERMIT * limit
+        if self._is_advised or len(tasks) < (self.batch_size or 1) or not 0 < num_rows < wanted:
+            return
+        self._is_advised = True
+        logger.warning(
+            f"{self.name}: {len(tasks)} partitions at once have {num_rows} rows for {limit} requests in flight, so the "
+            f"server idles at the end of each batch; with_(batch_size={-(-wanted * len(tasks) // num_rows)}) avoids it."
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but what belongs to this process."""
+        return {name: value for name, value in self.__dict__.items() if name != "_closer"}
+
+
+def _as_arrow(task: DocumentBatch) -> Any:
+    """Return the partition's data as Arrow; as it is where Arrow has no type for it, e.g. for mixed Python objects."""
+    try:
+        return task.to_pyarrow()
+    except pa.ArrowException:
+        return task.data
+
+
+def metrics_of(results: Sequence[RowResult], elapsed_s: float) -> dict[str, float]:
+    """Return what one partition's rows came to, under Curator's names where it has them; see `LLMProcessingStage`."""
+    counters = Counters()
+    for result in results:
+        counters.count(result)
+    completions = [result.completion for result in results if result.completion is not None]
+    chars = [sum(len(text.strip()) for text in completion.texts) for completion in completions]
+    return {
+        "inference_server_request_time": elapsed_s,
+        "num_input_rows": float(counters.num_rows),
+        "num_failed_rows": float(counters.num_failed),
+        "num_skipped_rows": float(counters.num_skipped),
+        "num_attempts": float(counters.num_attempts),
+        "total_prompt_tokens": float(counters.input_tokens),
+        "total_output_tokens": float(counters.output_tokens),
+        "total_output_chars": float(sum(chars)),
+        "num_output_length_truncated": float(sum("length" in completion.finish_reasons for completion in completions)),
+        "num_empty_outputs": float(chars.count(0)),
+    }
