@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 _MAX_ERRORS_TOLD = 5
+_MAX_CHARS_TOLD_IN_FULL = 4_096
+"""Of a longer answer the first error alone is told: finding them all takes 10 µs each, and it may have thousands."""
 
 
 class JsonOutput(Output):
@@ -75,11 +77,34 @@ class JsonOutput(Output):
             ParseError: There is no JSON value, or it does not satisfy the schema; says where and why.
         """
         value = find_json(split_reasoning(text)[1], self._openers)
+        is_short = len(text) <= _MAX_CHARS_TOLD_IN_FULL
         if self._adapter is not None:
-            value = _validated(self._adapter, value)
+            value = self._validated(self._adapter, value, is_short=is_short)
         elif not self._validator.is_valid(value):
-            _refuse(self._validator, value)
+            self._refuse(value, is_short=is_short)
         return self._convert(value)
+
+    def _validated(self, adapter: TypeAdapter[Any], value: Any, *, is_short: bool) -> Any:
+        from pydantic import ValidationError
+
+        try:
+            # JSON mode, also for a value already read: strict models take a date's text only there.
+            return adapter.dump_python(adapter.validate_json(orjson.dumps(value)), mode="json", by_alias=True)
+        except ValidationError as error:
+            if not is_short and error.error_count() > _MAX_ERRORS_TOLD:
+                self._refuse(value, is_short=False)
+            details = error.errors(include_url=False, include_context=False)
+            _raise([(detail["loc"], detail["msg"]) for detail in details])
+
+    def _refuse(self, value: Any, *, is_short: bool) -> NoReturn:
+        if is_short:
+            errors = self._validator.iter_errors(value)
+            _raise([(tuple(error.instance_path), error.message) for error in errors])
+        try:
+            self._validator.validate(value)
+        except jsonschema_rs.ValidationError as error:
+            _raise([(tuple(error.instance_path), error.message)])
+        raise ParseError("the JSON does not fit: many of its values are not valid.")
 
     def describe(self) -> dict[str, Any]:
         """Return the kind, the schema and, of a pydantic model, a hash of its source."""
@@ -121,21 +146,6 @@ def _openers_of(arrow_type: pa.DataType, *, is_json: bool) -> str:
     if pa.types.is_struct(arrow_type):
         return "{"
     return "[" if pa.types.is_list(arrow_type) else ""
-
-
-def _validated(adapter: TypeAdapter[Any], value: Any) -> Any:
-    from pydantic import ValidationError
-
-    try:
-        # JSON mode, also for a value already read: strict models take a date's text only there.
-        return adapter.dump_python(adapter.validate_json(orjson.dumps(value)), mode="json", by_alias=True)
-    except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False)
-        _raise([(detail["loc"], detail["msg"]) for detail in details])
-
-
-def _refuse(validator: jsonschema_rs.Validator, value: Any) -> NoReturn:
-    _raise([(tuple(error.instance_path), error.message) for error in validator.iter_errors(value)])
 
 
 def _raise(errors: list[tuple[tuple[int | str, ...], str]]) -> NoReturn:

@@ -3,7 +3,8 @@ Find the one JSON value in an answer.
 
 Takes what stands around it (prose, code fences) away and accepts what is only cosmetic within it: trailing commas,
 comments, single quotes, unquoted keys, line breaks inside strings. It reads by a grammar and never completes or
-guesses: an answer that was cut off, or that holds two values, is an error. Knows nothing of schemas.
+guesses: an answer that was cut off, or that holds two values, is an error. The work on one answer is bounded, for it
+is done on the event loop: an answer gone astray costs milliseconds, not seconds. Knows nothing of schemas.
 """
 
 from __future__ import annotations
@@ -21,6 +22,18 @@ from nemo_llm_stage.errors import ParseError
 # A string without an end runs to the end of the text: looking for others inside it would take quadratic time.
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[{}\[\]]', re.DOTALL)
 _DECODER = json.JSONDecoder(strict=False)
+MAX_SEARCHED_CHARS = 1 << 19
+"""Longest answer that is searched for JSON; a longer one must be JSON as it stands. About 130,000 tokens."""
+
+MAX_REPAIRED_CHARS = 1 << 16
+"""Longest value whose cosmetic faults are put right."""
+
+MAX_SPANS = 32
+"""Bracketed parts of an answer that are tried."""
+
+MAX_TOKENS = 5_000
+"""Brackets and strings that are counted where the C parser does not find a value's end."""
+
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _JSON_ESCAPES = frozenset("\"\\/bfnrtu'")
 
@@ -41,8 +54,12 @@ def find_json(text: str, openers: str) -> Any:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
         failure = f"the answer is not JSON: {error}"
+    if len(text) > MAX_SEARCHED_CHARS:
+        raise ParseError(f"{failure}, and too long to be searched for it.")
     values = []
-    for span in _spans(text, openers) if openers else ():
+    for num_spans, span in enumerate(_spans(text, openers) if openers else ()):
+        if num_spans == MAX_SPANS:
+            raise ParseError(f"the answer holds more than {MAX_SPANS} parts in brackets; exactly one is wanted.")
         try:
             values.append(_read(span))
         except ValueError as error:
@@ -76,7 +93,9 @@ def _end_of(text: str, start: int) -> int:
     except (ValueError, RecursionError):
         pass
     depth = 0
-    for token in _TOKEN.finditer(text, start):
+    for num_tokens, token in enumerate(_TOKEN.finditer(text, start)):
+        if num_tokens == MAX_TOKENS:
+            raise ParseError("the answer is not JSON: it has too many brackets and strings to find its end.")
         depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(token[0], 0)
         if depth == 0:
             return token.end()
@@ -94,7 +113,7 @@ def _read(span: str) -> Any:
         return orjson.loads(span)
     except orjson.JSONDecodeError as error:
         failure = error
-    for read in (_DECODER.decode, _read_json5):
+    for read in (_DECODER.decode, _read_json5) if len(span) <= MAX_REPAIRED_CHARS else ():
         try:
             value = read(span)
             # NaN, infinity or half a surrogate pair: neither JSON nor Arrow's text has them.

@@ -190,6 +190,37 @@ def test_anything_more_is_refused(text: str, message: str) -> None:
         parse(SCHEMA, text)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{x} " * 15_000, "more than 32 parts in brackets"),
+        ('{"a":' * 12_000, "too many brackets"),
+        ('{"a": 1, "c": [' + '"x", ' * 12_000 + "0,]}", "too many brackets"),
+        (
+            '{"a": 1, "c": [' + '"x", ' * 12_000 + "0]}",
+            r'fit: \$\.c\[0\]: "x" is not of type "number"$',
+        ),
+        ('{"a": 1, "b": "' + "x" * 100_000 + '",}', "not JSON"),
+        ("Here: " + '{"a": 1, "b": "' + "x" * 600_000 + '"}', "too long to be searched"),
+    ],
+    ids=["spans", "brackets", "strings", "errors", "repair", "search"],
+)
+def test_the_work_on_an_answer_gone_astray_is_bounded(text: str, message: str) -> None:
+    """It is done while other rows wait."""
+    with pytest.raises(ParseError, match=message):
+        parse(SCHEMA, text)
+
+
+def test_a_long_answer_is_taken_where_it_is_json() -> None:
+    """Also between words, and by a model that would have thousands of complaints."""
+    long = json.dumps({"a": 1, "b": "x" * 700_000})
+    assert parse(SCHEMA, long)["b"] == "x" * 700_000
+    fenced = json.dumps({"a": 1, "b": "x" * 100_000})
+    assert parse(SCHEMA, f"Here:\n```json\n{fenced}\n```")["b"] == "x" * 100_000
+    with pytest.raises(ParseError, match=r"\$\[0\]: \"x\" is not of type \"integer\""):
+        parse(list[int], json.dumps(["x"] * 5_000))
+
+
 leaves = st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=5)
 json_values = st.recursive(
     leaves, lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=3), x), max_leaves=4
