@@ -20,8 +20,8 @@ from typing import Any
 import orjson
 
 from nemo_llm_stage.core import Completion, Usage
-from nemo_llm_stage.dataset.storage import Folder
-from nemo_llm_stage.errors import RunError
+from nemo_llm_stage.dataset.failpoints import reach
+from nemo_llm_stage.dataset.storage import Folder, unwritable
 
 logger = logging.getLogger(__name__)
 
@@ -81,13 +81,12 @@ class Journal:
         Raises:
             RunError: The disk is full or the folder cannot be written; the answer is not kept.
         """
+        reach("journal.before_write")
         try:
             self._writer.write(frame(key, completion))
         except OSError as error:
-            raise RunError(
-                f"cannot write the journal in {self._folder.url}: {error.strerror or error}. Free space or restore "
-                "access, and run the same command again: it goes on from here."
-            ) from error
+            raise unwritable(f"the journal in {self._folder.url}", error) from error
+        reach("journal.after_write")
 
     def close(self) -> None:
         """Write out what is left and close. Safe to call twice."""
@@ -96,6 +95,7 @@ class Journal:
     def retire(self, *, keep: bool) -> None:
         """Close; the answers are committed. Their files, of all attempts, are moved to `kept`, or removed."""
         self.close()
+        reach("retire.before")
         retire_journal(self._folder, self._kept if keep else None)
 
     def _load(self, folder: Folder, file_name: str) -> None:
@@ -119,7 +119,9 @@ def retire_journal(folder: Folder, kept: Folder | None) -> None:
         else:
             kept.make()
             folder.move(name, kept)
+        reach("retire.between")
     folder.remove_if_empty()
+    reach("retire.after")
 
 
 def frame(key: str, completion: Completion) -> bytes:
@@ -224,8 +226,10 @@ class _SegmentWriter:
         lines, self._lines = self._lines, []
         if not lines:
             return
+        reach("journal.before_put")
         try:
             self._folder.fs.pipe_file(self._folder.path(f"{self._stem}-{self._num_segments:06}.jsonl"), b"".join(lines))
         except OSError as error:
             self._error = error
         self._num_segments += 1
+        reach("journal.after_put")

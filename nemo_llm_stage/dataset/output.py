@@ -14,29 +14,23 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nemo_llm_stage.core import Completion, Counters, RowResult, Usage
+from nemo_llm_stage.dataset.failpoints import reach
 from nemo_llm_stage.dataset.journal import retire_journal
 from nemo_llm_stage.dataset.jsonl import read_lines, to_table
 from nemo_llm_stage.dataset.plan import Partition
-from nemo_llm_stage.dataset.storage import Folder
+from nemo_llm_stage.dataset.storage import Folder, writing_to
+from nemo_llm_stage.dataset.writer import STATE, SUMMARIES, SUMMARY_KEY, TMP, PartitionWriter
 from nemo_llm_stage.errors import OutputConflictError, RunError
 
-STATE = "_nemo_llm_stage"
 SUCCESS = "_SUCCESS"
 _JOB = f"{STATE}/job.json"
-_TMP = f"{STATE}/tmp"  # noqa: S108 - a folder in the output
-_SUMMARIES = f"{STATE}/commits"
-_SUMMARY_KEY = b"nemo_llm_stage"
-_ROWS_PER_GROUP = 16_384
-_BYTES_PER_GROUP = 64 << 20
 
 
 class OutputFolder:
@@ -85,8 +79,8 @@ class OutputFolder:
                     f"the output folder {self.url!r} already holds {min(names)!r}, which no job of this package "
                     "wrote; choose an empty or a new folder."
                 )
-            self.folder.make(_TMP)
-            probe = f"{_TMP}/probe-{os.getpid()}"
+            self.folder.make(TMP)
+            probe = f"{TMP}/probe-{os.getpid()}"
             self.folder.fs.pipe_file(self.folder.path(probe), b"")
             self.folder.remove(probe)
         except OSError as error:
@@ -109,23 +103,32 @@ class OutputFolder:
 
     def write_job(self, job: dict[str, Any]) -> bool:
         """Claim the folder for `job`; whether this call was the first to."""
-        return self.folder.publish_bytes(orjson.dumps(job), _JOB, scratch_sub=_TMP)
+        reach("record.before")
+        with writing_to(self.url):
+            is_first = self.folder.publish_bytes(orjson.dumps(job), _JOB, scratch_sub=TMP)
+        reach("record.after")
+        return is_first
 
     def replace_job(self, job: dict[str, Any]) -> None:
         """Make `job` the one that owns this folder. Files of the one before are removed first."""
-        self.remove_success()
-        for name in self.committed():
-            self.folder.remove(name)
-            self.folder.remove(f"{_SUMMARIES}/{name}.json")
-        self.folder.replace_bytes(orjson.dumps(job), _JOB, scratch_sub=_TMP)
+        reach("restart.before")
+        with writing_to(self.url):
+            self.remove_success()
+            for name in self.committed():
+                self.folder.remove(f"{SUMMARIES}/{name}.json")
+                self.folder.remove(name)
+                reach("restart.between")
+            self.folder.replace_bytes(orjson.dumps(job), _JOB, scratch_sub=TMP)
+        reach("restart.after")
 
     def tidy(self, *, keep_raw: bool) -> None:
         """Put away what workers that died left behind: journals of committed partitions, files not committed."""
         committed = {name.partition(".")[0]: name for name in self.committed()}
-        for stem in self.journal_folder().folders() & committed.keys():
-            retire_journal(self.journal_folder(stem), self.raw_folder(stem) if keep_raw else None)
-        for name in self.folder.names(_TMP):
-            self.folder.remove(f"{_TMP}/{name}")
+        with writing_to(self.url):
+            for stem in self.journal_folder().folders() & committed.keys():
+                retire_journal(self.journal_folder(stem), self.raw_folder(stem) if keep_raw else None)
+            for name in self.folder.names(TMP):
+                self.folder.remove(f"{TMP}/{name}")
 
     def committed(self) -> set[str]:
         """Return the names of the committed partitions' files."""
@@ -133,7 +136,7 @@ class OutputFolder:
 
     def writer(self, schema: pa.Schema) -> PartitionWriter:
         """Return a writer for one partition's file of `schema`, not yet visible."""
-        return PartitionWriter(self, schema)
+        return PartitionWriter(self.folder, self.format, schema)
 
     def read_counters(self, name: str) -> Counters:
         """
@@ -145,9 +148,9 @@ class OutputFolder:
         try:
             if self.format == "parquet":
                 with self.folder.fs.open(self.folder.path(name), "rb") as raw:
-                    text = pq.read_metadata(raw).metadata[_SUMMARY_KEY]
-            elif self.folder.exists(f"{_SUMMARIES}/{name}.json"):
-                text = self.folder.read(f"{_SUMMARIES}/{name}.json")
+                    text = pq.read_metadata(raw).metadata[SUMMARY_KEY]
+            elif self.folder.exists(f"{SUMMARIES}/{name}.json"):
+                text = self.folder.read(f"{SUMMARIES}/{name}.json")
             else:
                 return self._recount(name)  # its writer died between the file and the counts
         except (OSError, KeyError, TypeError, pa.ArrowException) as error:
@@ -209,91 +212,11 @@ class OutputFolder:
 
     def write_success(self) -> None:
         """Tell readers that the output is complete."""
-        self.folder.replace_bytes(b"", SUCCESS, scratch_sub=_TMP)
+        reach("finish.before")
+        with writing_to(self.url):
+            self.folder.replace_bytes(b"", SUCCESS, scratch_sub=TMP)
+        reach("finish.after")
 
     def remove_success(self) -> None:
         """Take back `write_success`."""
         self.folder.remove(SUCCESS)
-
-
-class PartitionWriter:
-    """
-    Writes a partition aside, group by group, and makes it visible as a whole.
-
-    Holds at most one row group (16,384 rows or 64 MiB) in memory. Leaving its ``with`` block without `commit` leaves
-    nothing behind.
-    """
-
-    def __init__(self, output: OutputFolder, schema: pa.Schema) -> None:
-        self._output = output
-        self._schema = schema
-        self._scratch: Path = output.folder.scratch(_TMP, f".{output.format}")
-        self._file: Any = None
-        self._waiting: list[pa.Table] = []
-
-    def __enter__(self) -> Self:
-        """Open the file aside."""
-        if self._output.format == "parquet":
-            self._file = pq.ParquetWriter(self._scratch, self._schema, compression="zstd")
-        else:
-            self._file = self._scratch.open("wb")
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        """Close, and remove what was not committed."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        self._scratch.unlink(missing_ok=True)
-
-    def write(self, table: pa.Table) -> None:
-        """Append rows; `table` has exactly the writer's schema."""
-        self._waiting.append(table)
-        num_rows = sum(waiting.num_rows for waiting in self._waiting)
-        if num_rows >= _ROWS_PER_GROUP or sum(waiting.nbytes for waiting in self._waiting) >= _BYTES_PER_GROUP:
-            self._flush()
-
-    def commit(self, name: str, counters: Counters) -> bool:
-        """
-        Make the file visible as `name`, durably, unless another worker has.
-
-        Returns:
-            Whether this call was the first; the file of the first stands.
-        """
-        summary = self._finish(counters)
-        is_first = self._output.folder.publish(self._scratch, name)
-        if is_first:
-            self._write_summary(name, summary)
-        return is_first
-
-    def replace(self, name: str, counters: Counters) -> None:
-        """Put the file in the place of the committed one, durably: a reader sees the one or the other, whole."""
-        summary = self._finish(counters)
-        self._output.folder.replace(self._scratch, name)
-        self._write_summary(name, summary)
-
-    def _finish(self, counters: Counters) -> bytes:
-        self._flush()
-        summary = orjson.dumps(asdict(counters))
-        if self._output.format == "parquet":
-            self._file.add_key_value_metadata({_SUMMARY_KEY: summary})
-        self._file.close()
-        self._file = None
-        with self._scratch.open("rb") as file:
-            os.fsync(file.fileno())
-        return summary
-
-    def _write_summary(self, name: str, summary: bytes) -> None:
-        if self._output.format == "jsonl":  # a Parquet file has its counts in its footer
-            self._output.folder.make(_SUMMARIES)
-            self._output.folder.replace_bytes(summary, f"{_SUMMARIES}/{name}.json", scratch_sub=_TMP)
-
-    def _flush(self) -> None:
-        if not self._waiting:
-            return
-        table = pa.concat_tables(self._waiting)
-        self._waiting = []
-        if self._output.format == "parquet":
-            self._file.write_table(table)
-        else:
-            self._file.write(b"".join(orjson.dumps(row, default=str) + b"\n" for row in table.to_pylist()))

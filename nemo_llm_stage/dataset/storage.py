@@ -7,16 +7,21 @@ Knows paths and bytes; knows nothing of rows, formats or jobs.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from nemo_llm_stage.errors import ConfigError
+from nemo_llm_stage.errors import ConfigError, RunError
+
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+"""What `os.link` fails with on filesystems without hard links (FAT, some FUSE mounts)."""
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:
@@ -161,9 +166,11 @@ class Folder:
             os.link(scratch, target)
         except FileExistsError:
             return False
-        except OSError:  # a filesystem without hard links
-            if target.exists():
+        except OSError as error:
+            if target.exists():  # also where `scratch` is gone: whoever finished the job has tidied it away
                 return False
+            if error.errno not in _NO_LINKS:
+                raise
             scratch.replace(target)
         sync_folder(target.parent)
         return True
@@ -176,6 +183,28 @@ class Folder:
         except FileExistsError:
             return False
         return True
+
+
+@contextlib.contextmanager
+def writing_to(url: str) -> Iterator[None]:
+    """
+    Tell what to do where the block cannot write.
+
+    Raises:
+        RunError: The disk is full, or access was taken away.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(url, error) from error
+
+
+def unwritable(url: str, error: OSError) -> RunError:
+    """Return the error to raise where `url` could not be written."""
+    return RunError(
+        f"cannot write {url}: {error.strerror or error}. Free space or restore access, and run the same command again: "
+        "it goes on from here."
+    )
 
 
 def write_durably(path: Path, data: bytes) -> None:

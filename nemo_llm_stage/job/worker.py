@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from nemo_llm_stage.core import Counters, RowResult
+from nemo_llm_stage.dataset.failpoints import reach
 from nemo_llm_stage.dataset.journal import Journal
-from nemo_llm_stage.dataset.output import OutputFolder, PartitionWriter
+from nemo_llm_stage.dataset.output import OutputFolder
 from nemo_llm_stage.dataset.plan import Partition, read_partition
+from nemo_llm_stage.dataset.writer import PartitionWriter
 from nemo_llm_stage.job.retry import failed_rows, put_back
 from nemo_llm_stage.stage.stage import LLMStage
 
@@ -127,6 +129,7 @@ class PartitionWorker:
         name = self._output.name_of(partition)
         journal = Journal(self._output.journal_folder(name), self._output.raw_folder(name))
         self.open[partition.index] = Counters()
+        reach("read.before")
         try:
             with self._output.writer(self._schema) as writer:
                 if self.spec.retry_kinds is None:
@@ -156,6 +159,7 @@ class PartitionWorker:
         for table, results in self._ask_ahead(((table, table) for table in chunks), partition, journal):
             for result in results:
                 counters.count(result)
+            reach("write.before")
             writer.write(self.spec.stage.add_columns(table, results).cast(self._schema))
         return counters
 
@@ -173,6 +177,7 @@ class PartitionWorker:
                 counters.count(result)
             asked = failed.select(self.spec.input_schema.names)
             answered = self.spec.stage.add_columns(asked, results).cast(self._schema)
+            reach("write.before")
             writer.write(put_back(table, answered, error_column, kinds))
         return counters
 

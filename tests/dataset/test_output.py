@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from nemo_llm_stage.core import Counters
+from nemo_llm_stage.dataset import failpoints
 from nemo_llm_stage.dataset.output import OutputFolder
 from nemo_llm_stage.errors import OutputConflictError
 
@@ -106,3 +107,33 @@ def test_lost_counts_of_a_jsonl_file_are_counted_anew(tmp_path: Path) -> None:
     counters = output.read_counters("part-00000000.jsonl")
     assert (counters.num_rows, counters.num_failed, counters.num_attempts) == (2, 1, 2)
     assert (counters.input_tokens, counters.output_tokens, counters.errors) == (3, 4, {"timeout": 1})
+
+
+class Death(BaseException):
+    """As good as a kill: nothing after it is done."""
+
+
+@pytest.mark.parametrize("place", ["commit.before_replace", "commit.between_replace"])
+def test_counts_follow_the_rows_whenever_a_replacement_dies(tmp_path: Path, place: str) -> None:
+    """Before the new file is there or right after it: what is counted is what is there."""
+    output = OutputFolder(str(tmp_path), "jsonl")
+    output.check_writable()
+    output.write_job({"stage": {"output_column": "x"}})
+    schema = pa.schema([("x", pa.string()), ("x_error", pa.string())])
+    failed = pa.table([[None, "b"], ["timeout: slow", None]], schema=schema)
+    with output.writer(schema) as writer:
+        writer.write(failed)
+        writer.commit("part-00000000.jsonl", Counters(num_rows=2, num_failed=1, errors={"timeout": 1}))
+
+    def die(name: str) -> None:
+        if name == place:
+            raise Death
+
+    failpoints.listen(die)
+    with output.writer(schema) as writer:
+        writer.write(pa.table([["a", "b"], [None, None]], schema=schema))
+        with pytest.raises(Death):
+            writer.replace("part-00000000.jsonl", Counters(num_rows=2))
+    failpoints.listen(None)
+    num_failed = sum(row["x_error"] is not None for row in output.head(2))
+    assert output.read_counters("part-00000000.jsonl").num_failed == num_failed

@@ -1,0 +1,101 @@
+"""
+Named places between reading, journaling and committing where a crash would hurt most, so that a crash can be had there.
+
+Does nothing unless a test listens, or ``NEMO_LLM_STAGE_FAILPOINTS`` says where this process shall be killed. Knows
+nothing of what is done at the places.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Callable
+
+from nemo_llm_stage.errors import ConfigError
+
+FAILPOINTS = (
+    "record.before",
+    "record.after",
+    "read.before",
+    "journal.before_write",
+    "journal.after_write",
+    "journal.before_put",
+    "journal.after_put",
+    "write.before",
+    "commit.before_publish",
+    "commit.after_publish",
+    "commit.before_replace",
+    "commit.between_replace",
+    "commit.after_replace",
+    "retire.before",
+    "retire.between",
+    "retire.after",
+    "finish.before",
+    "finish.after",
+    "restart.before",
+    "restart.between",
+    "restart.after",
+)
+"""In the order of a job: record, read, journal, write, commit, retire, finish; and what a restart throws away."""
+
+VARIABLE = "NEMO_LLM_STAGE_FAILPOINTS"
+"""Environment variable: ``NAME=PROBABILITY`` of dying at each pass, more of them after commas."""
+
+LOG_VARIABLE = "NEMO_LLM_STAGE_FAILPOINTS_LOG"
+"""Environment variable: a file that gets a line, ``NAME PID``, for each death."""
+
+Hook = Callable[[str], None]
+_hook: Hook | None = None
+
+
+def reach(name: str) -> None:
+    """Say that the running code is at the failpoint `name`. Costs 50 ns where nobody listens."""
+    if _hook is not None:
+        _hook(name)
+
+
+def listen(hook: Hook | None) -> None:
+    """
+    Call `hook` with the name of each failpoint that any thread of this process reaches; None stops that.
+
+    What `hook` raises is raised there.
+    """
+    global _hook  # one switch for the whole process: an unused failpoint costs one look
+    _hook = hook
+
+
+def kill_here() -> None:
+    """End this process at once, as ``kill -9`` does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hook_of(text: str, log: str | None = None) -> Hook:
+    """
+    Return a hook that kills this process as `text`, of the form of ``NEMO_LLM_STAGE_FAILPOINTS``, says.
+
+    Raises:
+        ConfigError: There is no such failpoint, or the probability is none.
+    """
+    chances: dict[str, float] = {}
+    for part in filter(None, text.split(",")):
+        name, _, chance = part.partition("=")
+        if name not in FAILPOINTS:
+            raise ConfigError(f"{VARIABLE}: no failpoint is called {name!r}; there are {', '.join(FAILPOINTS)}.")
+        try:
+            chances[name] = float(chance or 1)
+        except ValueError:
+            raise ConfigError(f"{VARIABLE}: {chance!r} is no probability.") from None
+
+    def hook(name: str) -> None:
+        if random.random() < chances.get(name, 0.0):  # noqa: S311 - chance, not a secret
+            if log is not None:
+                fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+                os.write(fd, f"{name} {os.getpid()}\n".encode())
+            kill_here()
+
+    return hook
+
+
+if VARIABLE in os.environ:
+    listen(hook_of(os.environ[VARIABLE], os.environ.get(LOG_VARIABLE)))

@@ -1,0 +1,90 @@
+"""Killed at any place, any number of times: every row comes out once, with its own answer, and is paid for once."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _crash import NUM_ROWS, Tally, check_output, crash_a_job, write_input
+from _nursery import CrashJob, Nursery
+
+from nemo_llm_stage import AsyncHTTPClient, ConfigError, LLMStage, retry_failed, run_job
+from nemo_llm_stage.dataset import failpoints
+from nemo_llm_stage.testing import Fault, SimulatedServer, SimulatedServerProcess
+
+
+@contextmanager
+def listening(hook: failpoints.Hook) -> Iterator[None]:
+    failpoints.listen(hook)
+    try:
+        yield
+    finally:
+        failpoints.listen(None)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"action": "run"},
+        {"action": "run", "output_format": "jsonl"},
+        {"action": "retry", "keep_raw": True},
+        {"action": "retry", "output_format": "jsonl"},
+        {"action": "restart", "keep_raw": True},
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())),
+)
+def test_a_job_survives_any_number_of_deaths(
+    nursery: Nursery, crash_server: SimulatedServerProcess, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """At places by chance; what is asked again was in flight at a death."""
+    tally, rng = Tally(), random.Random(7)
+    crash_a_job(nursery, crash_server, tmp_path / "job", rng, tally, max_crashes=8, **settings)
+    assert tally.num_crashes > 0
+    assert tally.is_clean, tally
+
+
+def test_every_failpoint_is_on_the_way(tmp_path: Path) -> None:
+    """A run, a retry and a restart come by all of them."""
+    reached: set[str] = set()
+    write_input(tmp_path, 9)
+    with SimulatedServer(faults=[Fault(400, contains="bad")]) as server, listening(reached.add):
+        for output in (str(tmp_path / "out"), f"memory://{tmp_path}/out"):
+
+            def stage(prompt: str = "Say {{ text }}") -> LLMStage:
+                client = AsyncHTTPClient(server.base_url)
+                return LLMStage(client=client, model="sim", prompt=prompt, output_column="x")
+
+            options: dict[str, Any] = {"input": tmp_path / "in.parquet", "output": output, "max_failed_rows": None}
+            settings: dict[str, Any] = {"engine": "local", "progress": False}
+            run_job(stage=stage(), **options, **settings)
+            retry_failed(stage=stage(), output=output, **settings)
+            run_job(stage=stage("Tell {{ text }}"), restart=True, **options, **settings)
+    assert reached == set(failpoints.FAILPOINTS)
+
+
+@pytest.mark.parametrize("place", ["journal.before_write", "write.before", "commit.before_publish"])
+def test_a_worker_that_wakes_up_late_changes_nothing(
+    nursery: Nursery, crash_server: SimulatedServerProcess, tmp_path: Path, place: str
+) -> None:
+    """It sleeps while another does the whole job, and then goes on as if nothing was."""
+    write_input(tmp_path, NUM_ROWS)
+    job = CrashJob(crash_server.base_url, str(tmp_path))
+    with Nursery() as another:
+        pid = nursery.attempt(job, place, is_stopped=True)["pid"]
+        assert another.attempt(job)["code"] == 0
+        before = {path.name: path.read_bytes() for path in tmp_path.glob("out/part-*")}
+        assert nursery.wake(pid)["code"] == 0
+    tally = Tally()
+    check_output(job, NUM_ROWS, tally)
+    assert tally.is_clean, tally
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("out/part-*")} == before
+
+
+def test_a_failpoint_that_is_none_is_refused() -> None:
+    """With those that there are."""
+    with pytest.raises(ConfigError, match=r"no failpoint is called 'comit'.*commit\.before_publish"):
+        failpoints.hook_of("comit=0.5")
