@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -36,12 +36,19 @@ class LoopThread:
             future.cancel()
             raise
 
-    def close(self) -> None:
-        """Stop the loop and its thread; what still runs there is cancelled. Safe to call twice."""
+    def close(self, last: Callable[[], Coroutine[Any, Any, object]] | None = None) -> None:
+        """
+        Stop the loop and its thread; what still runs there is cancelled, then `last` is awaited. Safe to call twice.
+
+        Args:
+            last: Closes what the tasks use; they are cancelled first, or they would open it again.
+        """
         if self._loop.is_closed():
             return
         if self._thread.is_alive():  # a loop that broke has ended its thread, and would answer nobody
             self.run(_cancel_the_rest())
+            if last is not None:
+                self.run(last())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
         self._loop.close()

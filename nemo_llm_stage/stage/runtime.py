@@ -69,5 +69,4 @@ class Runtime:
 
     def close(self) -> None:
         """Close the client's connections and stop the loop."""
-        self.loop.run(self._client.aclose())
-        self.loop.close()
+        self.loop.close(self._client.aclose)
