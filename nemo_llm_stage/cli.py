@@ -7,10 +7,12 @@ Turns words into a `JobConfig` and errors into one message and an exit code: 0 a
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 import click
 
@@ -35,7 +37,6 @@ class _Command(click.Command):
         except KeyboardInterrupt:
             click.echo("stopped; the same command goes on from here.", err=True)
             context.exit(EXIT_INTERRUPTED)
-
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options under the headings of their sections."""
@@ -253,6 +254,52 @@ def serve_local(gguf: Path | None, port: int) -> None:
     from nemo_llm_stage.local.server import serve_forever
 
     serve_forever(gguf, port=port)
+
+
+class _SimulateServer(_Command):
+    """Has an option for each field of `ServerConfig`, with that field's own words; looked up when they are needed."""
+
+    def get_params(self, context: click.Context) -> list[click.Parameter]:
+        from nemo_llm_stage.testing.config import ServerConfig
+
+        return [*_options_of(ServerConfig), *super().get_params(context)]
+
+
+def _options_of(config: type[Any]) -> list[click.Parameter]:
+    hints = get_type_hints(config)
+    words = dict(re.findall(r"^ {4,}(\w+): (.+?)(?=^ {4,}\w+: |\Z)", config.__doc__ or "", re.MULTILINE | re.DOTALL))
+    options: list[click.Parameter] = []
+    for item in fields(config):
+        kinds = get_args(hints[item.name]) or (hints[item.name],)
+        flag = f"--{item.name.replace('_', '-')}"
+        is_choice = isinstance(kinds[0], str)
+        shown = "" if item.default is None or kinds[0] is bool else f" [{item.default}]"
+        options.append(
+            click.Option(
+                [f"{flag}/--no-{flag[2:]}" if kinds[0] is bool else flag],
+                type=click.Choice(kinds) if is_choice else kinds[0],
+                default=item.default if kinds[0] is bool else None,
+                multiple=any(get_origin(kind) is tuple for kind in kinds),
+                help=" ".join(words.get(item.name, "").split()) + shown,
+            )
+        )
+    return options
+
+
+@main.command("simulate-server", cls=_SimulateServer)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=int, default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--fault", multiple=True, help="KIND[:RATE][@TEXT], e.g. 429:0.2 or exit@poison; may be given again.")
+def simulate_server(host: str, port: int, fault: tuple[str, ...], **settings: Any) -> None:
+    """Serve answers without a model until Ctrl-C: an OpenAI-compatible server to try jobs, limits and faults on."""
+    from nemo_llm_stage.testing import Fault, ServerConfig, serve
+
+    config = ServerConfig(**{name: value for name, value in settings.items() if value is not None and value != ()})
+    faults = [Fault.of(text) for text in fault]
+    try:
+        serve(config, host, port, faults=faults, on_ready=lambda url: click.echo(f"{url}  model {config.models[0]!r}"))
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}.") from error
 
 
 @main.command()
