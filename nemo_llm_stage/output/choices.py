@@ -49,8 +49,8 @@ class ChoiceOutput(Output):
         self.arrow_type = with_logprob if logprobs else pa.string()
 
     def request_kwargs(self) -> dict[str, Any]:
-        """Return what guides the server and asks for logprobs, as far as wanted."""
-        guide = {"structured_outputs": {"choice": list(self._choices)}} if self._guided else {}
+        """Return what guides the server and asks for logprobs, as far as wanted; ``extra_body`` passes the SDK."""
+        guide = {"extra_body": {"structured_outputs": {"choice": list(self._choices)}}} if self._guided else {}
         return guide | ({"logprobs": True} if self._logprobs else {})
 
     def parse(self, text: str, completion: Completion, choice: int) -> Any:

@@ -1,12 +1,12 @@
 """
-A request is changed so that it fits the model's context, or so that a cut-off answer gets its end.
+A request is changed so that it asks for a form, fits the model's context, or gets a cut-off answer its end.
 
 Pure. Knows requests and completions; knows nothing of rows, and asks nobody.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -44,6 +44,17 @@ def with_max_tokens(config: GenerationConfig, max_tokens: int) -> GenerationConf
         if extra.get(name) is not None:
             return replace(config, extra_kwargs={**extra, name: max_tokens})
     return replace(config, max_tokens=max_tokens)
+
+
+def with_request_kwargs(config: GenerationConfig, kwargs: Mapping[str, Any]) -> GenerationConfig:
+    """Return `config` with what the output asks of the request; what the user wrote there wins."""
+    if not kwargs:
+        return config
+    own = config.extra_kwargs or {}
+    merged = {**kwargs, **own}
+    if "extra_body" in kwargs and isinstance(own.get("extra_body"), dict):
+        merged["extra_body"] = {**kwargs["extra_body"], **own["extra_body"]}
+    return replace(config, extra_kwargs=merged)
 
 
 def shrunk(config: GenerationConfig, error: ContextOverflowError) -> GenerationConfig:
@@ -153,12 +164,6 @@ class _OpenEnded(ConversationFormatter):
 
     def format_conversation(self, conv: list[Message]) -> str:
         return self._formatter.format_conversation(conv[:-1]) + str(conv[-1]["content"])
-
-
-def unguided(config: GenerationConfig, names: Collection[str]) -> GenerationConfig:
-    """Return `config` without the parameters `names`: a grammar would start anew in the middle of an answer."""
-    extra = {name: value for name, value in (config.extra_kwargs or {}).items() if name not in names}
-    return replace(config, extra_kwargs=extra or None)
 
 
 def joined(parts: Sequence[Completion]) -> Completion:

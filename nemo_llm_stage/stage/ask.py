@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from nemo_llm_stage.client.llm_client import GenerationConfig
 from nemo_llm_stage.core import Completion, RowResult
 from nemo_llm_stage.errors import ContextOverflowError, ParseError, RequestError, RowError, TruncatedError
 from nemo_llm_stage.output import Output, reask_messages, split_reasoning
@@ -20,7 +21,6 @@ from nemo_llm_stage.stage.adjust import (
     joined,
     max_tokens_of,
     shrunk,
-    unguided,
     with_max_tokens,
 )
 from nemo_llm_stage.stage.health import Health
@@ -46,6 +46,7 @@ class Asker:
         terms: Of every row's first request; what `output` asks of the request is already in it.
         prompt: Makes the messages.
         output: Makes the value.
+        unguided: The parameters without what `output` asks for: a grammar would begin anew in the middle of an answer.
         policy: What is done with an answer that cannot be used, and with a prompt that does not fit.
         hides_reasoning: Whether `output` gets the answer without the thinking before it.
         health: Shared by all askers of a run.
@@ -58,6 +59,7 @@ class Asker:
         *,
         prompt: Prompt,
         output: Output,
+        unguided: GenerationConfig,
         policy: RecoveryPolicy,
         hides_reasoning: bool,
         health: Health,
@@ -70,7 +72,7 @@ class Asker:
         self._hides_reasoning = hides_reasoning
         self._health = health
         self._is_list = (terms.config.n or 1) > 1
-        self._guide_names = frozenset(output.request_kwargs())
+        self._unguided = unguided
 
     async def ask(self, row: Row, store: CompletionStore | None = None) -> RowResult:
         """
@@ -155,7 +157,7 @@ class Asker:
         if max_tokens is None:
             raise error
         parts, whole = [first], first
-        config = unguided(trail.terms.config, self._guide_names)
+        config = with_max_tokens(self._unguided, max_tokens)
         trail.note("continue")
         for _ in range(self._cap() // max_tokens - 1):
             turns, going_on, formatter = continuation(

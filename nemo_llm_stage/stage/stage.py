@@ -10,7 +10,7 @@ import concurrent.futures
 import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, overload
 
 import orjson
@@ -22,6 +22,7 @@ from nemo_llm_stage.core import RowResult
 from nemo_llm_stage.errors import ConfigError
 from nemo_llm_stage.output import Output, output_of
 from nemo_llm_stage.prompt import Prompt
+from nemo_llm_stage.stage.adjust import with_request_kwargs
 from nemo_llm_stage.stage.ask import Asker, Row
 from nemo_llm_stage.stage.columns import fitting, output_arrays, output_fields
 from nemo_llm_stage.stage.health import Health
@@ -100,9 +101,8 @@ class LLMStage:
         self.prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt, system_prompt=system_prompt)
         self.output_column = output_column
         self.output: Output = output_of(parser, output_type)
-        self.generation_config = _with_request_kwargs(
-            GenerationConfig.of(generation_config), self.output.request_kwargs()
-        )
+        self._own_config = GenerationConfig.of(generation_config)
+        self.generation_config = with_request_kwargs(self._own_config, self.output.request_kwargs())
         self.conversation_formatter = conversation_formatter
         self.give_up_after_s = give_up_after_s
         if deduplicate is None:
@@ -271,6 +271,7 @@ class LLMStage:
             terms_of(self.model, self.generation_config, self.conversation_formatter),
             prompt=self.prompt,
             output=self.output,
+            unguided=self._own_config,
             policy=self.policy,
             hides_reasoning=self.reasoning_column,
             health=health,
@@ -290,10 +291,3 @@ class LLMStage:
         self._client = as_async_client(self.client)
         self._lock = threading.Lock()
         self._runtime = None
-
-
-def _with_request_kwargs(config: GenerationConfig, kwargs: Mapping[str, Any]) -> GenerationConfig:
-    """Return `config` with what the output asks of the request; what the user wrote there wins."""
-    if not kwargs:
-        return config
-    return replace(config, extra_kwargs={**kwargs, **(config.extra_kwargs or {})})

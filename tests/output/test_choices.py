@@ -57,7 +57,8 @@ def test_choices_that_cannot_work_are_refused(choices: list[str]) -> None:
 def test_the_server_is_guided_only_where_asked() -> None:
     """Servers other than vLLM refuse the parameter."""
     assert ChoiceOutput(["a", "b"]).request_kwargs() == {}
-    assert ChoiceOutput(["a", "b"], guided=True).request_kwargs() == {"structured_outputs": {"choice": ["a", "b"]}}
+    guide = {"structured_outputs": {"choice": ["a", "b"]}}
+    assert ChoiceOutput(["a", "b"], guided=True).request_kwargs() == {"extra_body": guide}
 
 
 def test_the_certainty_of_a_label_is_the_sum_of_its_tokens() -> None:

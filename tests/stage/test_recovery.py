@@ -10,6 +10,7 @@ import pytest
 
 from nemo_llm_stage import AsyncHTTPClient, Completion, ConfigError, ConversationFormatter, Counters, LLMStage, Usage
 from nemo_llm_stage.client.formatters import PlainFormatter
+from nemo_llm_stage.output import ChoiceOutput
 from nemo_llm_stage.testing import Fault, ScriptedClient, SimulatedServer
 
 Body = dict[str, Any]
@@ -245,6 +246,17 @@ def test_a_continuation_goes_without_the_grammar() -> None:
         [row], _ = ask(stage, "?")
         assert row["x"] == {"a": "b" * 40}
         assert ["response_format" in request.body for request in server.requests] == [True, False]
+
+
+def test_a_guide_and_the_users_own_extras_go_together() -> None:
+    """The user's win."""
+    client = ScriptedClient(["a"])
+    config = {"extra_kwargs": {"extra_body": {"min_p": 0.1}, "logprobs": False}}
+    ask(make_stage(client, parser=ChoiceOutput(["a"], guided=True, logprobs=True), generation_config=config), "?")
+    assert client.attempts[0].generation_config.extra_kwargs == {
+        "extra_body": {"structured_outputs": {"choice": ["a"]}, "min_p": 0.1},
+        "logprobs": False,
+    }
 
 
 def test_a_base_model_continues_the_very_text() -> None:
