@@ -190,7 +190,8 @@ def summarize(stats: ServerStats, times: Sequence[float], slots: int) -> dict[st
 
 def name_of(result: dict[str, Any]) -> str:
     """Return a run's name for people."""
-    return f"{result['engine']}, {result['actors']} actors, {result['partitions']} partitions"
+    actors = "actor" if result["actors"] == 1 else "actors"
+    return f"{result['engine']}, {result['actors']} {actors}, {result['partitions']} partitions"
 
 
 def cells_of(result: dict[str, Any]) -> list[str]:

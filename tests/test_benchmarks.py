@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from nemo_llm_stage.testing import SimulatedServerProcess
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("bench_*.py"))
 
@@ -55,3 +57,21 @@ def test_stage_tells_the_cost_of_a_row(tmp_path: Path) -> None:
     results = figures_of("bench_stage.py", *options)["results"]
     assert [result["num_requests"] for result in results] == [50, 50]
     assert all(0 < result["worker_cpu_us_per_row"] < result["all_cpu_us_per_row"] for result in results)
+
+
+@pytest.mark.slow
+def test_server_finds_rates_gauges_and_cost_at_each_concurrency(tmp_path: Path) -> None:
+    """The model is found, the server's own gauges and an offline run stand beside."""
+    offline = tmp_path / "offline.json"
+    offline.write_text(json.dumps({"requests_per_second": 1000.0}))
+    options = ("--concurrency", "2", "8", "--rounds", "1", "--gpu-price", "2", "--compare", str(offline))
+    with SimulatedServerProcess(scheduler="batching", speedup=20.0) as server:
+        results = figures_of("bench_server.py", "--base-url", server.base_url, *options)["results"]
+        assert server.stats.num_requests == 2 * 64
+    assert results["model"] == "sim"
+    assert results["knee"] in {2, 8}
+    for level in results["levels"]:
+        assert level["rows_per_s"] > 0
+        assert level["output_tokens_per_s"] > 0
+        assert level["dollars_per_million_rows"] > 0
+        assert level["errors"] == {}
