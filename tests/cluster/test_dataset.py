@@ -92,6 +92,36 @@ def test_two_stages_stand_between_other_transforms(server: SimulatedServer, tmp_
     assert out["z"].tolist() == [answer(f"Again {text}").upper() for text in first]
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_before_with_ray_data_llm_and_after(server: SimulatedServer, tmp_path: Path) -> None:
+    """The same answers, as the migration table says."""
+    llm = pytest.importorskip("ray.data.llm", reason="ray.data.llm lacks what it needs, e.g. aiohttp")
+    config = llm.HttpRequestProcessorConfig(url=f"{server.base_url}/chat/completions", batch_size=16, concurrency=1)
+    before = llm.build_processor(
+        config,
+        preprocess=lambda row: {
+            "payload": {
+                "model": "sim",
+                "messages": [{"role": "user", "content": f"Say {row['text']}"}],
+                "max_tokens": 64,
+                "temperature": 0.0,
+            }
+        },
+        postprocess=lambda row: {"id": row["id"], "x": row["http_response"]["choices"][0]["message"]["content"]},
+    )
+    after = LLMStage(
+        client=AsyncHTTPClient(server.base_url, max_concurrent_requests=16),
+        model="sim",
+        prompt="Say {{ text }}",
+        output_column="x",
+        generation_config={"max_tokens": 64, "temperature": 0.0},
+    )
+    dataset = parquet(tmp_path).limit(40)
+    expected = before(dataset).to_pandas().sort_values("id")["x"].tolist()
+    assert after.map(dataset).to_pandas().sort_values("id")["x"].tolist() == expected
+
+
 def test_a_missing_column_is_told_when_the_plan_is_made(server: SimulatedServer) -> None:
     """Not in the middle of the run."""
     import ray.data
