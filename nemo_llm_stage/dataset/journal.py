@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 import uuid
 import zlib
 from collections import defaultdict
@@ -36,28 +37,35 @@ class Journal:
     The answers of one partition, kept until it is committed.
 
     Several attempts at a partition, by workers that died or are still alive, write to files of their own; all of them
-    are read. An answer is handed out once: rows that ask the very same thing get answers of their own.
+    are read, the latest first. An answer is handed out once: rows that ask the very same thing get answers of their
+    own.
 
     On a local or NFS path every `put` is one `write`, so that `kill -9` loses nothing that was answered. On an object
     store, lines gather in memory and become a new object every `flush_interval_s`.
 
     Args:
-        folder: The partition's own folder; files are ``<attempt>[-<segment>].jsonl``.
-        kept: Where its raw answers of before are kept; read too.
+        folder: The partition's own folder; files are ``<time>-<attempt>[-<segment>].jsonl``.
+        kept: Where its raw answers are kept after the commit.
+        reads_kept: Whether those of before are handed out too.
         flush_interval_s: Seconds; for object stores only.
     """
 
     def __init__(
-        self, folder: Folder, kept: Folder | None = None, *, flush_interval_s: float = FLUSH_INTERVAL_S
+        self,
+        folder: Folder,
+        kept: Folder | None = None,
+        *,
+        reads_kept: bool = True,
+        flush_interval_s: float = FLUSH_INTERVAL_S,
     ) -> None:
         self._folder = folder
         self._kept = kept
         self._answers: defaultdict[str, list[bytes]] = defaultdict(list)
-        for source in (folder, kept):
+        for source in (folder, kept if reads_kept else None):
             if source is not None:
-                for name in sorted(source.names()):
+                for name in sorted(source.names(), reverse=True):  # the latest answer to a request first
                     self._load(source, name)
-        attempt = uuid.uuid4().hex[:12]
+        attempt = f"{time.time_ns():019}-{uuid.uuid4().hex[:8]}"
         self._writer: _FileWriter | _SegmentWriter
         if folder.is_local:
             self._writer = _FileWriter(Path(folder.path(f"{attempt}.jsonl")))
@@ -103,10 +111,10 @@ class Journal:
             num_bad = 0
             for line in folder.read(file_name).rstrip(b"\n").split(b"\n"):
                 body = unframe(line)
-                if body is None:
+                if body is not None:
+                    self._answers[orjson.loads(body)["k"]].append(body)
+                elif line:
                     num_bad += 1
-                    continue
-                self._answers[orjson.loads(body)["k"]].append(body)
             if num_bad:
                 logger.warning("%s: %d torn or corrupt line(s); their rows are asked again", file_name, num_bad)
 
@@ -175,14 +183,19 @@ class _FileWriter:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._fd: int | None = None
+        self._is_torn = False
 
     def write(self, line: bytes) -> None:
         if self._fd is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        if self._is_torn:  # half a line must not spoil this one
+            line = b"\n" + line
         num_written = os.write(self._fd, line)
-        if num_written < len(line):
+        self._is_torn = num_written < len(line)
+        if self._is_torn:
             os.write(self._fd, line[num_written:])  # raises where the disk is full
+            self._is_torn = False
 
     def close(self) -> None:
         fd, self._fd = self._fd, None
@@ -198,15 +211,17 @@ class _SegmentWriter:
         self._stem = stem
         self._interval_s = flush_interval_s
         self._lines: list[bytes] = []
+        self._lock = threading.Lock()
         self._num_segments = 0
-        self._error: OSError | None = None
+        self._error: Exception | None = None
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
     def write(self, line: bytes) -> None:
         if self._error is not None:
-            raise self._error
-        self._lines.append(line)
+            raise OSError(f"{type(self._error).__name__}: {self._error}") from self._error
+        with self._lock:
+            self._lines.append(line)
         if self._thread is None:
             self._thread = threading.Thread(target=self._flush_until_closed, name="journal", daemon=True)
             self._thread.start()
@@ -223,13 +238,17 @@ class _SegmentWriter:
         self._flush()
 
     def _flush(self) -> None:
-        lines, self._lines = self._lines, []
+        with self._lock:
+            lines, self._lines = self._lines, []
         if not lines:
             return
-        reach("journal.before_put")
         try:
+            reach("journal.before_put")
             self._folder.fs.pipe_file(self._folder.path(f"{self._stem}-{self._num_segments:06}.jsonl"), b"".join(lines))
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - a store's library may raise anything; the next `write` tells
             self._error = error
-        self._num_segments += 1
-        reach("journal.after_put")
+            with self._lock:
+                self._lines = lines + self._lines
+        else:
+            self._num_segments += 1
+            reach("journal.after_put")

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from nemo_llm_stage.core import Completion, Counters, RowResult, Usage
 from nemo_llm_stage.dataset.failpoints import reach
 from nemo_llm_stage.dataset.journal import retire_journal
-from nemo_llm_stage.dataset.jsonl import read_lines, to_table
+from nemo_llm_stage.dataset.jsonl import read_lines
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.storage import Folder, writing_to
 from nemo_llm_stage.dataset.writer import STATE, SUMMARIES, SUMMARY_KEY, TMP, PartitionWriter
@@ -55,8 +55,8 @@ class OutputFolder:
         """Return the folder of the journals, or that of the partition whose file is `name`."""
         return Folder(f"{self.url}/{STATE}/journal/{name.partition('.')[0]}")
 
-    def raw_folder(self, name: str) -> Folder:
-        """Return the folder of the raw answers kept of the partition whose file is `name`."""
+    def raw_folder(self, name: str = "") -> Folder:
+        """Return the folder of the raw answers that are kept, or of those of the partition whose file is `name`."""
         return Folder(f"{self.url}/{STATE}/raw/{name.partition('.')[0]}")
 
     def name_of(self, partition: Partition) -> str:
@@ -163,7 +163,7 @@ class OutputFolder:
         """Count a JSONL file by its rows; tokens and attempts as far as the meta column has them."""
         column = (self.read_job() or {})["stage"]["output_column"]
         counters = Counters()
-        for row in self._rows(name):
+        for row in self.rows(name):
             meta = row.get(f"{column}_meta") or {}
             usage = Usage(meta.get("input_tokens"), meta.get("output_tokens"), meta.get("cached_tokens"))
             completion = Completion(texts=(), usage=usage)
@@ -181,23 +181,19 @@ class OutputFolder:
         """Return the first committed rows, at most `num_rows`, of the first files."""
         rows: list[dict[str, Any]] = []
         for name in sorted(self.committed()):
-            rows.extend(itertools.islice(self._rows(name), num_rows - len(rows)))
+            rows.extend(itertools.islice(self.rows(name), num_rows - len(rows)))
             if len(rows) == num_rows:
                 break
         return rows
 
     def read(self, name: str, schema: pa.Schema, *, rows_per_chunk: int) -> Iterator[pa.Table]:
-        """Yield a committed file's rows in order, as tables of `schema` and at most `rows_per_chunk` rows."""
-        if self.format == "parquet":
-            with self.folder.fs.open(self.folder.path(name), "rb") as raw, pq.ParquetFile(raw) as file:
-                for batch in file.iter_batches(batch_size=rows_per_chunk):
-                    yield pa.Table.from_batches([batch]).cast(schema)
-            return
-        lines = read_lines(f"{self.url}/{name}")
-        while chunk := list(itertools.islice(lines, rows_per_chunk)):
-            yield to_table(f"{self.url}/{name}", chunk, schema)
+        """Yield a committed Parquet file's rows in order, as tables of `schema` and at most `rows_per_chunk` rows."""
+        with self.folder.fs.open(self.folder.path(name), "rb") as raw, pq.ParquetFile(raw) as file:
+            for batch in file.iter_batches(batch_size=rows_per_chunk):
+                yield pa.Table.from_batches([batch]).cast(schema)
 
-    def _rows(self, name: str) -> Iterator[dict[str, Any]]:
+    def rows(self, name: str) -> Iterator[dict[str, Any]]:
+        """Yield a committed file's rows in order, as plain values."""
         if self.format == "jsonl":
             yield from (orjson.loads(line) for _, line in read_lines(f"{self.url}/{name}"))
             return

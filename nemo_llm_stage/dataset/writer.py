@@ -6,6 +6,7 @@ Knows files; knows nothing of how rows are generated or what else is in the fold
 
 from __future__ import annotations
 
+import base64
 import os
 from contextlib import suppress
 from dataclasses import asdict
@@ -135,4 +136,9 @@ class PartitionWriter:
         if self._is_parquet:
             self._file.write_table(table)
         else:
-            self._file.write(b"".join(orjson.dumps(row, default=str) + b"\n" for row in table.to_pylist()))
+            self._file.write(b"".join(orjson.dumps(row, default=_plain) + b"\n" for row in table.to_pylist()))
+
+
+def _plain(value: Any) -> str:
+    """Return what JSON has no type for as text; bytes as Base64."""
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)

@@ -152,7 +152,7 @@ def prepare_retry(stage: LLMStage, output: str | Path, kinds: Collection[str]) -
             "Only the same stage can ask its failed rows again."
         )
     committed = frozenset(folder.committed())
-    job = Job(stage, plan, folder, committed)
+    job = Job(stage, plan, folder, committed, keep_raw=bool(folder.raw_folder().folders()))
     wanted = [
         partition
         for partition in plan.partitions

@@ -6,7 +6,8 @@ Knows tables and error columns; knows nothing of files or stages.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -39,6 +40,18 @@ def put_back(table: pa.Table, answered: pa.Table, error_column: str, kinds: Coll
         places.append(next_answered if failed else place)
         next_answered += failed
     return pa.concat_tables([table, answered]).take(pa.array(places, pa.int64()))
+
+
+def to_columns(rows: Sequence[Mapping[str, Any]], fields: Sequence[pa.Field]) -> list[pa.Array]:
+    """Return the values that `rows`, read from JSON, have for `fields`, in their types."""
+    return [_to_array([row[field.name] for row in rows], field.type) for field in fields]
+
+
+def _to_array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    try:
+        return pa.array(values, type=kind)
+    except (pa.ArrowException, TypeError):  # e.g. a date, which JSON has as text
+        return pa.array(values, type=pa.string()).cast(kind)
 
 
 def _is_failed(table: pa.Table, error_column: str, kinds: Collection[str] | None) -> pa.ChunkedArray:

@@ -8,6 +8,8 @@ thread it is made from, which also does the partition's reading and writing. Kno
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -21,7 +23,7 @@ from nemo_llm_stage.dataset.journal import Journal
 from nemo_llm_stage.dataset.output import OutputFolder
 from nemo_llm_stage.dataset.plan import Partition, read_partition
 from nemo_llm_stage.dataset.writer import PartitionWriter
-from nemo_llm_stage.job.retry import failed_rows, put_back
+from nemo_llm_stage.job.retry import failed_rows, put_back, to_columns
 from nemo_llm_stage.stage.stage import LLMStage
 
 ROWS_PER_CHUNK = 1024
@@ -105,6 +107,8 @@ class PartitionWorker:
     def __post_init__(self) -> None:
         self._output = OutputFolder(self.spec.output_url, self.spec.output_format)
         self._schema = pa.schema([*self.spec.input_schema, *self.spec.stage.fields])
+        self._is_stopped = False
+        self._stopping = threading.Lock()
 
     @property
     def num_in_flight(self) -> int:
@@ -127,18 +131,20 @@ class PartitionWorker:
             concurrent.futures.CancelledError: `stop` was called.
         """
         name = self._output.name_of(partition)
-        journal = Journal(self._output.journal_folder(name), self._output.raw_folder(name))
+        is_retry = self.spec.retry_kinds is not None
+        # Of a row that failed, an answer that was kept is one that could not be used.
+        journal = Journal(self._output.journal_folder(name), self._output.raw_folder(name), reads_kept=not is_retry)
         self.open[partition.index] = Counters()
         reach("read.before")
         try:
             with self._output.writer(self._schema) as writer:
-                if self.spec.retry_kinds is None:
-                    counters = self._fill(writer, partition, journal)
-                    is_first = writer.commit(name, counters)
-                else:
+                if is_retry:
                     counters = self._refill(writer, partition, name, journal)
                     writer.replace(name, counters)
                     is_first = True
+                else:
+                    counters = self._fill(writer, partition, journal)
+                    is_first = writer.commit(name, counters)
         except BaseException:
             with suppress(OSError):
                 journal.close()
@@ -149,7 +155,9 @@ class PartitionWorker:
         return PartitionReport(partition.index, name, counters, is_first)
 
     def stop(self) -> None:
-        """Abandon what runs, at once: each `run` raises `CancelledError`. Journaled answers stay."""
+        """Abandon what runs, at once: each `run`, now and later, raises `CancelledError`. Journaled answers stay."""
+        with self._stopping:
+            self._is_stopped = True
         self.spec.stage.close()
 
     def _fill(self, writer: PartitionWriter, partition: Partition, journal: Journal) -> Counters:
@@ -168,7 +176,7 @@ class PartitionWorker:
         kinds = self.spec.retry_kinds or None
         error_column = f"{self.spec.stage.output_column}_error"
         counters = self._output.read_counters(name)
-        chunks = self._output.read(name, self._schema, rows_per_chunk=ROWS_PER_CHUNK)
+        chunks = self._committed_rows(partition, name)
         halves = ((table, failed_rows(table, error_column, kinds)) for table in chunks)
         for table, results in self._ask_ahead(halves, partition, journal):
             failed = failed_rows(table, error_column, kinds)
@@ -180,6 +188,16 @@ class PartitionWorker:
             reach("write.before")
             writer.write(put_back(table, answered, error_column, kinds))
         return counters
+
+    def _committed_rows(self, partition: Partition, name: str) -> Iterator[pa.Table]:
+        """Yield the rows of the committed file; of a JSONL file, which has no types, the input columns as read anew."""
+        if self._output.format == "parquet":
+            yield from self._output.read(name, self._schema, rows_per_chunk=ROWS_PER_CHUNK)
+            return
+        rows = self._output.rows(name)
+        for table in read_partition(partition, self.spec.input_schema, rows_per_chunk=ROWS_PER_CHUNK):
+            answered = to_columns(list(itertools.islice(rows, table.num_rows)), self.spec.stage.fields)
+            yield pa.table([*table.columns, *answered], schema=self._schema)
 
     def _ask_ahead(
         self, chunks: Iterable[tuple[pa.Table, pa.Table]], partition: Partition, journal: Journal
@@ -198,7 +216,11 @@ class PartitionWorker:
         try:
             for table, asked in chunks:
                 rows = stage.rows_of(asked)
-                window.append((table, stage.submit(rows, store=journal, on_done=self.open[partition.index].count)))
+                with self._stopping:  # a stage that was closed would open again
+                    if self._is_stopped:
+                        raise concurrent.futures.CancelledError
+                    future = stage.submit(rows, store=journal, on_done=self.open[partition.index].count)
+                window.append((table, future))
                 num_open += table.num_rows
                 while window[0][1].done() or num_open >= MAX_OPEN_ROWS:
                     done, future = window.popleft()

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import resource
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_llm_stage.core import Completion, Usage
+from nemo_llm_stage.dataset import failpoints
 from nemo_llm_stage.dataset.journal import Journal, decode, frame, unframe
 from nemo_llm_stage.dataset.storage import Folder
 from nemo_llm_stage.errors import RunError
@@ -142,3 +147,63 @@ def test_a_full_disk_stops_the_run_with_advice(tmp_path: Path) -> None:
     path.symlink_to("/dev/full")
     with pytest.raises(RunError, match=r"No space left on device.*run the same command again"):
         journal.put("b", FULL)
+
+
+@contextmanager
+def files_no_longer_than(num_bytes: int) -> Iterator[None]:
+    """As on a disk that has room for so much: the write that does not fit is cut, the next one fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_half_a_line_does_not_spoil_the_next_one(folder: Folder) -> None:
+    """Where the disk was full in the middle of a line, and had room again right after."""
+    journal = Journal(folder)
+    journal.put("a", FULL)
+    with files_no_longer_than(len(frame("a", FULL)) + 10), pytest.raises(RunError, match="run the same command again"):
+        journal.put("b", FULL)
+    journal.put("c", FULL)
+    again = Journal(folder)
+    assert [again.get(key) is not None for key in "abc"] == [True, False, True]
+
+
+@pytest.mark.parametrize("error", [OSError("store gone"), RuntimeError("library broken")])
+def test_a_store_that_fails_stops_the_run(tmp_path: Path, error: Exception) -> None:
+    """At the next answer; what was not stored is stored once that works again."""
+    folder = Folder(f"memory://{tmp_path.name}/journal")
+    failing = threading.Event()
+    failing.set()
+    tries = threading.Semaphore(0)
+
+    def fail(name: str) -> None:
+        if name == "journal.before_put":
+            tries.release()
+            if failing.is_set():
+                raise error
+
+    failpoints.listen(fail)
+    journal = Journal(folder, flush_interval_s=0.001)
+    journal.put("a", FULL)
+    for _ in range(2):  # at the second try, the failure of the first is known
+        tries.acquire()
+    with pytest.raises(RunError, match=str(error)):
+        journal.put("b", FULL)
+    failing.clear()
+    journal.close()
+    failpoints.listen(None)
+    assert Journal(folder).get("a") == FULL
+
+
+def test_answers_put_while_a_segment_is_sent_are_kept(tmp_path: Path) -> None:
+    """The flush takes what is there and leaves what comes."""
+    folder = Folder(f"memory://{tmp_path.name}/journal")
+    journal = Journal(folder, flush_interval_s=0.0001)
+    for number in range(2000):
+        journal.put(str(number), Completion(texts=(str(number),)))
+    journal.close()
+    again = Journal(folder)
+    assert all(again.get(str(number)) is not None for number in range(2000))

@@ -1,0 +1,33 @@
+"""The worker takes partitions to committed files, and leaves off when told to."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nemo_llm_stage import AsyncHTTPClient, LLMStage
+from nemo_llm_stage.job.job import Job, prepare_job
+from nemo_llm_stage.job.worker import PartitionWorker
+from nemo_llm_stage.testing import SimulatedServer
+
+
+def make_job(server: SimulatedServer, folder: Path) -> Job:
+    pq.write_table(pa.table({"text": [f"row {i}" for i in range(20)]}), folder / "in.parquet")
+    stage = LLMStage(client=AsyncHTTPClient(server.base_url), model="sim", prompt="{{ text }}", output_column="x")
+    return prepare_job(stage, folder / "in.parquet", folder / "out", rows_per_partition=10)
+
+
+def test_a_stopped_worker_asks_nothing_more(tmp_path: Path) -> None:
+    """Not even for the partitions that it is given after."""
+    with SimulatedServer() as server:
+        job = make_job(server, tmp_path)
+        worker = PartitionWorker(job.spec)
+        worker.run(job.pending[0])
+        worker.stop()
+        with pytest.raises(concurrent.futures.CancelledError):
+            worker.run(job.pending[1])
+        assert server.stats.num_requests == 10
