@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 import click
 
 from nemo_llm_stage import __version__
+from nemo_llm_stage.cli_options import job_options, merged_settings, options
 from nemo_llm_stage.errors import ConfigError, LLMStageError
 
 if TYPE_CHECKING:
@@ -67,94 +67,7 @@ def main() -> None:
     """Add LLM-generated columns to a dataset of any size."""
 
 
-def _options(section: str, *options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return one decorator for all `options`, which ``--help`` shows under the heading `section`."""
-
-    def decorate(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-            command.__click_params__[-1].section = section
-        return command
-
-    return decorate
-
-
-_JOB_OPTIONS = _options(
-    "What is asked of what",
-    click.option("--input", multiple=True, help="Parquet or JSONL file, glob or folder; may be given more than once."),
-    click.option("--output", help="Folder to write; made if it is not there."),
-    click.option("--prompt", help="Jinja2 template over the columns, e.g. 'Summarize: {{ text }}'."),
-    click.option("--prompt-file", help="File with the template, in place of --prompt."),
-    click.option("--system-prompt", help="System message, likewise a template."),
-    click.option("--output-column", help="Name of the column to add."),
-    click.option("--model", help="The model's name on the server."),
-    click.option(
-        "--on-null", type=click.Choice(["skip", "error", "empty"]), help="Rows whose prompt prints a null [skip]."
-    ),
-    click.option("--give-up-after", type=float, help="Seconds a row is asked again after passing failures [21600]."),
-)
-_CLIENT_OPTIONS = _options(
-    "Which server, and how hard",
-    click.option("--base-url", multiple=True, help="Server, e.g. http://host:8000/v1; several are asked in turn."),
-    click.option(
-        "--client", type=click.Choice(["http", "openai", "local"]), help="'local' runs the embedded model [http]."
-    ),
-    click.option("--gguf", help="Model file for --client local, in place of the embedded one."),
-    click.option("--api-key-env", help="Environment variable that holds the key."),
-    click.option("--api-key-file", help="File that holds the key."),
-    click.option("--max-concurrent-requests", type=int, help="In flight at once, for each actor [64]."),
-    click.option("--max-retries", type=int, help="Sends after the first, for failures that may pass [3]."),
-    click.option("--base-delay", type=float, help="Seconds; first retry waits up to this, then twice as long … [1]."),
-    click.option("--timeout", type=float, help="Seconds for one request [600]."),
-    click.option("--connect-timeout", type=float, help="Seconds to connect [10]."),
-)
-_GENERATION_OPTIONS = _options(
-    "How it generates",
-    click.option("--max-tokens", type=int, help="Most output tokens [2048]."),
-    click.option("--temperature", type=float, help="0 is greedy [0]."),
-    click.option("--top-p", type=float, help="Nucleus sampling mass [0.95]."),
-    click.option("--top-k", type=int, help="For servers that take it."),
-    click.option("--n", type=int, help="Answers per row; more than one makes the column a list [1]."),
-    click.option("--seed", type=int, help="Same for every row [0]."),
-    click.option("--stop", multiple=True, help="Text that ends the answer; may be given more than once."),
-)
-
-
-class _Number(click.ParamType[int | float]):
-    """A whole number stays one: 5 rows and the fraction 0.05 are told apart by the point."""
-
-    name = "number"
-
-    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> int | float:
-        try:
-            return int(value) if str(value).isdigit() else float(value)
-        except ValueError:
-            self.fail(f"{value!r} is no number", param, context)
-
-
-_NUMBER = _Number()
-_RUN_OPTIONS = _options(
-    "How the job runs",
-    click.option(
-        "--engine", type=click.Choice(["ray", "local"]), help="'local' runs in this process, without Ray [ray]."
-    ),
-    click.option("--actors", type=int, help="Ray actors, each with a limit of its own [1]."),
-    click.option("--num-cpus-per-actor", type=float, help="Reserved in Ray [0.5]."),
-    click.option("--address", help="Ray cluster to join [RAY_ADDRESS, else Ray is started here]."),
-    click.option("--output-format", type=click.Choice(["parquet", "jsonl"]), help="[parquet]"),
-    click.option("--rows-per-partition", type=int, help="Rows of one output file [about 64 files of 128 to 10,000]."),
-    click.option("--max-failed-rows", type=_NUMBER, help="Stop at so many failed rows, or at this fraction [0.05]."),
-    click.option("--keep-raw", is_flag=True, default=None, help="Keep raw answers: a new parser needs no request."),
-    click.option("--scan-input", type=click.Choice(["auto", "full", "sample"]), help="JSONL read beforehand [auto]."),
-)
-_CLIENT_KEYS = {
-    "base_url", "gguf", "api_key_env", "api_key_file", "max_concurrent_requests", "max_retries", "base_delay",
-    "timeout", "connect_timeout",
-}  # fmt: skip
-_GENERATION_KEYS = {"max_tokens", "temperature", "top_p", "top_k", "n", "seed", "stop"}
-
-
-_SHOW_OPTIONS = _options(
+_SHOW_OPTIONS = options(
     "This run",
     click.option("--progress/--no-progress", default=True, help="Show progress on stderr."),
     click.option("--restart", is_flag=True, help="Throw finished output away and make it anew."),
@@ -164,10 +77,7 @@ _SHOW_OPTIONS = _options(
 
 @main.command()
 @click.argument("job_file", required=False, type=click.Path(path_type=Path))
-@_JOB_OPTIONS
-@_CLIENT_OPTIONS
-@_GENERATION_OPTIONS
-@_RUN_OPTIONS
+@job_options
 @_SHOW_OPTIONS
 def run(job_file: Path | None, progress: bool, restart: bool, show_rows: int, **flags: Any) -> None:
     """
@@ -185,7 +95,7 @@ def run(job_file: Path | None, progress: bool, restart: bool, show_rows: int, **
 
     settings = read_job_file(job_file) if job_file else {}
     _run(
-        _merged(settings, flags),
+        merged_settings(settings, flags),
         str(job_file or "the command line"),
         progress=progress,
         restart=restart,
@@ -205,13 +115,10 @@ def pipeline(description: str, *, demo_rows: int, **settings: Any) -> None:
 
     @click.command(help=description, cls=_Command, context_settings=_CONTEXT)
     @click.option("--rows", type=int, default=demo_rows, show_default=True, help="Texts, where no --input is given.")
-    @_JOB_OPTIONS
-    @_CLIENT_OPTIONS
-    @_GENERATION_OPTIONS
-    @_RUN_OPTIONS
+    @job_options
     @_SHOW_OPTIONS
     def command(rows: int, progress: bool, restart: bool, show_rows: int, **flags: Any) -> None:
-        merged = _merged(settings, flags)
+        merged = merged_settings(settings, flags)
         if "input" not in merged:
             merged["input"] = _python_docs(Path(f"{merged['output']}_input_{rows}.parquet"), rows)
         _run(merged, "the pipeline", progress=progress, restart=restart, show_rows=show_rows)
@@ -351,22 +258,3 @@ def _python_docs(path: Path, rows: int) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_python_docs(path, num_rows=rows)
     return str(path)
-
-
-def _merged(settings: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
-    """Return the job file's settings with the options that were given put over them."""
-    given = {name: _value(value) for name, value in flags.items() if value is not None and value != ()}
-    client = settings.get("client", {})
-    client = {"type": client} if isinstance(client, str) else dict(client)
-    client |= {name: given.pop(name) for name in sorted(_CLIENT_KEYS & given.keys())}
-    if "client" in given:
-        client["type"] = given.pop("client")
-    generation = dict(settings.get("generation_config") or {})
-    generation |= {name: given.pop(name) for name in sorted(_GENERATION_KEYS & given.keys())}
-    return {**settings, "client": client, "generation_config": generation, **given}
-
-
-def _value(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return value[0] if len(value) == 1 else list(value)
-    return value

@@ -38,7 +38,7 @@ HEAVY = {
     "xllamacpp": {"local"},
     "yaml": {"job"},
     "rich": {"report", "cli.py"},
-    "click": {"cli.py"},
+    "click": {"cli.py", "cli_options.py"},
 }
 
 
