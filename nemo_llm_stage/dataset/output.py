@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -31,6 +32,26 @@ from nemo_llm_stage.errors import OutputConflictError, RunError
 
 SUCCESS = "_SUCCESS"
 _JOB = f"{STATE}/job.json"
+
+
+@dataclass(frozen=True)
+class CommittedFile:
+    """
+    What a committed file tells of itself.
+
+    Attributes:
+        counters: Counted as it was written.
+        job_id: Of the job that wrote it; None where that is lost.
+        num_rows: In the file.
+        num_errors: Rows with something in the error column.
+        schema: Of a Parquet file, without metadata.
+    """
+
+    counters: Counters
+    job_id: str | None
+    num_rows: int
+    num_errors: int
+    schema: pa.Schema | None = None
 
 
 class OutputFolder:
@@ -114,7 +135,7 @@ class OutputFolder:
         reach("restart.before")
         with writing_to(self.url):
             self.remove_success()
-            for name in self.committed():
+            for name in self.data_files():
                 self.folder.remove(f"{SUMMARIES}/{name}.json")
                 self.folder.remove(name)
                 reach("restart.between")
@@ -132,11 +153,15 @@ class OutputFolder:
 
     def committed(self) -> set[str]:
         """Return the names of the committed partitions' files."""
-        return {name for name in self.folder.names() if name.startswith("part-") and name.endswith(f".{self.format}")}
+        return {name for name in self.data_files() if name.endswith(f".{self.format}")}
 
-    def writer(self, schema: pa.Schema) -> PartitionWriter:
+    def data_files(self) -> set[str]:
+        """Return the names of all files that a reader of the folder takes for rows of the job, of any format."""
+        return {name for name in self.folder.names() if name.startswith("part-")}
+
+    def writer(self, schema: pa.Schema, job_id: str = "") -> PartitionWriter:
         """Return a writer for one partition's file of `schema`, not yet visible."""
-        return PartitionWriter(self.folder, self.format, schema)
+        return PartitionWriter(self.folder, self.format, schema, job_id)
 
     def read_counters(self, name: str) -> Counters:
         """
@@ -146,18 +171,40 @@ class OutputFolder:
             RunError: The file was not written by this package, or is damaged.
         """
         try:
-            if self.format == "parquet":
-                with self.folder.fs.open(self.folder.path(name), "rb") as raw:
-                    text = pq.read_metadata(raw).metadata[SUMMARY_KEY]
-            elif self.folder.exists(f"{SUMMARIES}/{name}.json"):
-                text = self.folder.read(f"{SUMMARIES}/{name}.json")
-            else:
-                return self._recount(name)  # its writer died between the file and the counts
-        except (OSError, KeyError, TypeError, pa.ArrowException) as error:
+            return self._read_summary(name)[0]
+        except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
             raise RunError(
                 f"cannot read {self.url}/{name}: {error}. Remove the file and run the job again: it is made anew."
             ) from error
-        return Counters(**orjson.loads(text))
+
+    def inspect(self, name: str, error_column: str) -> CommittedFile:
+        """
+        Return what a committed file tells of itself: a Parquet file by its footer, a JSONL file by its rows.
+
+        Raises:
+            OSError: It cannot be read.
+            ValueError: It is damaged; also `pyarrow.ArrowException`, KeyError and TypeError.
+        """
+        if self.format == "jsonl":
+            errors = [row[error_column] for row in self.rows(name)]
+            num_errors = sum(error is not None for error in errors)
+            return CommittedFile(*self._read_summary(name), len(errors), num_errors)
+        footer = self._read_footer(name)
+        num_errors = footer.num_rows - _num_nulls(footer, error_column)
+        schema = footer.schema.to_arrow_schema().remove_metadata()
+        return CommittedFile(*_parse_summary(footer.metadata[SUMMARY_KEY]), footer.num_rows, num_errors, schema)
+
+    def _read_footer(self, name: str) -> pq.FileMetaData:
+        with self.folder.fs.open(self.folder.path(name), "rb") as raw:
+            return pq.read_metadata(raw)
+
+    def _read_summary(self, name: str) -> tuple[Counters, str | None]:
+        """Return the file's own counts, and the id of the job that wrote it, None where that is lost."""
+        if self.format == "parquet":
+            return _parse_summary(self._read_footer(name).metadata[SUMMARY_KEY])
+        if self.folder.exists(f"{SUMMARIES}/{name}.json"):
+            return _parse_summary(self.folder.read(f"{SUMMARIES}/{name}.json"))
+        return self._recount(name), None  # its writer died between the file and the counts
 
     def _recount(self, name: str) -> Counters:
         """Count a JSONL file by its rows; tokens and attempts as far as the meta column has them."""
@@ -169,13 +216,6 @@ class OutputFolder:
             completion = Completion(texts=(), usage=usage)
             counters.count(RowResult(None, row[f"{column}_error"], completion, meta.get("attempts") or 0))
         return counters
-
-    def count_rows(self, name: str) -> int:
-        """Return how many rows the committed file holds, by looking at the file itself."""
-        with self.folder.fs.open(self.folder.path(name), "rb") as raw:
-            if self.format == "parquet":
-                return int(pq.read_metadata(raw).num_rows)
-            return sum(block.count(b"\n") for block in iter(lambda: raw.read(1 << 20), b""))
 
     def head(self, num_rows: int) -> list[dict[str, Any]]:
         """Return the first committed rows, at most `num_rows`, of the first files."""
@@ -201,11 +241,6 @@ class OutputFolder:
             for batch in file.iter_batches(batch_size=256):
                 yield from batch.to_pylist()
 
-    def read_schema(self, name: str) -> pa.Schema:
-        """Return the committed Parquet file's schema, without metadata."""
-        with self.folder.fs.open(self.folder.path(name), "rb") as raw:
-            return pq.read_schema(raw).remove_metadata()
-
     def write_success(self) -> None:
         """Tell readers that the output is complete."""
         reach("finish.before")
@@ -216,3 +251,15 @@ class OutputFolder:
     def remove_success(self) -> None:
         """Take back `write_success`."""
         self.folder.remove(SUCCESS)
+
+
+def _parse_summary(text: bytes) -> tuple[Counters, str | None]:
+    summary = orjson.loads(text)
+    return Counters(**summary["counters"]), summary["job"]
+
+
+def _num_nulls(metadata: pq.FileMetaData, column: str) -> int:
+    """Return how many nulls a flat column of a Parquet file has, by its statistics."""
+    leaves = [metadata.schema.column(index).path for index in range(metadata.num_columns)]
+    leaf = leaves.index(column)
+    return sum(metadata.row_group(group).column(leaf).statistics.null_count for group in range(metadata.num_row_groups))

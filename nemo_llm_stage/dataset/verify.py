@@ -46,18 +46,22 @@ def verify(output: OutputFolder, plan: Plan) -> Verification:
     """
     Check each committed file against the plan: there, whole, as many rows as were read, one schema for all.
 
-    Reads no rows: Parquet footers only, and the line ends of JSONL files.
+    Of Parquet files it reads the footers only; JSONL files it reads.
     """
-    committed = output.committed()
+    job = output.read_job() or {}
+    error_column = f"{job['stage']['output_column']}_error"
+    committed = output.data_files()
     expected = {output.name_of(partition): partition for partition in plan.partitions}
     problems = [f"{name} belongs to no partition of the plan." for name in sorted(committed - expected.keys())]
     present = [name for name in sorted(expected) if name in committed]
     total = Counters()
     schema: pa.Schema | None = None
+
+    def look_at(name: str) -> _Look:
+        return _look(output, name, expected[name], error_column, job.get("id"))
+
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        for name, look in zip(
-            present, pool.map(lambda name: _look(output, name, expected[name]), present), strict=True
-        ):
+        for name, look in zip(present, pool.map(look_at, present), strict=True):
             problems.extend(look.problems)
             total.add(look.counters)
             schema = schema or look.schema
@@ -73,16 +77,21 @@ class _Look:
     problems: list[str]
 
 
-def _look(output: OutputFolder, name: str, partition: Partition) -> _Look:
+def _look(output: OutputFolder, name: str, partition: Partition, error_column: str, job_id: str | None) -> _Look:
     try:
-        counters = output.read_counters(name)
-        num_rows = output.count_rows(name)
-        schema = output.read_schema(name) if output.format == "parquet" else None
-    except (LLMStageError, OSError, pa.ArrowException) as error:
+        file = output.inspect(name, error_column)
+    except (LLMStageError, OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
         return _Look(Counters(), None, [f"{name} cannot be read: {error}"])
-    problems = []
-    if num_rows != counters.num_rows:
-        problems.append(f"{name} holds {num_rows} rows, but {counters.num_rows} were written.")
-    if partition.num_rows is not None and num_rows != partition.num_rows:
-        problems.append(f"{name} holds {num_rows} rows, but its input has {partition.num_rows}.")
-    return _Look(counters, schema, problems)
+    counters, problems = file.counters, []
+    if file.num_rows != counters.num_rows:
+        problems.append(f"{name} holds {file.num_rows} rows, but {counters.num_rows} were written.")
+    if partition.num_rows is not None and file.num_rows != partition.num_rows:
+        problems.append(f"{name} holds {file.num_rows} rows, but its input has {partition.num_rows}.")
+    num_counted = counters.num_failed + counters.num_skipped
+    if file.num_errors != num_counted:
+        problems.append(
+            f"{name} has {file.num_errors} rows with an error, but {num_counted} failed or skipped rows were counted."
+        )
+    if job_id is not None and file.job_id not in (None, job_id):
+        problems.append(f"{name} was written by an earlier job; remove it and run the job again: it is made anew.")
+    return _Look(counters, file.schema, problems)

@@ -44,13 +44,15 @@ class PartitionWriter:
         folder: The output folder.
         format: ``parquet`` or ``jsonl``.
         schema: Of the file.
+        job_id: Of the job that writes; kept with the counts.
 
     Raises:
         RunError: From any method: the disk is full or access was taken away.
     """
 
-    def __init__(self, folder: Folder, format: str, schema: pa.Schema) -> None:  # noqa: A002 - as in OutputFolder
+    def __init__(self, folder: Folder, format: str, schema: pa.Schema, job_id: str) -> None:  # noqa: A002 - as in OutputFolder
         self._folder = folder
+        self._job_id = job_id
         self._is_parquet = format == "parquet"
         self._schema = schema
         with writing_to(folder.url):
@@ -114,7 +116,7 @@ class PartitionWriter:
 
     def _finish(self, counters: Counters) -> bytes:
         self._flush()
-        summary = orjson.dumps(asdict(counters))
+        summary = orjson.dumps({"job": self._job_id, "counters": asdict(counters)})
         if self._is_parquet:
             self._file.add_key_value_metadata({SUMMARY_KEY: summary})
         self._file.close()

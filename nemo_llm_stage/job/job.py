@@ -8,7 +8,9 @@ Knows no Ray.
 from __future__ import annotations
 
 import base64
+import uuid
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from nemo_llm_stage.core import Counters
+from nemo_llm_stage.core import Counters, sum_counters
 from nemo_llm_stage.dataset.files import InputFile, find_files
 from nemo_llm_stage.dataset.output import OutputFolder
 from nemo_llm_stage.dataset.plan import Partition, Plan, make_plan
@@ -26,6 +28,7 @@ from nemo_llm_stage.stage.stage import LLMStage
 
 FORMAT_VERSION = 1
 OUTPUT_FORMATS = ("parquet", "jsonl")
+_NUM_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Job:
         plan: What of.
         output: Where to.
         committed: Names of the partitions' files that are there already.
+        id: Told to each file, so that one by a worker of an earlier job, which wakes up late, is found out.
         keep_raw: Whether raw answers are kept after the commit.
         notices: What a person should know before it starts.
     """
@@ -46,6 +50,7 @@ class Job:
     plan: Plan
     output: OutputFolder
     committed: frozenset[str]
+    id: str
     keep_raw: bool = False
     notices: tuple[str, ...] = ()
 
@@ -58,14 +63,14 @@ class Job:
     def spec(self) -> WorkerSpec:
         """What a worker of this job is made from."""
         rows = max(1, self.plan.num_rows // len(self.plan.partitions))
-        return WorkerSpec(self.stage, self.output.url, self.output.format, self.plan.schema, rows, self.keep_raw)
+        return WorkerSpec(
+            self.stage, self.output.url, self.output.format, self.plan.schema, rows, self.keep_raw, self.id
+        )
 
     def counters(self) -> Counters:
         """Return what the partitions committed before this run hold, from their files' own counts."""
-        total = Counters()
-        for name in sorted(self.committed):
-            total.add(self.output.read_counters(name))
-        return total
+        with ThreadPoolExecutor(_NUM_THREADS) as pool:
+            return sum_counters(pool.map(self.output.read_counters, sorted(self.committed)))
 
 
 def prepare_job(
@@ -120,7 +125,8 @@ def prepare_job(
     stage.check_columns(plan.schema.names)
     is_new = record is None or restart or bool(notices)
     committed = frozenset() if is_new else frozenset(folder.committed())
-    job = Job(stage, plan, folder, committed, keep_raw, tuple(notices))
+    job_id = uuid.uuid4().hex if record is None or is_new else record["id"]
+    job = Job(stage, plan, folder, committed, job_id, keep_raw, tuple(notices))
     if job.pending:
         stage.check_server()
     if record is None and not folder.write_job(_record_of(job, config)):
@@ -145,14 +151,15 @@ def prepare_retry(stage: LLMStage, output: str | Path, kinds: Collection[str]) -
         FatalError: The server does not take the key or the model.
     """
     folder, plan = open_output(str(output))
-    differences = _differences(read_record(str(output))["stage"], stage.describe())
+    record = read_record(str(output))
+    differences = _differences(record["stage"], stage.describe())
     if differences:
         raise OutputConflictError(
             f"{folder.url!r} holds the output of another stage:\n  " + "\n  ".join(differences) + "\n"
             "Only the same stage can ask its failed rows again."
         )
     committed = frozenset(folder.committed())
-    job = Job(stage, plan, folder, committed, keep_raw=bool(folder.raw_folder().folders()))
+    job = Job(stage, plan, folder, committed, record["id"], keep_raw=bool(folder.raw_folder().folders()))
     wanted = [
         partition
         for partition in plan.partitions
@@ -199,6 +206,7 @@ def _record_of(job: Job, config: Mapping[str, Any] | None) -> dict[str, Any]:
     paths = {file.path: index for index, file in enumerate(job.plan.files)}
     return {
         "format_version": FORMAT_VERSION,
+        "id": job.id,
         "package_version": __version__,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "stage": job.stage.describe(),

@@ -51,6 +51,7 @@ class WorkerSpec:
         input_schema: Of every partition.
         rows_per_partition: The usual number, for sizing.
         keep_raw: Whether the raw answers are kept after the commit.
+        job_id: Of the job; kept with each file.
         retry_kinds: None for a partition that is not committed yet. Else the partition is, and its rows that failed
             with one of these kinds, or with any where there are none, are asked again.
     """
@@ -61,6 +62,7 @@ class WorkerSpec:
     input_schema: pa.Schema
     rows_per_partition: int
     keep_raw: bool = False
+    job_id: str = ""
     retry_kinds: frozenset[str] | None = None
 
     @property
@@ -137,7 +139,7 @@ class PartitionWorker:
         self.open[partition.index] = Counters()
         reach("read.before")
         try:
-            with self._output.writer(self._schema) as writer:
+            with self._output.writer(self._schema, self.spec.job_id) as writer:
                 if is_retry:
                     counters = self._refill(writer, partition, name, journal)
                     writer.replace(name, counters)

@@ -14,12 +14,16 @@ from nemo_llm_stage.dataset import failpoints
 from nemo_llm_stage.dataset.output import OutputFolder
 from nemo_llm_stage.errors import OutputConflictError
 
-SCHEMA = pa.schema([("a", pa.int64())])
+SCHEMA = pa.schema([("a", pa.int64()), ("a_error", pa.string())])
+
+
+def table_of(values: list[int]) -> pa.Table:
+    return pa.table([values, [None] * len(values)], schema=SCHEMA)
 
 
 def commit(output: OutputFolder, name: str, values: list[int], **counts: int) -> bool:
     with output.writer(SCHEMA) as writer:
-        writer.write(pa.table({"a": values}, schema=SCHEMA))
+        writer.write(table_of(values))
         return writer.commit(name, Counters(num_rows=len(values), **counts))
 
 
@@ -36,7 +40,7 @@ def test_a_committed_file_tells_its_counts_without_its_rows(output: OutputFolder
     assert commit(output, name, [1, 2], num_failed=1)
     assert output.committed() == {name}
     assert output.read_counters(name) == Counters(num_rows=2, num_failed=1)
-    assert output.count_rows(name) == 2
+    assert output.inspect(name, "a_error").num_rows == 2
 
 
 def test_a_second_writer_changes_nothing(output: OutputFolder) -> None:
@@ -64,7 +68,7 @@ def test_of_many_writers_at_once_one_wins(output: OutputFolder) -> None:
 def test_nothing_is_visible_before_the_commit(output: OutputFolder) -> None:
     """Nor is anything left behind by a writer that gave up."""
     with output.writer(SCHEMA) as writer:
-        writer.write(pa.table({"a": [1]}, schema=SCHEMA))
+        writer.write(table_of([1]))
         assert output.committed() == set()
     assert output.folder.names("_nemo_llm_stage/tmp") == set()
 

@@ -45,7 +45,7 @@ class JobRunner:
 
     def run(self, stage: LLMStage | None = None, **settings: Any) -> JobResult:
         options: dict[str, Any] = {"input": self.folder / "in", "output": self.folder / "out", "rows_per_partition": 10}
-        return run_job(stage=stage or self.stage(), engine="local", progress=False, **options | settings)
+        return run_job(stage=stage or self.stage(), **options | {"engine": "local", "progress": False} | settings)
 
     def retry(self, stage: LLMStage | None = None, **settings: Any) -> JobResult:
         output = self.folder / "out"

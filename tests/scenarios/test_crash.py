@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from _crash import NUM_ROWS, Tally, check_output, crash_a_job, write_input
 from _nursery import CrashJob, Nursery
 
 from nemo_llm_stage import AsyncHTTPClient, ConfigError, LLMStage, retry_failed, run_job
+from nemo_llm_stage.cluster.run import verify_output
 from nemo_llm_stage.dataset import failpoints
 from nemo_llm_stage.testing import Fault, SimulatedServer, SimulatedServerProcess
 
@@ -82,6 +84,29 @@ def test_a_worker_that_wakes_up_late_changes_nothing(
     check_output(job, NUM_ROWS, tally)
     assert tally.is_clean, tally
     assert {path.name: path.read_bytes() for path in tmp_path.glob("out/part-*")} == before
+
+
+def test_a_worker_of_a_job_thrown_away_cannot_slip_its_answers_in(
+    nursery: Nursery, crash_server: SimulatedServerProcess, tmp_path: Path
+) -> None:
+    """It wakes up after another prompt has taken the folder over, and commits first: the last check names its files."""
+    write_input(tmp_path, NUM_ROWS)
+    old = CrashJob(crash_server.base_url, str(tmp_path))
+    new = replace(old, prompt="Tell", action="restart")
+    with Nursery() as another:
+        old_pid = nursery.attempt(old, "commit.before_publish", is_stopped=True)["pid"]
+        new_pid = another.attempt(new, "commit.before_publish", is_stopped=True)["pid"]
+        nursery.wake(old_pid)
+        assert another.wake(new_pid)["code"] == 1
+    problems = verify_output(str(tmp_path / "out")).problems
+    assert problems
+    for problem in problems:
+        assert "was written by an earlier job" in problem
+        (tmp_path / "out" / problem.partition(" ")[0]).unlink()
+    assert nursery.attempt(new)["code"] == 0
+    tally = Tally()
+    check_output(new, NUM_ROWS, tally)
+    assert tally.is_clean, tally
 
 
 def test_a_failpoint_that_is_none_is_refused() -> None:
