@@ -24,8 +24,8 @@ pipeline(
     output="out/facts",
     client="local",
     prompt=(
-        "Fill in what the documentation below says: its subject, its purpose in a few words, whether it mentions errors,"
-        " and how many arguments it names.\n\n{{ text | truncate_chars(3000) }}"
+        "Fill in what the documentation below says: its subject, its purpose in a few words, whether it mentions "
+        "errors, and how many arguments it names.\n\n{{ text | truncate_chars(3000) }}"
     ),
     output_column="facts",
     answer={"type": "json", "schema": FACTS},

@@ -3,7 +3,7 @@ Label texts with one of a few topics.
 
 As it is, this runs on the embedded model over documentation that comes with this Python (PSF licence); --base-url and
 --model take any OpenAI-compatible server, --input any Parquet or JSONL with a column `text`.
-On vLLM, --set answer.guided=true has the server write nothing but a label.
+The labels are sent as a JSON Schema, so that a server that takes one writes nothing else; each answer is checked.
 """
 
 from nemo_llm_stage.cli import pipeline
@@ -21,6 +21,6 @@ pipeline(
         + ".\n\nText:\n{{ text | truncate_chars(2000) }}\n\nTopic:"
     ),
     output_column="topic",
-    answer={"type": "choices", "choices": TOPICS},
-    generation_config={"max_tokens": 8},
+    answer={"type": "json", "schema": {"type": "string", "enum": TOPICS}},
+    generation_config={"max_tokens": 12},
 )
