@@ -61,3 +61,19 @@ def test_every_command_and_option_named_exists() -> None:
         assert command in main.commands, command
         known = {option for parameter in main.commands[command].params for option in parameter.opts}
         assert set(re.findall(r"(?<![\w-])--[a-z-]+", rest.partition("`")[0])) <= known
+
+
+def table_settings() -> list[str]:
+    """The settings in code marks in the table of prompts and answers."""
+    section = README[README.index("### Prompts and answers") : README.index("### The columns")]
+    return [line.replace("\\|", "|") for line in re.findall(r"^\|.*?\| `(\w+:.*?)`(?:,| \|)", section, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("text", table_settings())
+def test_settings_in_the_table_are_valid(text: str) -> None:
+    """Each line is one of a job file's."""
+    settings = {"input": "a", "output": "b", "client": {"base_url": "http://x"}, "model": "m", "output_column": "c"}
+    given = yaml.safe_load(text)
+    if not {"prompt", "prompt_file", "messages", "messages_column"} & given.keys():
+        settings["prompt"] = "{{ text }}"
+    make_config(settings | given)
