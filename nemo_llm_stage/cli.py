@@ -16,52 +16,14 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 import click
 
 from nemo_llm_stage import __version__
-from nemo_llm_stage.cli_options import job_options, merged_settings, options
-from nemo_llm_stage.errors import ConfigError, LLMStageError
+from nemo_llm_stage.cli_options import CONTEXT, EXIT_RUN, Command, Commands, job_options, merged_settings, options
+from nemo_llm_stage.errors import ConfigError
 
 if TYPE_CHECKING:
     from nemo_llm_stage.cluster.run import JobResult
 
-EXIT_RUN, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
-
-class _Command(click.Command):
-    """Shows a user's mistake as one message, never as a traceback."""
-
-    def invoke(self, context: click.Context) -> Any:
-        try:
-            return super().invoke(context)
-        except LLMStageError as error:
-            click.secho(f"error: {error}", fg="red", err=True)
-            context.exit(EXIT_INPUT if isinstance(error, ConfigError) else EXIT_RUN)
-        except KeyboardInterrupt:
-            click.echo("stopped; the same command goes on from here.", err=True)
-            context.exit(EXIT_INTERRUPTED)
-
-    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options under the headings of their sections."""
-        sections: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(context):
-            record = parameter.get_help_record(context)
-            if record is not None:
-                sections.setdefault(getattr(parameter, "section", "Options"), []).append(record)
-        for section, records in sections.items():
-            with formatter.section(section):
-                formatter.write_dl(records)
-        if isinstance(self, click.Group):
-            self.format_commands(context, formatter)
-
-
-class _Commands(_Command, click.Group):
-    """Likewise, for all commands of the group."""
-
-    command_class = _Command
-
-
-_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-
-
-@click.group(cls=_Commands, context_settings=_CONTEXT)
+@click.group(cls=Commands, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="nemo-llm-stage")
 def main() -> None:
     """Add LLM-generated columns to a dataset of any size."""
@@ -113,7 +75,7 @@ def pipeline(description: str, *, demo_rows: int, **settings: Any) -> None:
         settings: As in a job file.
     """
 
-    @click.command(help=description, cls=_Command, context_settings=_CONTEXT)
+    @click.command(help=description, cls=Command, context_settings=CONTEXT)
     @click.option("--rows", type=int, default=demo_rows, show_default=True, help="Texts, where no --input is given.")
     @job_options
     @_SHOW_OPTIONS
@@ -124,6 +86,80 @@ def pipeline(description: str, *, demo_rows: int, **settings: Any) -> None:
         _run(merged, "the pipeline", progress=progress, restart=restart, show_rows=show_rows)
 
     command(prog_name=Path(sys.argv[0]).name)
+
+
+@main.command()
+@click.argument("job_file", required=False, type=click.Path(path_type=Path))
+@options(
+    "This look",
+    click.option("-n", "--rows", type=click.IntRange(1), default=5, show_default=True, help="How many rows."),
+    click.option("--dry-run", is_flag=True, help="Render the prompts and ask nobody."),
+    click.option("--full", is_flag=True, help="Show long texts to their end."),
+    click.option("--price-input", type=float, help="Of a million input tokens, to estimate the cost."),
+    click.option("--price-output", type=float, help="Of a million output tokens."),
+)
+@job_options
+def preview(
+    job_file: Path | None,
+    rows: int,
+    dry_run: bool,
+    full: bool,
+    price_input: float | None,
+    price_output: float | None,
+    **flags: Any,
+) -> None:
+    """
+    Look before you run: the exact prompts of a few rows spread over the dataset, and what they are answered.
+
+    Takes what `run` takes, writes nothing, and estimates tokens, time and cost of all rows from the few.
+    """
+    from rich.console import Console
+
+    from nemo_llm_stage.job.config import make_config, read_job_file
+    from nemo_llm_stage.job.preview import preview_job
+    from nemo_llm_stage.report.preview import estimates, row_panel
+
+    settings = read_job_file(job_file) if job_file else {}
+    config = make_config(merged_settings(settings, flags), str(job_file or "the command line"))
+    seen = preview_job(config, rows, is_dry=dry_run)
+    console = Console()
+    for row in seen.rows:
+        title = "a row" if row.number is None else f"row {row.number + 1:,} of {seen.num_rows:,}"
+        console.print(row_panel(title, row.messages, row.text, row.result, is_full=full))
+    if dry_run or not seen.rows:
+        console.print(f"{seen.num_rows:,} rows{'' if seen.is_exact else ' or so'} in all; nobody was asked.")
+        return
+    results = [row.result for row in seen.rows if row.result is not None]
+    console.print(
+        estimates(
+            results,
+            seen.num_rows,
+            is_exact=seen.is_exact,
+            num_at_once=seen.num_at_once,
+            price_input=price_input,
+            price_output=price_output,
+        )
+    )
+
+
+@main.command()
+@click.argument("job_file", default="job.yaml", type=click.Path(path_type=Path))
+def init(job_file: Path) -> None:
+    """Write a commented JOB_FILE [job.yaml] that runs as it is, and a few rows for it."""
+    from nemo_llm_stage.job.starter import write_starter
+
+    rows = write_starter(job_file)
+    click.echo(f"{job_file} and {rows} are written. Next: nemo-llm-stage preview {job_file}")
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of job files, for editors."""
+    import json
+
+    from nemo_llm_stage.job.config import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
 
 
 @main.command()
@@ -163,7 +199,7 @@ def serve_local(gguf: Path | None, port: int) -> None:
     serve_forever(gguf, port=port)
 
 
-class _SimulateServer(_Command):
+class _SimulateServer(Command):
     """Has an option for each field of `ServerConfig`, with that field's own words; looked up when they are needed."""
 
     def get_params(self, context: click.Context) -> list[click.Parameter]:

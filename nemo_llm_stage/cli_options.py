@@ -1,7 +1,7 @@
 """
-The options of a job on the command line, and how they go over a job file's settings.
+What commands have in common: how they end, how `--help` looks, and the options of a job.
 
-Knows words and settings' names; what a setting means is `job.schema`'s.
+The options' names are those of a job file's settings; what a setting means is `job.schema`'s.
 """
 
 from __future__ import annotations
@@ -11,7 +11,46 @@ from typing import Any
 
 import click
 
-from nemo_llm_stage.errors import ConfigError
+from nemo_llm_stage.errors import ConfigError, LLMStageError
+
+EXIT_RUN, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+
+
+class Command(click.Command):
+    """Shows a user's mistake as one message, never as a traceback."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run it, and end with a message and an exit code where it fails."""
+        try:
+            return super().invoke(context)
+        except LLMStageError as error:
+            click.secho(f"error: {error}", fg="red", err=True)
+            context.exit(EXIT_INPUT if isinstance(error, ConfigError) else EXIT_RUN)
+        except KeyboardInterrupt:
+            click.echo("stopped; the same command goes on from here.", err=True)
+            context.exit(EXIT_INTERRUPTED)
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options under the headings of their sections."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(context):
+            record = parameter.get_help_record(context)
+            if record is not None:
+                sections.setdefault(getattr(parameter, "section", "Options"), []).append(record)
+        for section, records in sections.items():
+            with formatter.section(section):
+                formatter.write_dl(records)
+        if isinstance(self, click.Group):
+            self.format_commands(context, formatter)
+
+
+class Commands(Command, click.Group):
+    """Likewise, for all commands of the group."""
+
+    command_class = Command
+
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
 def options(section: str, *options: Callable[[Any], Any]) -> Callable[[Any], Any]:

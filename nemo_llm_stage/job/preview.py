@@ -1,0 +1,155 @@
+"""
+A look at a job before it is run: a few rows spread over the dataset, their exact prompts, and what comes back.
+
+Writes nothing. Knows plans and stages; what is shown is the report room's.
+"""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from nemo_llm_stage.core import Message, RowResult
+from nemo_llm_stage.dataset.files import find_files
+from nemo_llm_stage.dataset.plan import Partition, Plan, make_plan, read_partition
+from nemo_llm_stage.errors import RowError
+from nemo_llm_stage.job.schema import JobConfig
+from nemo_llm_stage.stage.stage import LLMStage
+
+ROWS_PER_CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class PreviewedRow:
+    """
+    One row of a preview.
+
+    Attributes:
+        number: Its place in the dataset, from 0; None where the dataset was not counted.
+        messages: What is asked; empty where the prompt cannot be made.
+        text: What a base model is asked: the messages, formatted; None for a chat.
+        result: What came back, or why nothing was asked; None where nobody was asked.
+    """
+
+    number: int | None
+    messages: list[Message]
+    text: str | None
+    result: RowResult | None
+
+
+@dataclass(frozen=True)
+class Preview:
+    """
+    A few rows, and what they are a sample of.
+
+    Attributes:
+        rows: In the dataset's order.
+        num_rows: Of the whole dataset.
+        is_exact: Whether it was counted.
+        output_column: The column to add.
+        num_at_once: Requests that the job will have in flight, over all actors.
+    """
+
+    rows: tuple[PreviewedRow, ...]
+    num_rows: int
+    is_exact: bool
+    output_column: str
+    num_at_once: int
+
+
+def preview_job(config: JobConfig, num_rows: int = 5, *, is_dry: bool = False) -> Preview:
+    """
+    Render, and unless `is_dry` ask, a few rows of the job's input.
+
+    Args:
+        config: The job. A row that fails is not asked again for hours, as it would be in a run.
+        num_rows: How many; spread over the dataset, the same ones each time.
+        is_dry: Whether to render only; no server is looked for.
+
+    Raises:
+        ConfigError: The settings or the input cannot work.
+        RequestError: The server cannot be reached, or refuses every request.
+    """
+    files = find_files(config.input)
+    plan = make_plan(files, rows_per_partition=config.rows_per_partition, scan_input=config.scan_input)
+    if is_dry:
+        stage = config.make_stage()
+        stage.check_columns(plan.schema.names)
+        sample = _sample(plan, stage, num_rows)
+        rows = [_rendered(stage, number, row) for number, row in sample]
+    else:
+        with config.model_copy(update={"give_up_after": 0.0}).open_stage() as stage:
+            rows = _asked(plan, stage, num_rows)
+    num_at_once = config.client.num_at_once * (config.actors if config.engine == "ray" else 1)
+    return Preview(tuple(rows), plan.num_rows, plan.is_exact, config.output_column, num_at_once)
+
+
+def _asked(plan: Plan, stage: LLMStage, num_rows: int) -> list[PreviewedRow]:
+    stage.check_columns(plan.schema.names)
+    sample = _sample(plan, stage, num_rows)
+    try:
+        stage.check_server()
+        results = stage.submit([row for _, row in sample]).result()
+    finally:
+        stage.close()
+    rendered = [_rendered(stage, number, row) for number, row in sample]
+    return [
+        PreviewedRow(row.number, row.messages, row.text, result) for row, result in zip(rendered, results, strict=True)
+    ]
+
+
+def _rendered(stage: LLMStage, number: int | None, row: dict[str, Any]) -> PreviewedRow:
+    try:
+        messages = stage.prompt.render(row)
+        formatter = stage.conversation_formatter
+        text = None if formatter is None else formatter.format_conversation(messages)
+    except RowError as error:
+        return PreviewedRow(number, [], None, RowResult(None, f"{error.kind}: {error}"))
+    return PreviewedRow(number, messages, text, None)
+
+
+def _sample(plan: Plan, stage: LLMStage, num_rows: int) -> list[tuple[int | None, dict[str, Any]]]:
+    """Return rows with their numbers: one at random out of each of `num_rows` equal parts of the dataset."""
+    ends = list(accumulate(_sizes(plan)))
+    total = ends[-1]
+    num_rows = min(num_rows, total)
+    dice = random.Random(0)  # noqa: S311 - the same rows each time, so that previews can be compared
+    wanted: defaultdict[int, list[int]] = defaultdict(list)
+    for part in range(num_rows):
+        position = dice.randrange(part * total // num_rows, (part + 1) * total // num_rows)
+        partition = bisect_right(ends, position)
+        wanted[partition].append(position - (ends[partition - 1] if partition else 0))
+    sample: list[tuple[int | None, dict[str, Any]]] = []
+    for index, offsets in wanted.items():
+        first = ends[index - 1] if index else 0
+        rows = _read(plan.partitions[index], plan, stage, offsets)
+        sample += [(first + offset if plan.is_exact else None, row) for offset, row in zip(offsets, rows, strict=False)]
+    return sample
+
+
+def _sizes(plan: Plan) -> list[int]:
+    """Return the rows of each partition; the uncounted ones share what is left of the estimate by their bytes."""
+    num_left = plan.num_rows - sum(partition.num_rows or 0 for partition in plan.partitions)
+    num_bytes = sum(part.stop - part.start for part in plan.partitions if part.num_rows is None)
+    return [
+        max(1, num_left * (part.stop - part.start) // num_bytes) if part.num_rows is None else part.num_rows
+        for part in plan.partitions
+    ]
+
+
+def _read(partition: Partition, plan: Plan, stage: LLMStage, offsets: Sequence[int]) -> list[dict[str, Any]]:
+    """Return the rows at `offsets` (rising, from 0); where the partition is shorter than estimated, its last one."""
+    rows: list[dict[str, Any]] = []
+    first, table = 0, None
+    for table in read_partition(partition, plan.schema, rows_per_chunk=ROWS_PER_CHUNK):
+        here = [offset - first for offset in offsets if first <= offset < first + table.num_rows]
+        rows += stage.rows_of(table.take(here)) if here else []
+        first += table.num_rows
+        if len(rows) == len(offsets):
+            return rows
+    return rows if table is None else rows + stage.rows_of(table.slice(table.num_rows - 1))

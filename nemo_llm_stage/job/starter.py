@@ -1,0 +1,143 @@
+"""
+The job file that `nemo-llm-stage init` writes, and the rows that it runs on.
+
+Every setting is in it: the few that a job needs, and as ``#key: value`` the others with their defaults or an example.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from nemo_llm_stage.errors import ConfigError
+
+_STARTER = """\
+# A job of nemo-llm-stage: rows in, the same rows and a generated column out.
+#
+#   nemo-llm-stage preview {job} --dry-run    the exact prompts of a few rows; asks nobody
+#   nemo-llm-stage preview {job}              asks a few rows; estimates tokens and time for all
+#   nemo-llm-stage run {job}                  all rows; the same command again goes on where it stopped
+#
+# A line that starts with # and a letter is a setting that is off: take the # away.
+# For completion in an editor: nemo-llm-stage schema > job.schema.json, and as the first line of this file
+#   # yaml-language-server: $schema=job.schema.json
+
+# What of, and where to. Parquet or JSONL: files, globs, folders, or a list of these; s3:// and the like too.
+input: {rows}
+output: {output}
+
+# Which server. `local` is a small model on this machine's CPU (pip install 'nemo-llm-stage[local]').
+# For a real job: its address and model, and the variable that holds the key, if it needs one.
+client: local
+#client:
+#  type: http                          # or openai: through the openai SDK
+#  base_url: http://localhost:8000/v1  # or a list of several
+#  api_key_env: MY_API_KEY             # or api_key_file; never the key itself
+#  max_concurrent_requests: 64         # in flight at once, for each actor
+#  max_retries: 3
+#  base_delay: 1.0
+#  timeout: 600.0
+#  connect_timeout: 10.0
+#  headers: {{X-Team: curation}}
+#  ca_file: ca.pem
+#  proxy: http://proxy:3128
+#model: my-model
+
+# What is asked: Jinja2 over the columns, e.g. {{{{ text }}}}, {{{{ text | truncate_tokens(2000) }}}}, {{% if title %}}.
+system_prompt: You are a careful editor.
+prompt: |
+  What is this text about? Answer with one word: science, sports or food.
+
+  {{{{ text }}}}
+#prompt_file: prompt.txt
+#system_prompt_file: system.txt
+#messages:                             # turns before the prompt, e.g. an example
+#  - {{role: user, content: "Bread rises because yeast makes gas."}}
+#  - {{role: assistant, content: food}}
+#messages_column: conversation         # list<struct<role, content>>, as chat data comes
+#images: [image]                       # bytes, paths or URLs
+#allow_remote_urls: false
+#max_image_bytes: 20971520
+#on_null: skip                         # or error, empty
+#skip_when: "{{{{ text | length < 20 }}}}"
+#conversation_formatter: plain         # base models: plain, or the path of a tokenizer_config.json or .jinja
+
+# What comes out. The columns are topic, topic_error and topic_meta.
+output_column: topic
+answer:
+  type: choices
+  choices: [science, sports, food]
+#answer: {{type: text}}
+#answer: {{type: regex, pattern: 'Score: (\\d)', arrow_type: int64}}
+#answer: {{type: json, schema_file: schema.json}}       # or schema: {{…}}, or python: my_module:MyModel
+#answer: {{type: parser, parser: "my_module:my_function", arrow_type: string}}
+#reasoning_column: false
+#has_meta: true
+
+# An answer that cannot be used, or was cut off; a prompt that is too long.
+#max_reasks: 2
+#on_truncated: accept                  # or error, retry_longer, continue
+#max_tokens_cap: 8192
+#on_overflow: error                    # or shrink_output, truncate_input_head, _tail, _middle
+
+# How the model generates; anything else that the server takes goes into extra_kwargs.
+generation_config:
+  max_tokens: 16
+  temperature: 0.0
+#  top_p: 0.95
+#  top_k: 20
+#  n: 1
+#  seed: 0
+#  stop: ["\\n\\n"]
+#  stream: false
+#  extra_kwargs: {{min_p: 0.05}}
+
+# How the job runs.
+engine: local                          # or ray, for any number of actors on any number of machines
+#actors: 4
+#num_cpus_per_actor: 0.5
+#address: ray://head:10001
+#output_format: parquet                # or jsonl
+#rows_per_partition: 1000
+#scan_input: auto
+#deduplicate: true
+#give_up_after: 21600.0
+#max_failed_rows: 0.05
+#keep_raw: false
+"""
+
+_TEXTS = (
+    "A prism splits white light into its colours, because each of them is bent by a different angle.",
+    "The goalkeeper saved two penalties, and the visitors won the cup for the first time.",
+    "Let the dough rest for an hour under a damp cloth before you shape the loaves.",
+    "Tides are higher when sun, moon and earth stand in one line.",
+    "She ran the last lap in under a minute and still had the breath to laugh.",
+    "Onions taste sweeter the longer they are cooked, as their sharpness boils away.",
+    "Salt lowers the temperature at which water freezes.",
+    "After four sets and three hours, the match was decided by a single serve.",
+)
+
+
+def write_starter(path: Path) -> Path:
+    """
+    Write a job file to `path`, and beside it a few rows that it runs on; return the rows' file.
+
+    Raises:
+        ConfigError: One of the two is there already, or cannot be written.
+    """
+    rows = path.with_name(f"{path.stem}_rows.jsonl")
+    lines = [json.dumps({"id": index, "text": text}) + "\n" for index, text in enumerate(_TEXTS)]
+    output = path.with_name(f"{path.stem}_output")
+    _write_new(path, _STARTER.format(job=path, rows=rows, output=output))
+    _write_new(rows, "".join(lines))
+    return rows
+
+
+def _write_new(path: Path, text: str) -> None:
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ConfigError(f"{str(path)!r} is there already; choose another name.") from None
+    except OSError as error:
+        raise ConfigError(f"cannot write {str(path)!r}: {error.strerror}.") from error

@@ -1,0 +1,186 @@
+"""
+What a person sees of a preview: each row's prompt and answer, and what the whole dataset would take.
+
+Knows messages and results; knows nothing of how they came about.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from nemo_llm_stage.core import Message, RowResult
+from nemo_llm_stage.report.estimate import CONFIDENCE, Estimate, estimate_total
+from nemo_llm_stage.report.progress import duration
+
+MAX_SHOWN_CHARS = 2_000
+"""Most of one text that is shown, unless all of it is asked for."""
+
+_ROLE_STYLES = {"system": "magenta", "user": "cyan", "assistant": "blue"}
+
+
+def row_panel(
+    title: str, messages: Sequence[Message], text: str | None, result: RowResult | None, *, is_full: bool = False
+) -> Panel:
+    """
+    Return one row: what is asked, and what came back.
+
+    Args:
+        title: Which row it is.
+        messages: As sent; empty where the prompt could not be made.
+        text: The messages as a base model gets them; None for a chat.
+        result: None where nobody was asked.
+        is_full: Whether long texts are shown to their end.
+    """
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+
+    def add(label: str, words: str, style: str = "", words_style: str = "") -> None:
+        shown = words if is_full else _shortened(words)
+        grid.add_row(Text(label, style=f"bold {style}".strip()), Text(shown, style=words_style))
+
+    if text is not None:
+        add("prompt", text, "cyan")
+    else:
+        for message in messages:
+            role = str(message.get("role"))
+            add(role, _content(message.get("content")), _ROLE_STYLES.get(role, ""))
+    if result is not None:
+        _add_result(add, result)
+    return Panel(grid, title=title, title_align="left", subtitle=_subtitle(result), subtitle_align="right")
+
+
+def _add_result(add: Callable[..., None], result: RowResult) -> None:
+    texts = () if result.completion is None else result.completion.texts
+    for thinking in () if result.completion is None else result.completion.reasoning:
+        if thinking:
+            add("thinking", thinking, words_style="dim")
+    for index, answer in enumerate(texts):
+        add("answer" if len(texts) == 1 else f"answer {index + 1}", answer, "green")
+    if result.error is not None:
+        is_skipped = result.error_kind == "skipped"
+        add("skipped" if is_skipped else "error", result.error, *(["yellow"] * 2 if is_skipped else ["red"] * 2))
+    elif texts and result.value != texts[0]:
+        add("value", json.dumps(result.value, ensure_ascii=False, default=str), "green")
+
+
+def _subtitle(result: RowResult | None) -> str | None:
+    if result is None or result.completion is None:
+        return None
+    completion, usage = result.completion, result.usage
+    parts = []
+    if usage is not None:
+        parts.append(f"{usage.input_tokens or 0:,} tokens in, {usage.output_tokens or 0:,} out")
+    if completion.latency_s is not None:
+        parts.append(f"{_latency_s(result):.2f} s")
+    parts += [reason for reason in completion.finish_reasons if reason not in (None, "stop")]
+    if result.attempts > 1:
+        parts.append(f"{result.attempts} attempts" + (f" ({result.recovery})" if result.recovery else ""))
+    return ", ".join(parts)
+
+
+def estimates(
+    results: Sequence[RowResult],
+    num_rows: int,
+    *,
+    is_exact: bool,
+    num_at_once: int,
+    price_input: float | None = None,
+    price_output: float | None = None,
+) -> RenderableType:
+    """
+    Return the table of what the whole dataset would take.
+
+    Args:
+        results: Of a sample of its rows; at least one.
+        num_rows: Rows of the dataset.
+        is_exact: Whether they were counted.
+        num_at_once: Requests that will be in flight.
+        price_input: Of a million input tokens, in any currency.
+        price_output: Of a million output tokens.
+    """
+    inputs = [_tokens(result, "input_tokens") for result in results]
+    outputs = [_tokens(result, "output_tokens") for result in results]
+    latencies = [_latency_s(result) for result in results]
+    about = "" if is_exact else "about "
+    table = Table(box=box.SIMPLE, pad_edge=False, title=f"all {about}{num_rows:,} rows", title_justify="left")
+    for column in ("", "a row", "all rows", f"{CONFIDENCE:.0%} interval"):
+        table.add_column(column, justify="right" if column else "left")
+
+    def add(label: str, sample: Sequence[float], share: float, form: Callable[[float], str]) -> None:
+        estimate = estimate_total(sample, num_rows)
+        scaled = (estimate.per_row, *(None if x is None else x * share for x in (estimate.total, *_ends(estimate))))
+        cells = [form(number) for number in scaled if number is not None]
+        table.add_row(label, *cells[:2], " to ".join(cells[2:]))
+
+    if any(inputs) or any(outputs):
+        add("input tokens", inputs, 1.0, _count)
+        add("output tokens", outputs, 1.0, _count)
+        if price_input is not None or price_output is not None:
+            pairs = zip(inputs, outputs, strict=True)
+            add("cost", [(i * (price_input or 0) + o * (price_output or 0)) / 1e6 for i, o in pairs], 1.0, _money)
+    if any(latencies):
+        add("time", latencies, 1 / num_at_once, _span)
+    note = (
+        f"From {len(results)} row{'s' * (len(results) > 1)}: mean times rows, the interval by Student's t. Time is as "
+        f"if each of {num_at_once:,} requests in flight took as long as one here; a loaded server takes longer."
+    )
+    return Group(table, Text(note, style="dim"))
+
+
+def _ends(estimate: Estimate) -> tuple[float | None, float | None]:
+    return estimate.low, estimate.high
+
+
+def _tokens(result: RowResult, name: str) -> int:
+    return getattr(result.usage, name, None) or 0
+
+
+def _latency_s(result: RowResult) -> float:
+    completions = (*result.discarded, *([result.completion] if result.completion is not None else []))
+    return sum(completion.latency_s or 0.0 for completion in completions)
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}"
+
+
+def _money(amount: float) -> str:
+    decimals = 2 if amount >= 1 or amount <= 0 else 1 - math.floor(math.log10(amount))
+    return f"{amount:,.{decimals}f}"
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds < 60 else duration(seconds)
+
+
+def _content(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "\n".join(part["text"] if "text" in part else _image(part) for part in parts)
+
+
+def _image(part: dict[str, Any]) -> str:
+    inner = part.get(part.get("type", ""), part)
+    url = str(inner.get("url", "") if isinstance(inner, dict) else inner)
+    if not url.startswith("data:"):
+        return f"[{part.get('type')} {url}]"
+    media_type, _, data = url.removeprefix("data:").partition(";base64,")
+    return f"[{media_type}, {len(data) * 3 // 4:,} bytes]"
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= MAX_SHOWN_CHARS:
+        return text
+    half = MAX_SHOWN_CHARS // 2
+    return f"{text[:half]}\n[… {len(text) - 2 * half:,} more characters …]\n{text[-half:]}"
