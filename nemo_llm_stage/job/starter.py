@@ -67,6 +67,7 @@ output_column: topic
 answer:
   type: choices
   choices: [science, sports, food]
+  guided: json                         # the server writes nothing else; true for vLLM's own way
 #answer: {{type: text}}
 #answer: {{type: regex, pattern: 'Score: (\\d)', arrow_type: int64}}
 #answer: {{type: json, schema_file: schema.json}}       # or schema: {{…}}, or python: my_module:MyModel

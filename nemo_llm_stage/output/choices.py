@@ -1,11 +1,12 @@
-"""An answer that is one of some labels, with the model's certainty on request. Knows vLLM's guided choice."""
+"""An answer that is one of some labels, with the model's certainty on request. Knows how servers are told to write nothing else."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
+import orjson
 import pyarrow as pa
 
 from nemo_llm_stage.core import Completion
@@ -26,7 +27,8 @@ class ChoiceOutput(Output):
 
     Args:
         choices: The labels, at least one.
-        guided: Whether to have the server write nothing else: ``structured_outputs`` of vLLM. Others refuse it.
+        guided: Whether to have the server write nothing else. True asks by ``structured_outputs``, which vLLM has;
+            ``"json"`` by a JSON Schema, which vLLM, SGLang and llama.cpp take: the answer is then a quoted label.
         logprobs: Whether the value is a struct of ``choice`` and ``logprob``: the sum of the natural logarithms of
             the answer's token probabilities, null where the server does not tell them.
 
@@ -34,7 +36,9 @@ class ChoiceOutput(Output):
         ConfigError: There are no choices, or one twice, or one that is no text.
     """
 
-    def __init__(self, choices: Sequence[str], *, guided: bool = False, logprobs: bool = False) -> None:
+    def __init__(
+        self, choices: Sequence[str], *, guided: bool | Literal["json"] = False, logprobs: bool = False
+    ) -> None:
         self._choices = tuple(choices)
         if isinstance(choices, str) or not all(isinstance(choice, str) and choice.strip() for choice in choices):
             raise ConfigError(f"choices must be a list of texts, not {choices!r:.200}.")
@@ -50,7 +54,12 @@ class ChoiceOutput(Output):
 
     def request_kwargs(self) -> dict[str, Any]:
         """Return what guides the server and asks for logprobs, as far as wanted; ``extra_body`` passes the SDK."""
-        guide = {"extra_body": {"structured_outputs": {"choice": list(self._choices)}}} if self._guided else {}
+        guide: dict[str, Any] = {}
+        if self._guided == "json":
+            schema = {"type": "string", "enum": list(self._choices)}
+            guide = {"response_format": {"type": "json_schema", "json_schema": {"name": "choice", "schema": schema}}}
+        elif self._guided:
+            guide = {"extra_body": {"structured_outputs": {"choice": list(self._choices)}}}
         return guide | ({"logprobs": True} if self._logprobs else {})
 
     def parse(self, text: str, completion: Completion, choice: int) -> Any:
@@ -61,6 +70,8 @@ class ChoiceOutput(Output):
             ParseError: The answer is none of the choices; names them.
         """
         answer = split_reasoning(text)[1].strip()
+        if self._guided == "json":
+            answer = _unquoted(answer)
         label = answer if answer in self._exact else self._by_core.get(_core(answer))
         if label is None:
             wanted = ", ".join(map(repr, self._choices))
@@ -73,6 +84,14 @@ class ChoiceOutput(Output):
     def describe(self) -> dict[str, Any]:
         """Return the kind and the choices."""
         return {"kind": "choices", "choices": list(self._choices), "guided": self._guided, "logprobs": self._logprobs}
+
+
+def _unquoted(answer: str) -> str:
+    try:
+        label = orjson.loads(answer)
+    except orjson.JSONDecodeError:
+        return answer
+    return label if isinstance(label, str) else answer
 
 
 def _core(text: str) -> str:

@@ -48,6 +48,7 @@ def replying(text: str) -> SimulatedServer:
         ("text", " as it is", " as it is"),
         ({"choices": ["good", "bad"]}, "Good.", "good"),
         ({"type": "choices", "choices": [0, 1, 2]}, "2", "2"),
+        ({"choices": ["a", "b"], "guided": "json"}, '"b"', "b"),
         ({"choices": ["a"], "logprobs": True}, "a", {"choice": "a", "logprob": -0.125}),
         ({"pattern": r"score: (?P<score>\d)", "arrow_type": {"score": "int64"}}, "score: 3", {"score": 3}),
         ({"pattern": r"\d+", "arrow_type": "int64"}, "about 12", 12),

@@ -47,6 +47,17 @@ def test_choices_that_differ_in_case_alone_are_told_apart() -> None:
         output.parse("'a'", ANSWER, 0)
 
 
+def test_a_label_guided_by_a_schema_comes_in_quotes() -> None:
+    """Which then tell it apart like any other text."""
+    output = ChoiceOutput(["A", "a", 'say "a"'], guided="json")
+    assert [output.parse(text, ANSWER, 0) for text in ('"A"', '"a"', '"say \\"a\\""', "A")] == [
+        "A",
+        "a",
+        'say "a"',
+        "A",
+    ]
+
+
 @pytest.mark.parametrize("choices", [[], ["a", "a"], ["a", ""], "abc", ["a", 1]])
 def test_choices_that_cannot_work_are_refused(choices: list[str]) -> None:
     """When the output is made."""
@@ -57,6 +68,8 @@ def test_choices_that_cannot_work_are_refused(choices: list[str]) -> None:
 def test_the_server_is_guided_only_where_asked() -> None:
     """Servers other than vLLM refuse the parameter."""
     assert ChoiceOutput(["a", "b"]).request_kwargs() == {}
+    schema = ChoiceOutput(["a", "b"], guided="json").request_kwargs()["response_format"]["json_schema"]["schema"]
+    assert schema == {"type": "string", "enum": ["a", "b"]}
     guide = {"structured_outputs": {"choice": ["a", "b"]}}
     assert ChoiceOutput(["a", "b"], guided=True).request_kwargs() == {"extra_body": guide}
 
