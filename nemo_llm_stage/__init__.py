@@ -14,6 +14,7 @@ frame = stage.process(frame)  # the same rows, and summary, summary_error, summa
 ```
 """
 
+from nemo_llm_stage.client.formatters import HFChatTemplateFormatter, PlainFormatter
 from nemo_llm_stage.client.http_client import AsyncHTTPClient
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig, LLMClient
 from nemo_llm_stage.client.openai_client import AsyncOpenAIClient, OpenAIClient
@@ -31,7 +32,7 @@ from nemo_llm_stage.errors import (
     RunError,
     TransientError,
 )
-from nemo_llm_stage.output import Output
+from nemo_llm_stage.output import ChoiceOutput, JsonOutput, Output, RegexOutput
 from nemo_llm_stage.prompt import Prompt
 from nemo_llm_stage.stage.stage import LLMStage
 
@@ -41,14 +42,17 @@ __all__ = [
     "AsyncHTTPClient",
     "AsyncLLMClient",
     "AsyncOpenAIClient",
+    "ChoiceOutput",
     "Completion",
     "ConfigError",
     "ConversationFormatter",
     "Counters",
     "FatalError",
     "GenerationConfig",
+    "HFChatTemplateFormatter",
     "InputError",
     "JobResult",
+    "JsonOutput",
     "LLMClient",
     "LLMStage",
     "LLMStageError",
@@ -56,7 +60,9 @@ __all__ = [
     "Output",
     "OutputConflictError",
     "ParseError",
+    "PlainFormatter",
     "Prompt",
+    "RegexOutput",
     "RequestError",
     "RowError",
     "RowResult",

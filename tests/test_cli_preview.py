@@ -162,6 +162,21 @@ def test_a_preview_finds_what_a_run_would_trip_over(
     assert "Traceback" not in result.output
 
 
+def test_field_columns_are_shown_at_the_end_of_a_run(folder: Path) -> None:
+    """Together, as one answer."""
+    schema = {"type": "object", "properties": {"year": {"type": "integer"}}, "required": ["year"]}
+    (folder / "schema.json").write_text(json.dumps(schema))
+    with SimulatedServer(answer=lambda _: '{"year": 1990}') as server:
+        result = invoke(
+            *("run", "--input", folder / "in", "--output", folder / "out", "--base-url", server.base_url),
+            *("--model", "sim", "--prompt", "{{ text }}", "--output-column", "x", "--engine", "local"),
+            *("--json-schema", folder / "schema.json", "--set", "field_columns=true", "--no-progress"),
+        )
+    assert result.exit_code == 0, result.output
+    assert "{'year': 1990}" in result.stdout
+    assert pq.read_schema(folder / "out" / "part-00000000.parquet").field("x_year").type == pa.int64()
+
+
 def test_the_starter_runs_as_it_is_written(tmp_path: Path) -> None:
     """Here on a simulated server in the embedded model's place."""
     job = tmp_path / "job.yaml"

@@ -144,13 +144,13 @@ class JobConfig(Settings):
             tokenizer_config.json, of its folder, or of a .jinja chat template.
         output_column: The column to add.
         answer: What an answer must be; see there. Text, if not given.
+        field_columns: Whether the fields of a struct become columns of their own, ``X_field``, in place of ``X``.
         reasoning_column: Whether to add the model's thinking as a column of its own.
         has_meta: Whether to add the column with tokens, latency and the like.
         max_reasks: Times that a row is asked again with what is wrong with its answer.
         on_truncated: An answer cut off at ``max_tokens``: ``accept``, ``error``, ``retry_longer`` or ``continue``.
         max_tokens_cap: Most output tokens that the last two go up to; None for 4 times ``max_tokens``.
-        on_overflow: A prompt that does not fit: ``error``, ``shrink_output``, ``truncate_input_head``, ``_tail`` or
-            ``_middle``.
+        on_overflow: A prompt that does not fit: ``error``, ``shrink_output`` or ``truncate_input_head``, ``_tail`` …
         generation_config: How the model generates.
         deduplicate: Whether identical requests are sent once; None where a request has one answer.
         give_up_after: Seconds that a row is asked again after failures that may pass; 0 fails it at once.
@@ -183,6 +183,7 @@ class JobConfig(Settings):
     conversation_formatter: str | None = None
     output_column: str
     answer: Annotated[AnswerConfig, BeforeValidator(with_type)] = TextAnswer()
+    field_columns: bool = False
     reasoning_column: bool = False
     has_meta: bool = True
     max_reasks: int = Field(default=2, ge=0)
@@ -271,6 +272,7 @@ class JobConfig(Settings):
             give_up_after_s=self.give_up_after,
             deduplicate=self.deduplicate,
             has_meta=self.has_meta,
+            field_columns=self.field_columns,
             reasoning_column=self.reasoning_column,
             max_reasks=self.max_reasks,
             on_truncated=self.on_truncated,
@@ -294,6 +296,5 @@ class JobConfig(Settings):
     def _formatter(self) -> ConversationFormatter | None:
         if self.conversation_formatter is None:
             return None
-        if self.conversation_formatter == "plain":
-            return PlainFormatter()
-        return HFChatTemplateFormatter(self.conversation_formatter)
+        is_plain = self.conversation_formatter == "plain"
+        return PlainFormatter() if is_plain else HFChatTemplateFormatter(self.conversation_formatter)

@@ -72,6 +72,7 @@ answer:
 #answer: {{type: regex, pattern: 'Score: (\\d)', arrow_type: int64}}
 #answer: {{type: json, schema_file: schema.json}}       # or schema: {{…}}, or python: my_module:MyModel
 #answer: {{type: parser, parser: "my_module:my_function", arrow_type: string}}
+#field_columns: false                  # one column for each field of a struct
 #reasoning_column: false
 #has_meta: true
 

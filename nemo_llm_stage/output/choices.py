@@ -1,4 +1,8 @@
-"""An answer that is one of some labels, with the model's certainty on request. Knows how servers are told to write nothing else."""
+"""
+An answer that is one of some labels, with the model's certainty on request.
+
+Knows how servers are told to write nothing else; knows nothing of clients.
+"""
 
 from __future__ import annotations
 

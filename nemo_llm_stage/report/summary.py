@@ -115,9 +115,18 @@ def sample(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], output_col
     table.add_column(output_column, overflow="fold", ratio=2)
     for row in rows:
         error = row.get(f"{output_column}_error")
-        answer = Text(str(error), style="red") if error else Text(_one_line(row.get(output_column)))
+        answer = Text(str(error), style="red") if error else Text(_one_line(_answer(row, output_column)))
         table.add_row(*(Text(_one_line(row.get(column))) for column in columns), answer)
     return table
+
+
+def _answer(row: Mapping[str, Any], output_column: str) -> Any:
+    """The column's value, or where its fields are columns of their own, these."""
+    if output_column in row:
+        return row[output_column]
+    beside = {f"{output_column}_{name}" for name in ("error", "meta", "reasoning")}
+    fields = {name: value for name, value in row.items() if name.startswith(f"{output_column}_") and name not in beside}
+    return {name.removeprefix(f"{output_column}_"): value for name, value in fields.items()}
 
 
 def _one_line(value: Any) -> str:

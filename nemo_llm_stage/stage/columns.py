@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from nemo_llm_stage.core import RowResult
+from nemo_llm_stage.errors import ConfigError
 from nemo_llm_stage.output import split_reasoning
 
 META_TYPE = pa.struct(
@@ -39,64 +40,95 @@ once, joined by ``+``; ``raw`` is the answer of a row that failed, for n > 1 a J
 """
 
 
-def output_fields(
-    output_column: str, value_type: pa.DataType, *, is_list: bool, has_reasoning: bool, has_meta: bool
-) -> list[pa.Field]:
+class OutputColumns:
     """
-    Return the fields of one output column, in writing order: ``X``, ``X_error`` and, if asked for, the others.
+    The columns that one stage adds. Immutable, can be pickled.
 
     Args:
-        output_column: X.
+        name: X.
         value_type: Of one answer's value.
-        is_list: Whether a row has several answers.
+        is_list: Whether a row has several answers; X is then a list of them.
+        by_field: Whether a struct's fields are columns of their own, ``X_field``, in place of X.
         has_reasoning: Whether there is ``X_reasoning``.
         has_meta: Whether there is ``X_meta``.
-    """
-    types = [(output_column, value_type), (f"{output_column}_reasoning", pa.string())]
-    fields = [pa.field(name, pa.list_(of) if is_list else of) for name, of in types[: 2 if has_reasoning else 1]]
-    fields.insert(1, pa.field(f"{output_column}_error", pa.string()))
-    if has_meta:
-        fields.append(pa.field(f"{output_column}_meta", META_TYPE))
-    return fields
 
-
-def output_arrays(results: Sequence[RowResult], fields: Sequence[pa.Field]) -> list[pa.Array]:
-    """
-    Return one array for each of `fields`, in the order of `results`.
+    Attributes:
+        fields: In writing order: X or its fields, ``X_error`` and, if asked for, ``X_reasoning`` and ``X_meta``.
 
     Raises:
-        pyarrow.ArrowException: A parser returned values that do not fit the declared type; `fitting` finds the rows.
+        ConfigError: `by_field` without a struct, or a field whose column would be another one's.
     """
-    arrays = [
-        pa.array([result.value for result in results], type=fields[0].type),
-        pa.array([result.error for result in results], type=pa.string()),
-    ]
-    for field in fields[len(arrays) :]:
-        if field.type == META_TYPE:
+
+    def __init__(
+        self,
+        name: str,
+        value_type: pa.DataType,
+        *,
+        is_list: bool,
+        by_field: bool,
+        has_reasoning: bool,
+        has_meta: bool,
+    ) -> None:
+        self._value_type = pa.list_(value_type) if is_list else value_type
+        self._is_list = is_list
+        self._by_field = by_field
+        self._has_reasoning = has_reasoning
+        self._has_meta = has_meta
+        fields = [pa.field(name, self._value_type)]
+        if by_field:
+            if not pa.types.is_struct(value_type):
+                raise ConfigError(f"field_columns needs an answer with fields; {name} is {value_type}.")
+            kinds = [(field.name, pa.list_(field.type) if is_list else field.type) for field in value_type]
+            fields = [pa.field(f"{name}_{field}", kind) for field, kind in kinds]
+        fields.append(pa.field(f"{name}_error", pa.string()))
+        if has_reasoning:
+            fields.append(pa.field(f"{name}_reasoning", pa.list_(pa.string()) if is_list else pa.string()))
+        if has_meta:
+            fields.append(pa.field(f"{name}_meta", META_TYPE))
+        self.fields = fields
+        names = [field.name for field in fields]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ConfigError(f"there would be two columns {twice[0]!r}; rename that field of the answer.")
+
+    def arrays(self, results: Sequence[RowResult]) -> list[pa.Array]:
+        """Return one array for each of `fields`. A value that does not fit the type fails its row."""
+        try:
+            values = pa.array([result.value for result in results], type=self._value_type)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError):
+            results = [self._fitting(result) for result in results]
+            values = pa.array([result.value for result in results], type=self._value_type)
+        arrays = self._split(values) if self._by_field else [values]
+        arrays.append(pa.array([result.error for result in results], type=pa.string()))
+        if self._has_reasoning:
+            thoughts = [self._reasoning_of(result) for result in results]
+            arrays.append(pa.array(thoughts, type=self.fields[len(arrays)].type))
+        if self._has_meta:
             arrays.append(_meta_array(results))
-        else:
-            arrays.append(pa.array([_reasoning_of(result, field.type) for result in results], type=field.type))
-    return arrays
+        return arrays
 
+    def _split(self, values: pa.Array) -> list[pa.Array]:
+        """Return the values' fields; null where the value is."""
+        if not self._is_list:
+            return list(values.flatten())
+        mask = values.is_null()
+        return [pa.ListArray.from_arrays(values.offsets, field, mask=mask) for field in values.values.flatten()]
 
-def fitting(result: RowResult, value_type: pa.DataType) -> RowResult:
-    """Return `result`, or a failed one that says why its value does not fit `value_type`."""
-    try:
-        pa.array([result.value], type=value_type)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        text = f"parse: the value does not fit the column's type {value_type}: {error}"
-        return replace(result, value=None, error=text)
-    return result
+    def _fitting(self, result: RowResult) -> RowResult:
+        try:
+            pa.array([result.value], type=self._value_type)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            text = f"parse: the value does not fit the column's type {self._value_type}: {error}"
+            return replace(result, value=None, error=text)
+        return result
 
-
-def _reasoning_of(result: RowResult, arrow_type: pa.DataType) -> Any:
-    completion = result.completion
-    if completion is None:
-        return None
-    known = completion.reasoning or (None,) * len(completion.texts)
-    pairs = zip(known, completion.texts, strict=True)
-    thoughts = [_encodable(thinking or split_reasoning(text)[0]) for thinking, text in pairs]
-    return thoughts if pa.types.is_list(arrow_type) else thoughts[0]
+    def _reasoning_of(self, result: RowResult) -> Any:
+        completion = result.completion
+        if completion is None:
+            return None
+        known = completion.reasoning or (None,) * len(completion.texts)
+        pairs = zip(known, completion.texts, strict=True)
+        thoughts = [_encodable(thinking or split_reasoning(text)[0]) for thinking, text in pairs]
+        return thoughts if self._is_list else thoughts[0]
 
 
 def _meta_array(results: Sequence[RowResult]) -> pa.Array:

@@ -24,7 +24,7 @@ from nemo_llm_stage.output import Output, output_of
 from nemo_llm_stage.prompt import Prompt
 from nemo_llm_stage.stage.adjust import with_request_kwargs
 from nemo_llm_stage.stage.ask import Asker, Row
-from nemo_llm_stage.stage.columns import fitting, output_arrays, output_fields
+from nemo_llm_stage.stage.columns import OutputColumns
 from nemo_llm_stage.stage.health import Health
 from nemo_llm_stage.stage.memo import Memo
 from nemo_llm_stage.stage.policy import OnOverflow, OnTruncated, RecoveryPolicy
@@ -52,15 +52,17 @@ class LLMStage:
         output_column: Name of the new column.
         system_prompt: Likewise a template; None for no system message.
         generation_config: A `GenerationConfig`, a dict of its parameters, or None for the defaults.
-        parser: Makes a value from each text: an `Output`, a function ``str -> value``, a pydantic model, a JSON Schema,
-            or None for the text itself.
-        output_type: Arrow type of what a function `parser` returns; string if not given.
+        parser: Makes a value from each text: a list of labels, a JSON Schema, a pydantic model, a compiled pattern, a
+            function ``str -> value``, an `Output`, or None for the text itself.
+        output_type: Arrow type of what a function or a pattern gives; string if not given.
         conversation_formatter: Renders messages for a base model behind ``/v1/completions``.
         give_up_after_s: Seconds that a row is asked again, beyond the client's own retries, after failures that may
             pass; 0 fails it at once.
         deduplicate: Whether identical requests are sent once and share the answer; None does so where a request has
             one answer: at temperature 0 or with a seed.
         has_meta: Whether to add ``X_meta``.
+        field_columns: Whether the fields of an answer in JSON, or of named groups, become columns of their own,
+            ``X_field``, in place of the struct ``X``.
         reasoning_column: Whether to add ``X_reasoning``, the thinking that came before the answer: what the server
             tells apart, or what stands between ``<think>`` and ``</think>``, which `parser` then does not see.
         max_reasks, on_truncated, max_tokens_cap, on_overflow: See `RecoveryPolicy`.
@@ -84,6 +86,7 @@ class LLMStage:
         give_up_after_s: float = 0.0,
         deduplicate: bool | None = None,
         has_meta: bool = True,
+        field_columns: bool = False,
         reasoning_column: bool = False,
         max_reasks: int = 2,
         on_truncated: OnTruncated = "accept",
@@ -109,6 +112,7 @@ class LLMStage:
             deduplicate = self.generation_config.temperature == 0 or self.generation_config.seed is not None
         self.deduplicate = deduplicate
         self.has_meta = has_meta
+        self.field_columns = field_columns
         self.reasoning_column = reasoning_column
         self.policy = RecoveryPolicy(
             max_reasks=max_reasks,
@@ -116,8 +120,17 @@ class LLMStage:
             max_tokens_cap=max_tokens_cap,
             on_overflow=on_overflow,
         )
-        if on_truncated == "continue" and self._is_list:
+        is_list = (self.generation_config.n or 1) > 1
+        if on_truncated == "continue" and is_list:
             raise ConfigError("on_truncated: continue is for one answer a row; n is above 1.")
+        self._columns = OutputColumns(
+            output_column,
+            self.output.arrow_type,
+            is_list=is_list,
+            by_field=field_columns,
+            has_reasoning=reasoning_column,
+            has_meta=has_meta,
+        )
         self._client = as_async_client(client)
         self._lock = threading.Lock()
         self._runtime: Runtime | None = None
@@ -125,17 +138,7 @@ class LLMStage:
     @property
     def fields(self) -> list[pa.Field]:
         """The fields this stage adds, in order."""
-        return output_fields(
-            self.output_column,
-            self.output.arrow_type,
-            is_list=self._is_list,
-            has_reasoning=self.reasoning_column,
-            has_meta=self.has_meta,
-        )
-
-    @property
-    def _is_list(self) -> bool:
-        return (self.generation_config.n or 1) > 1
+        return self._columns.fields
 
     def check_columns(self, available: Sequence[str]) -> None:
         """
@@ -203,12 +206,7 @@ class LLMStage:
 
     def add_columns(self, table: Any, results: Sequence[RowResult]) -> Any:
         """Return `table` with the columns that `results` make. A value that does not fit the type fails its row."""
-        fields = self.fields
-        try:
-            arrays = output_arrays(results, fields)
-        except (pa.ArrowException, TypeError, ValueError, OverflowError):
-            arrays = output_arrays([fitting(result, fields[0].type) for result in results], fields)
-        return with_columns(table, fields, arrays)
+        return with_columns(table, self.fields, self._columns.arrays(results))
 
     def check_server(self) -> None:
         """
@@ -241,6 +239,7 @@ class LLMStage:
             "generation_config": asdict(self.generation_config),
             "conversation_formatter": describe_formatter(self.conversation_formatter),
             "has_meta": self.has_meta,
+            "field_columns": self.field_columns,
             "reasoning_column": self.reasoning_column,
             "recovery": asdict(self.policy),
         }
