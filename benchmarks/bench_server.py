@@ -50,7 +50,8 @@ def read_rows(path: str | None, max_rows: int) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = python_docs(max_rows, max_chars=2_000).to_pylist()
     else:
         from nemo_llm_stage.dataset.files import find_files
-        from nemo_llm_stage.dataset.plan import make_plan, read_partition
+        from nemo_llm_stage.dataset.plan import make_plan
+        from nemo_llm_stage.dataset.read import read_partition
 
         plan = make_plan(find_files(path), scan_input="sample")
         tables = (table for part in plan.partitions for table in read_partition(part, plan.schema, rows_per_chunk=1024))

@@ -133,6 +133,7 @@ class Counters:
         num_skipped: Rows that the settings left unasked.
         num_resumed: Rows whose answer an earlier run had paid for and journaled.
         num_shared: Rows that share the answer of an identical request; nothing was sent for them.
+        num_left_out: Rows of the input that could not be read; not part of `num_rows`.
         num_attempts: Sends, by this and earlier runs.
         num_wasted_attempts: Sends that gave no answer worth keeping: failed, or of a row that failed in the end.
         input_tokens: As the servers counted them, over the answers that came.
@@ -148,6 +149,7 @@ class Counters:
     num_skipped: int = 0
     num_resumed: int = 0
     num_shared: int = 0
+    num_left_out: int = 0
     num_attempts: int = 0
     num_wasted_attempts: int = 0
     input_tokens: int = 0
@@ -232,6 +234,7 @@ COUNTER_NAMES = (
     "num_skipped",
     "num_resumed",
     "num_shared",
+    "num_left_out",
     "num_attempts",
     "num_wasted_attempts",
     "input_tokens",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,35 +19,15 @@ from nemo_llm_stage.dataset.verify import Verification, verify
 from nemo_llm_stage.errors import ConfigError, OutputConflictError, RunError
 from nemo_llm_stage.job.engine import Engine, LocalEngine, Status
 from nemo_llm_stage.job.failures import FailureLimit
-from nemo_llm_stage.job.job import Job, open_output, prepare_job, prepare_retry, read_record
+from nemo_llm_stage.job.job import Job, prepare_job, prepare_retry
+from nemo_llm_stage.job.record import open_output, read_record
+from nemo_llm_stage.job.result import JobResult
 from nemo_llm_stage.job.worker import WorkerSpec
 from nemo_llm_stage.report.progress import Progress
 from nemo_llm_stage.stage.stage import LLMStage
 
 if TYPE_CHECKING:
     from nemo_llm_stage.job.config import JobConfig
-
-
-@dataclass(frozen=True)
-class JobResult:
-    """
-    What a job's output holds, and what this run took.
-
-    Attributes:
-        output: Path or URL of the folder.
-        counters: Over all committed files, this run's and earlier ones'.
-        num_partitions: Committed files.
-        num_rows_before: Rows of files that earlier runs had committed.
-        elapsed_s: Seconds of this run, from the call to the last check.
-        columns: The input columns that the prompt uses.
-    """
-
-    output: str
-    counters: Counters = field(default_factory=Counters)
-    num_partitions: int = 0
-    num_rows_before: int = 0
-    elapsed_s: float = 0.0
-    columns: tuple[str, ...] = ()
 
 
 def run_job(
@@ -64,6 +44,7 @@ def run_job(
     scan_input: str = "auto",
     max_failed_rows: float | None = 0.05,
     keep_raw: bool = False,
+    on_bad_input: Literal["stop", "skip"] = "stop",
     restart: bool = False,
     progress: bool = True,
     config: Mapping[str, Any] | None = None,
@@ -88,6 +69,8 @@ def run_job(
         max_failed_rows: Stops the run when this many rows (an int) or this fraction of them (a float, from 200 rows
             on) have failed; None never does.
         keep_raw: Keep the raw answers beside the output, so that a changed parser needs no request.
+        on_bad_input: ``stop`` ends the run at a damaged file or a broken line; ``skip`` leaves it out and writes down
+            file, line and reason in the output's ``_nemo_llm_stage/bad_input/``.
         restart: Throw finished output away and make it anew.
         progress: Whether to show progress on stderr.
         config: The settings to be found again by ``nemo-llm-stage retry-failed``; no secrets.
@@ -110,6 +93,7 @@ def run_job(
             scan_input=scan_input,
             restart=restart,
             keep_raw=keep_raw,
+            on_bad_input=on_bad_input,
             config=config,
         )
         before = job.counters()
@@ -294,4 +278,5 @@ def _finish(job: Job, num_rows_before: int, started_monotonic_s: float) -> JobRe
         num_rows_before=num_rows_before,
         elapsed_s=time.monotonic() - started_monotonic_s,
         columns=tuple(sorted(job.stage.prompt.required_columns)),
+        bad_files=verification.bad_files,
     )

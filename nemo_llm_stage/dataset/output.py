@@ -4,7 +4,7 @@ The output folder: committed files that a reader may take at any moment, and bes
 ```
 out/part-00000.parquet …   one file a partition, whole from the moment it is there
 out/_SUCCESS               every row is accounted for
-out/_nemo_llm_stage/       job.json, journal/, tmp/; readers of datasets pass over names that begin with _
+out/_nemo_llm_stage/       job.json, journal/, raw/, bad_input/, tmp/; readers of datasets pass over names with _ first
 ```
 Knows files; knows nothing of how rows are generated.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nemo_llm_stage.core import Completion, Counters, RowResult, Usage
+from nemo_llm_stage.dataset.bad_input import BadInput, read_bad_input, write_bad_input
 from nemo_llm_stage.dataset.failpoints import reach
 from nemo_llm_stage.dataset.journal import retire_journal
 from nemo_llm_stage.dataset.jsonl import read_lines
@@ -31,6 +32,9 @@ from nemo_llm_stage.dataset.writer import STATE, SUMMARIES, SUMMARY_KEY, TMP, Pa
 from nemo_llm_stage.errors import OutputConflictError, RunError
 
 SUCCESS = "_SUCCESS"
+BAD_FILES = "files"
+"""Stands for whole files of the input in `OutputFolder.write_bad_input`."""
+
 _JOB = f"{STATE}/job.json"
 
 
@@ -151,6 +155,15 @@ class OutputFolder:
             for name in self.folder.names(TMP):
                 self.folder.remove(f"{TMP}/{name}")
 
+    def write_bad_input(self, name: str, records: Sequence[BadInput]) -> None:
+        """Write down what was left out of the partition whose file is `name`, or, as `BAD_FILES`, of whole files."""
+        with writing_to(self.url):
+            write_bad_input(self.folder, _record_of_bad(name), records, scratch_sub=TMP)
+
+    def read_bad_input(self, name: str) -> list[BadInput]:
+        """Return what `write_bad_input` wrote down."""
+        return read_bad_input(self.folder, _record_of_bad(name))
+
     def committed(self) -> set[str]:
         """Return the names of the committed partitions' files."""
         return {name for name in self.data_files() if name.endswith(f".{self.format}")}
@@ -209,7 +222,7 @@ class OutputFolder:
     def _recount(self, name: str) -> Counters:
         """Count a JSONL file by its rows; tokens and attempts as far as the meta column has them."""
         column = (self.read_job() or {})["stage"]["output_column"]
-        counters = Counters()
+        counters = Counters(num_left_out=sum(record.num_rows for record in self.read_bad_input(name)))
         for row in self.rows(name):
             meta = row.get(f"{column}_meta") or {}
             usage = Usage(meta.get("input_tokens"), meta.get("output_tokens"), meta.get("cached_tokens"))
@@ -251,6 +264,10 @@ class OutputFolder:
     def remove_success(self) -> None:
         """Take back `write_success`."""
         self.folder.remove(SUCCESS)
+
+
+def _record_of_bad(name: str) -> str:
+    return f"{STATE}/bad_input/{name.partition('.')[0]}.jsonl"
 
 
 def _parse_summary(text: bytes) -> tuple[Counters, str | None]:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nemo_llm_stage.dataset import jsonl
+from nemo_llm_stage.dataset.bad_input import BadInput, OnBad, is_damage, unreadable
 from nemo_llm_stage.dataset.files import InputFile
 from nemo_llm_stage.dataset.storage import open_filesystem
 from nemo_llm_stage.errors import InputError
@@ -84,7 +85,13 @@ class _Contents:
     offsets: Sequence[int] = ()
 
 
-def make_plan(files: Sequence[InputFile], *, rows_per_partition: int | None = None, scan_input: str = "auto") -> Plan:
+def make_plan(
+    files: Sequence[InputFile],
+    *,
+    rows_per_partition: int | None = None,
+    scan_input: str = "auto",
+    on_bad: OnBad | None = None,
+) -> Plan:
     """
     Look into the files and cut them into partitions.
 
@@ -94,6 +101,8 @@ def make_plan(files: Sequence[InputFile], *, rows_per_partition: int | None = No
             is cut by bytes, so that its partitions have about as many rows; a compressed file is one partition.
         scan_input: ``full`` reads all of a JSONL input to check every line and take the types from all of them;
             ``sample`` looks at the first 4 MiB of each file; ``auto`` does the first up to 256 MiB in all.
+        on_bad: Told of damaged files, which are left out; broken lines are for `read_partition` to tell. None makes
+            both an error.
 
     Raises:
         InputError: A file cannot be read, a line is broken, or the files' columns do not go together.
@@ -101,7 +110,10 @@ def make_plan(files: Sequence[InputFile], *, rows_per_partition: int | None = No
     num_jsonl_bytes = sum(file.size for file in files if file.format == "jsonl")
     is_full = scan_input == "full" or (scan_input == "auto" and num_jsonl_bytes <= FULL_SCAN_BYTES)
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        contents = list(pool.map(lambda file: _look_into(file, is_full=is_full), files))
+        looks = pool.map(lambda file: _look_into(file, is_full=is_full, on_bad=on_bad), files)
+        contents = [content for content in looks if content is not None]
+    if not contents:
+        raise InputError(f"all of the {len(files)} input files are damaged; the first is {files[0].path!r}.")
     schema = pa.schema([])
     for content in contents:
         _check_names(content)
@@ -121,74 +133,22 @@ def make_plan(files: Sequence[InputFile], *, rows_per_partition: int | None = No
     return Plan(tuple(files), jsonl.declared(schema), partitions, num_rows, is_exact)
 
 
-def read_partition(partition: Partition, schema: pa.Schema, *, rows_per_chunk: int) -> Iterator[pa.Table]:
-    """
-    Yield the partition's rows in order, as tables of exactly `schema` and at most `rows_per_chunk` rows.
-
-    Holds one chunk at a time, whatever the size of the file's row groups.
-
-    Raises:
-        InputError: The file cannot be read, or a line is broken; names it.
-    """
-    if partition.format == "parquet":
-        return _read_parquet(partition, schema, rows_per_chunk)
-    return _read_jsonl(partition, schema, rows_per_chunk)
-
-
-def _read_jsonl(partition: Partition, schema: pa.Schema, rows_per_chunk: int) -> Iterator[pa.Table]:
-    is_whole = partition.path.endswith((".gz", ".zst"))
-    lines: list[tuple[int, bytes]] = []
-    for line in jsonl.read_lines(partition.path, partition.start, None if is_whole else partition.stop):
-        lines.append(line)
-        if len(lines) == rows_per_chunk:
-            yield jsonl.to_table(partition.path, lines, schema)
-            lines = []
-    if lines:
-        yield jsonl.to_table(partition.path, lines, schema)
-
-
-def _read_parquet(partition: Partition, schema: pa.Schema, rows_per_chunk: int) -> Iterator[pa.Table]:
-    fs, path = open_filesystem(partition.path)
+def _look_into(file: InputFile, *, is_full: bool, on_bad: OnBad | None) -> _Contents | None:
+    """Return what the file holds; None where it is damaged and `on_bad` has been told."""
     try:
-        with fs.open(path, "rb") as raw, pq.ParquetFile(raw, buffer_size=1 << 20) as file:
-            first, groups = 0, []
-            offset = 0
-            for group in range(file.num_row_groups):
-                num = file.metadata.row_group(group).num_rows
-                if offset + num <= partition.start:
-                    first = offset + num
-                elif offset < partition.stop:
-                    groups.append(group)
-                offset += num
-            for batch in file.iter_batches(batch_size=rows_per_chunk, row_groups=groups):
-                low = max(partition.start - first, 0)
-                high = min(partition.stop - first, batch.num_rows)
-                first += batch.num_rows
-                if low < high:
-                    yield _conform(pa.Table.from_batches([batch.slice(low, high - low)]), schema)
-                if first >= partition.stop:
-                    return
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"cannot read {partition.path!r}: {error}.") from error
+        if file.format == "parquet":
+            return _look_into_parquet(file)
+        return _look_into_jsonl(file, is_full=is_full, skips_lines=on_bad is not None)
+    except InputError as error:
+        if on_bad is None or not is_damage(error.__cause__):
+            raise
+        on_bad(BadInput(file.path, None, 0, str(error)))
+        return None
 
 
-def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    arrays = []
-    for field in schema:
-        if field.name not in table.schema.names:
-            arrays.append(pa.nulls(table.num_rows, field.type))
-            continue
-        column = table.column(field.name)
-        if isinstance(column.type, pa.BaseExtensionType):
-            column = pa.chunked_array([chunk.storage for chunk in column.chunks], type=column.type.storage_type)
-        arrays.append(column if column.type == field.type else column.cast(field.type))
-    return pa.table(arrays, schema=schema)
-
-
-def _look_into(file: InputFile, *, is_full: bool) -> _Contents:
-    if file.format == "parquet":
-        return _look_into_parquet(file)
-    schema, offsets, end = jsonl.scan(file, None if is_full else SAMPLE_BYTES)
+def _look_into_jsonl(file: InputFile, *, is_full: bool, skips_lines: bool) -> _Contents:
+    on_bad = (lambda _: None) if skips_lines else None  # told of when the rows are read
+    schema, offsets, end = jsonl.scan(file, None if is_full else SAMPLE_BYTES, on_bad)
     if is_full or (end >= file.size and not file.is_compressed):
         return _Contents(file, schema, len(offsets), offsets=offsets)
     bytes_per_row = max(1, end // max(1, len(offsets)))
@@ -201,10 +161,8 @@ def _look_into_parquet(file: InputFile) -> _Contents:
         with fs.open(path, "rb") as raw, pq.ParquetFile(raw) as parquet:
             return _Contents(file, _plain(parquet.schema_arrow), parquet.metadata.num_rows)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(
-            f"cannot read {file.path!r} as Parquet: {error}. A file that is still being written, or was cut off, has "
-            "no footer."
-        ) from error
+        advice = " A Parquet file that is still being written, or was cut off, has no footer."
+        raise unreadable(file.path, error, advice) from error
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from nemo_llm_stage.core import Counters
-from nemo_llm_stage.dataset.output import OutputFolder
+from nemo_llm_stage.dataset.output import BAD_FILES, OutputFolder
 from nemo_llm_stage.dataset.plan import Partition, Plan
 from nemo_llm_stage.errors import LLMStageError
 
@@ -29,16 +29,18 @@ class Verification:
         problems: One sentence for each thing that is off; names the partition's file.
         num_partitions: Of the plan.
         num_missing: Partitions not committed yet.
+        bad_files: Files of the input that were left out as a whole because they are damaged.
     """
 
     counters: Counters
     problems: list[str] = field(default_factory=list)
     num_partitions: int = 0
     num_missing: int = 0
+    bad_files: tuple[str, ...] = ()
 
     @property
     def is_complete(self) -> bool:
-        """Rows in = rows out = answered + failed + skipped, and nothing is off."""
+        """Rows in = rows out + rows left out, rows out = answered + failed + skipped, and nothing is off."""
         return not self.problems and not self.num_missing
 
 
@@ -67,7 +69,8 @@ def verify(output: OutputFolder, plan: Plan) -> Verification:
             schema = schema or look.schema
             if look.schema is not None and not look.schema.equals(schema):
                 problems.append(f"{name} has another schema than {present[0]}.")
-    return Verification(total, problems, len(expected), len(expected) - len(present))
+    bad_files = tuple(record.path for record in output.read_bad_input(BAD_FILES))
+    return Verification(total, problems, len(expected), len(expected) - len(present), bad_files)
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,9 @@ def _look(output: OutputFolder, name: str, partition: Partition, error_column: s
     counters, problems = file.counters, []
     if file.num_rows != counters.num_rows:
         problems.append(f"{name} holds {file.num_rows} rows, but {counters.num_rows} were written.")
-    if partition.num_rows is not None and file.num_rows != partition.num_rows:
-        problems.append(f"{name} holds {file.num_rows} rows, but its input has {partition.num_rows}.")
+    if partition.num_rows is not None and file.num_rows + counters.num_left_out != partition.num_rows:
+        left_out = f" and {counters.num_left_out} were left out" if counters.num_left_out else ""
+        problems.append(f"{name} holds {file.num_rows} rows{left_out}, but its input has {partition.num_rows}.")
     num_counted = counters.num_failed + counters.num_skipped
     if file.num_errors != num_counted:
         problems.append(

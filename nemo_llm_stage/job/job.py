@@ -7,27 +7,33 @@ Knows no Ray.
 
 from __future__ import annotations
 
-import base64
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from nemo_llm_stage.core import Counters, sum_counters
-from nemo_llm_stage.dataset.files import InputFile, find_files
-from nemo_llm_stage.dataset.output import OutputFolder
+from nemo_llm_stage.dataset.bad_input import BadInput
+from nemo_llm_stage.dataset.files import find_files
+from nemo_llm_stage.dataset.output import BAD_FILES, OutputFolder
 from nemo_llm_stage.dataset.plan import Partition, Plan, make_plan
 from nemo_llm_stage.errors import ConfigError, InputError, OutputConflictError
+from nemo_llm_stage.job.record import (
+    check_same_input,
+    compare_stage,
+    open_output,
+    read_plan,
+    read_record,
+    record_of,
+    stage_differences,
+)
 from nemo_llm_stage.job.worker import WorkerSpec
 from nemo_llm_stage.stage.stage import LLMStage
 
-FORMAT_VERSION = 1
 OUTPUT_FORMATS = ("parquet", "jsonl")
+ON_BAD_INPUT = ("stop", "skip")
 _NUM_THREADS = 16
 
 
@@ -43,6 +49,7 @@ class Job:
         committed: Names of the partitions' files that are there already.
         id: Told to each file, so that one by a worker of an earlier job, which wakes up late, is found out.
         keep_raw: Whether raw answers are kept after the commit.
+        skips_bad_input: Whether input that cannot be read is left out and recorded; else it stops the run.
         notices: What a person should know before it starts.
     """
 
@@ -52,6 +59,7 @@ class Job:
     committed: frozenset[str]
     id: str
     keep_raw: bool = False
+    skips_bad_input: bool = False
     notices: tuple[str, ...] = ()
 
     @property
@@ -64,7 +72,14 @@ class Job:
         """What a worker of this job is made from."""
         rows = max(1, self.plan.num_rows // len(self.plan.partitions))
         return WorkerSpec(
-            self.stage, self.output.url, self.output.format, self.plan.schema, rows, self.keep_raw, self.id
+            stage=self.stage,
+            output_url=self.output.url,
+            output_format=self.output.format,
+            input_schema=self.plan.schema,
+            rows_per_partition=rows,
+            keep_raw=self.keep_raw,
+            job_id=self.id,
+            skips_bad_input=self.skips_bad_input,
         )
 
     def counters(self) -> Counters:
@@ -83,6 +98,7 @@ def prepare_job(
     scan_input: str = "auto",
     restart: bool = False,
     keep_raw: bool = False,
+    on_bad_input: str = "stop",
     config: Mapping[str, Any] | None = None,
 ) -> Job:
     """
@@ -98,6 +114,7 @@ def prepare_job(
         restart: Throw the finished output away and make it anew. Raw answers that are kept or journaled are used for
             the requests that are still the same.
         keep_raw: Keep raw answers after the commit, so that a changed parser needs no request.
+        on_bad_input: ``stop``, or ``skip`` to leave damaged files and broken lines out and record them.
         config: The job file's settings, to be found again by `retry-failed`; without secrets.
 
     Raises:
@@ -107,32 +124,39 @@ def prepare_job(
         FatalError: The server does not take the key or the model.
         TransientError: The server cannot be reached.
     """
-    if output_format not in OUTPUT_FORMATS:
-        raise ConfigError(f"output_format is {output_format!r}; it must be one of {', '.join(OUTPUT_FORMATS)}.")
-    if rows_per_partition is not None and rows_per_partition < 1:
-        raise ConfigError(f"rows_per_partition is {rows_per_partition}; it must be at least 1.")
+    _check_settings(output_format, rows_per_partition, on_bad_input)
     folder = OutputFolder(str(output), output_format)
     record = folder.read_job()
     files = find_files(inputs)
-    notices: list[str] = []
-    if record is not None:
-        _check_same_input(record, files, folder.url)
-        plan = _read_plan(record, files)
-        notices = _compare_stage(record, stage, folder, restart=restart)
-    folder.check_writable()
+    bad_files: list[BadInput] = []
     if record is None:
-        plan = make_plan(files, rows_per_partition=rows_per_partition, scan_input=scan_input)
+        folder.check_writable()
+        on_bad = bad_files.append if on_bad_input == "skip" else None
+        plan = make_plan(files, rows_per_partition=rows_per_partition, scan_input=scan_input, on_bad=on_bad)
+        changes: list[str] = []
+    else:
+        check_same_input(record, files, folder.url)
+        plan = read_plan(record, files)
+        changes = compare_stage(record, stage, folder, restart=restart)
+        bad_files = _left_out_before(folder, on_bad_input)
+        folder.check_writable()
     stage.check_columns(plan.schema.names)
-    is_new = record is None or restart or bool(notices)
-    committed = frozenset() if is_new else frozenset(folder.committed())
-    job_id = uuid.uuid4().hex if record is None or is_new else record["id"]
-    job = Job(stage, plan, folder, committed, job_id, keep_raw, tuple(notices))
+    goes_on = record is not None and not restart and not changes
+    committed = frozenset(folder.committed()) if goes_on else frozenset()
+    job_id = record["id"] if record is not None and goes_on else uuid.uuid4().hex
+    notices = (*changes, *(f"left out: {bad.reason}" for bad in bad_files))
+    job = Job(stage, plan, folder, committed, job_id, keep_raw, on_bad_input == "skip", notices)
     if job.pending:
         stage.check_server()
-    if record is None and not folder.write_job(_record_of(job, config)):
-        raise OutputConflictError(f"another job has just begun to write {folder.url!r}; choose another output folder.")
-    if record is not None and is_new:
-        folder.replace_job(_record_of(job, config))
+    if not goes_on:
+        folder.write_bad_input(BAD_FILES, bad_files)
+        claim = record_of(job_id, stage, plan, output_format, config)
+        if record is not None:
+            folder.replace_job(claim)
+        elif not folder.write_job(claim):
+            raise OutputConflictError(
+                f"another job has just begun to write {folder.url!r}; choose another output folder."
+            )
     return job
 
 
@@ -152,14 +176,15 @@ def prepare_retry(stage: LLMStage, output: str | Path, kinds: Collection[str]) -
     """
     folder, plan = open_output(str(output))
     record = read_record(str(output))
-    differences = _differences(record["stage"], stage.describe())
+    differences = stage_differences(record, stage)
     if differences:
         raise OutputConflictError(
             f"{folder.url!r} holds the output of another stage:\n  " + "\n  ".join(differences) + "\n"
             "Only the same stage can ask its failed rows again."
         )
     committed = frozenset(folder.committed())
-    job = Job(stage, plan, folder, committed, record["id"], keep_raw=bool(folder.raw_folder().folders()))
+    has_raw = bool(folder.raw_folder().folders())
+    job = Job(stage, plan, folder, committed, record["id"], keep_raw=has_raw, skips_bad_input=True)
     wanted = [
         partition
         for partition in plan.partitions
@@ -170,127 +195,22 @@ def prepare_retry(stage: LLMStage, output: str | Path, kinds: Collection[str]) -
     return job, wanted
 
 
-def open_output(url: str) -> tuple[OutputFolder, Plan]:
-    """
-    Return the output folder of a job that has begun, and the job's plan.
-
-    Raises:
-        OutputConflictError: No job has written there.
-    """
-    record = read_record(url)
-    files = [InputFile(**file) for file in record["files"]]
-    return OutputFolder(url, record["output_format"]), _read_plan(record, files)
+def _check_settings(output_format: str, rows_per_partition: int | None, on_bad_input: str) -> None:
+    if output_format not in OUTPUT_FORMATS:
+        raise ConfigError(f"output_format is {output_format!r}; it must be one of {', '.join(OUTPUT_FORMATS)}.")
+    if rows_per_partition is not None and rows_per_partition < 1:
+        raise ConfigError(f"rows_per_partition is {rows_per_partition}; it must be at least 1.")
+    if on_bad_input not in ON_BAD_INPUT:
+        raise ConfigError(f"on_bad_input is {on_bad_input!r}; it must be one of {', '.join(ON_BAD_INPUT)}.")
 
 
-def read_record(url: str) -> dict[str, Any]:
-    """
-    Return what the job that owns the output folder wrote of itself.
-
-    Raises:
-        OutputConflictError: No job has written there.
-    """
-    record = OutputFolder(url).read_job()
-    if record is None:
-        raise OutputConflictError(f"{url!r} is not the output of a job of this package: it has no job record.")
-    return record
+def _left_out_before(folder: OutputFolder, on_bad_input: str) -> list[BadInput]:
+    bad_files = folder.read_bad_input(BAD_FILES)
+    if bad_files and on_bad_input == "stop":
+        raise InputError(f"an earlier run left a file out: {bad_files[0].reason} With on_bad_input: skip it goes on.")
+    return bad_files
 
 
 def _has_failed(folder: OutputFolder, name: str, kinds: Collection[str]) -> bool:
     errors = folder.read_counters(name).errors
     return any(kind in errors for kind in kinds) if kinds else bool(errors)
-
-
-def _record_of(job: Job, config: Mapping[str, Any] | None) -> dict[str, Any]:
-    from nemo_llm_stage import __version__
-
-    paths = {file.path: index for index, file in enumerate(job.plan.files)}
-    return {
-        "format_version": FORMAT_VERSION,
-        "id": job.id,
-        "package_version": __version__,
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "stage": job.stage.describe(),
-        "fingerprint": job.stage.fingerprint,
-        "output_format": job.output.format,
-        "config": config,
-        "files": [asdict(file) for file in job.plan.files],
-        "schema": base64.b64encode(job.plan.schema.serialize()).decode(),
-        "num_rows": job.plan.num_rows,
-        "is_exact": job.plan.is_exact,
-        "partitions": [[paths[part.path], part.start, part.stop, part.num_rows] for part in job.plan.partitions],
-    }
-
-
-def _read_plan(record: Mapping[str, Any], files: Sequence[InputFile]) -> Plan:
-    partitions = tuple(
-        Partition(index, files[file].path, files[file].format, start, stop, num_rows)
-        for index, (file, start, stop, num_rows) in enumerate(record["partitions"])
-    )
-    schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(record["schema"])))
-    return Plan(tuple(files), schema, partitions, record["num_rows"], record["is_exact"])
-
-
-def _check_same_input(record: Mapping[str, Any], files: Sequence[InputFile], url: str) -> None:
-    if record["format_version"] != FORMAT_VERSION:
-        raise OutputConflictError(
-            f"{url!r} was written by version {record['package_version']} of this package in a format that this one "
-            "does not know; go on with that version, or choose a new output folder."
-        )
-    changes = _input_changes([InputFile(**file) for file in record["files"]], files)
-    if changes:
-        raise InputError(
-            f"the input is not what the job in {url!r} was planned over:\n  " + "\n  ".join(changes) + "\n"
-            "Restore it, or choose a new output folder."
-        )
-
-
-def _compare_stage(record: Mapping[str, Any], stage: LLMStage, folder: OutputFolder, *, restart: bool) -> list[str]:
-    """
-    Return notices of what differs between the job that wrote `folder` and this one; none where nothing does.
-
-    Raises:
-        OutputConflictError: Something differs, rows are finished, and `restart` does not allow to throw them away.
-    """
-    differences = _differences(record["stage"], stage.describe())
-    if record["output_format"] != folder.format:
-        differences.append(f"output_format: {record['output_format']} there, {folder.format} now")
-    written = OutputFolder(folder.url, record["output_format"])
-    names = written.committed()
-    if not differences and not restart:
-        return []
-    num_rows = sum(written.read_counters(name).num_rows for name in names)
-    changed = ("the settings differ from those of the job that wrote " + repr(folder.url), *differences)
-    if differences and names and not restart:
-        raise OutputConflictError(
-            f"{folder.url!r} holds the output of other settings:\n  " + "\n  ".join(differences) + "\n"
-            f"{num_rows:,} rows are finished there. Restore these settings to go on with it, choose a new output "
-            "folder, or throw the finished rows away with --restart: requests that are still the same are then not "
-            "paid for again where their raw answers were kept (keep_raw)."
-        )
-    return [
-        *(changed if differences else ()),
-        f"{num_rows:,} finished rows are thrown away; answers kept or journaled serve requests that are the same.",
-    ]
-
-
-def _input_changes(before: Sequence[InputFile], now: Sequence[InputFile]) -> list[str]:
-    old, new = {file.path: file for file in before}, {file.path: file for file in now}
-    return (
-        [f"{path} is gone" for path in old if path not in new]
-        + [f"{path} is new" for path in new if path not in old]
-        + [f"{path} has changed" for path, file in old.items() if path in new and new[path] != file]
-    )
-
-
-def _differences(before: Any, now: Any, path: str = "") -> list[str]:
-    """Return a line for each leaf that differs."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        return [
-            line
-            for name in sorted({*before, *now})
-            for line in _differences(before.get(name), now.get(name), f"{path}.{name}" if path else name)
-        ]
-    # A record has been through JSON: tuples are lists there.
-    if before == now or repr(before) == repr(list(now) if isinstance(now, tuple) else now):
-        return []
-    return [f"{path}: {before!r:.120} there, {now!r:.120} now"]

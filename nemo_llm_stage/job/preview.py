@@ -16,7 +16,8 @@ from typing import Any
 
 from nemo_llm_stage.core import Message, RowResult
 from nemo_llm_stage.dataset.files import find_files
-from nemo_llm_stage.dataset.plan import Partition, Plan, make_plan, read_partition
+from nemo_llm_stage.dataset.plan import Partition, Plan, make_plan
+from nemo_llm_stage.dataset.read import read_partition
 from nemo_llm_stage.errors import RowError
 from nemo_llm_stage.job.schema import JobConfig
 from nemo_llm_stage.stage.stage import LLMStage

@@ -18,10 +18,12 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from nemo_llm_stage.core import Counters, RowResult
+from nemo_llm_stage.dataset.bad_input import BadInput
 from nemo_llm_stage.dataset.failpoints import reach
 from nemo_llm_stage.dataset.journal import Journal
 from nemo_llm_stage.dataset.output import OutputFolder
-from nemo_llm_stage.dataset.plan import Partition, read_partition
+from nemo_llm_stage.dataset.plan import Partition
+from nemo_llm_stage.dataset.read import read_partition
 from nemo_llm_stage.dataset.writer import PartitionWriter
 from nemo_llm_stage.job.retry import failed_rows, put_back, to_columns
 from nemo_llm_stage.stage.stage import LLMStage
@@ -52,6 +54,7 @@ class WorkerSpec:
         rows_per_partition: The usual number, for sizing.
         keep_raw: Whether the raw answers are kept after the commit.
         job_id: Of the job; kept with each file.
+        skips_bad_input: Whether input that cannot be read is left out and recorded; else it stops the run.
         retry_kinds: None for a partition that is not committed yet. Else the partition is, and its rows that failed
             with one of these kinds, or with any where there are none, are asked again.
     """
@@ -63,6 +66,7 @@ class WorkerSpec:
     rows_per_partition: int
     keep_raw: bool = False
     job_id: str = ""
+    skips_bad_input: bool = False
     retry_kinds: frozenset[str] | None = None
 
     @property
@@ -165,12 +169,15 @@ class PartitionWorker:
     def _fill(self, writer: PartitionWriter, partition: Partition, journal: Journal) -> Counters:
         """Write the partition's rows with their answers; return what they count."""
         counters = Counters()
-        chunks = read_partition(partition, self.spec.input_schema, rows_per_chunk=ROWS_PER_CHUNK)
+        bad: list[BadInput] = []
+        chunks = self._input_rows(partition, bad)
         for table, results in self._ask_ahead(((table, table) for table in chunks), partition, journal):
             for result in results:
                 counters.count(result)
             reach("write.before")
             writer.write(self.spec.stage.add_columns(table, results).cast(self._schema))
+        self._output.write_bad_input(self._output.name_of(partition), bad)
+        counters.num_left_out = sum(record.num_rows for record in bad)
         return counters
 
     def _refill(self, writer: PartitionWriter, partition: Partition, name: str, journal: Journal) -> Counters:
@@ -191,13 +198,18 @@ class PartitionWorker:
             writer.write(put_back(table, answered, error_column, kinds))
         return counters
 
+    def _input_rows(self, partition: Partition, bad: list[BadInput]) -> Iterator[pa.Table]:
+        """Yield the partition's rows; what of it cannot be read is added to `bad`, if the job allows that."""
+        on_bad = bad.append if self.spec.skips_bad_input else None
+        return read_partition(partition, self.spec.input_schema, rows_per_chunk=ROWS_PER_CHUNK, on_bad=on_bad)
+
     def _committed_rows(self, partition: Partition, name: str) -> Iterator[pa.Table]:
         """Yield the rows of the committed file; of a JSONL file, which has no types, the input columns as read anew."""
         if self._output.format == "parquet":
             yield from self._output.read(name, self._schema, rows_per_chunk=ROWS_PER_CHUNK)
             return
         rows = self._output.rows(name)
-        for table in read_partition(partition, self.spec.input_schema, rows_per_chunk=ROWS_PER_CHUNK):
+        for table in self._input_rows(partition, []):
             answered = to_columns(list(itertools.islice(rows, table.num_rows)), self.spec.stage.fields)
             yield pa.table([*table.columns, *answered], schema=self._schema)
 

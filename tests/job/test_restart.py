@@ -48,13 +48,14 @@ def test_an_unfinished_job_with_another_prompt_needs_no_word(job: Any, answers: 
     job.server.faults = [Fault(401, contains=f"row {number}") for number in range(15, 40)]
     one_at_a_time = AsyncHTTPClient(job.server.base_url, max_concurrent_requests=1)
     with pytest.raises(FatalError):
-        job.run(job.stage(client=one_at_a_time), rows_per_partition=100)
+        job.run(job.stage(client=one_at_a_time), rows_per_partition=100, input=job.folder / "in" / "a.parquet")
     num_answered = job.server.stats.by_status[200]
     job.server.faults = []
     job.server.reset()
-    job.run(job.stage(prompt="{{ 'Say' if id < 20 else 'Tell' }} {{ text }}"))
-    assert [row["x"] for row in job.rows()] == answers(range(20)) + answers(range(20, 40), "Tell")
-    assert job.server.stats.num_requests == 40 - num_answered
+    prompt = "{{ 'Say' if id < 10 else 'Tell' }} {{ text }}"
+    job.run(job.stage(prompt=prompt), input=job.folder / "in" / "a.parquet")
+    assert [row["x"] for row in job.rows()] == answers(range(10)) + answers(range(10, 25), "Tell")
+    assert (num_answered, job.server.stats.num_requests) == (15, 15)
 
 
 def test_a_changed_format_leaves_no_file_of_the_old_one(job: Any, answers: Answers) -> None:

@@ -1,0 +1,117 @@
+"""
+The rows of a partition, in order and chunk by chunk.
+
+Knows partitions and file formats; knows nothing of how they were planned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nemo_llm_stage.dataset import jsonl
+from nemo_llm_stage.dataset.bad_input import BadInput, OnBad, is_damage, unreadable
+from nemo_llm_stage.dataset.plan import Partition
+from nemo_llm_stage.dataset.storage import open_filesystem
+from nemo_llm_stage.errors import InputError
+
+
+def read_partition(
+    partition: Partition, schema: pa.Schema, *, rows_per_chunk: int, on_bad: OnBad | None = None
+) -> Iterator[pa.Table]:
+    """
+    Yield the partition's rows in order, as tables of exactly `schema` and at most `rows_per_chunk` rows.
+
+    Holds one chunk at a time, whatever the size of the file's row groups.
+
+    Args:
+        partition: What to read.
+        schema: Of the plan.
+        rows_per_chunk: At most.
+        on_bad: Told in the end of broken lines, and of the rest of a file from where it is damaged: they are left out.
+            None makes them an error.
+
+    Raises:
+        InputError: The file cannot be read, or a line is broken; names it.
+    """
+    records: list[BadInput] = []
+    num_rows = 0
+    try:
+        for table in _read_whole(partition, schema, rows_per_chunk, None if on_bad is None else records.append):
+            num_rows += table.num_rows
+            yield table
+    except InputError as error:
+        if on_bad is None or not is_damage(error.__cause__):
+            raise
+        num_seen = num_rows + len(records)
+        num_left = 0 if partition.num_rows is None else max(0, partition.num_rows - num_seen)
+        records.append(BadInput(partition.path, None, num_left, str(error)))
+    if on_bad is not None:
+        for record in records:
+            on_bad(record)
+
+
+def _read_whole(
+    partition: Partition, schema: pa.Schema, rows_per_chunk: int, on_bad: OnBad | None
+) -> Iterator[pa.Table]:
+    if partition.format == "parquet":
+        return _read_parquet(partition, schema, rows_per_chunk)
+    return _read_jsonl(partition, schema, rows_per_chunk, on_bad)
+
+
+def _read_jsonl(
+    partition: Partition, schema: pa.Schema, rows_per_chunk: int, on_bad: OnBad | None
+) -> Iterator[pa.Table]:
+    parser = jsonl.LineParser(partition.path, on_bad)
+    is_whole = partition.path.endswith((".gz", ".zst"))
+    lines: list[tuple[int, bytes]] = []
+    for line in jsonl.read_lines(partition.path, partition.start, None if is_whole else partition.stop):
+        lines.append(line)
+        if len(lines) == rows_per_chunk:
+            yield parser.to_table(lines, schema)
+            lines = []
+    if lines:
+        yield parser.to_table(lines, schema)
+
+
+def _read_parquet(partition: Partition, schema: pa.Schema, rows_per_chunk: int) -> Iterator[pa.Table]:
+    fs, path = open_filesystem(partition.path)
+    try:
+        with (
+            fs.open(path, "rb") as raw,
+            pq.ParquetFile(raw, buffer_size=1 << 20, page_checksum_verification=True) as file,
+        ):
+            first, groups = 0, []
+            offset = 0
+            for group in range(file.num_row_groups):
+                num = file.metadata.row_group(group).num_rows
+                if offset + num <= partition.start:
+                    first = offset + num
+                elif offset < partition.stop:
+                    groups.append(group)
+                offset += num
+            for batch in file.iter_batches(batch_size=rows_per_chunk, row_groups=groups):
+                low = max(partition.start - first, 0)
+                high = min(partition.stop - first, batch.num_rows)
+                first += batch.num_rows
+                if low < high:
+                    yield _conform(pa.Table.from_batches([batch.slice(low, high - low)]), schema)
+                if first >= partition.stop:
+                    return
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(partition.path, error) from error
+
+
+def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    arrays = []
+    for field in schema:
+        if field.name not in table.schema.names:
+            arrays.append(pa.nulls(table.num_rows, field.type))
+            continue
+        column = table.column(field.name)
+        if isinstance(column.type, pa.BaseExtensionType):
+            column = pa.chunked_array([chunk.storage for chunk in column.chunks], type=column.type.storage_type)
+        arrays.append(column if column.type == field.type else column.cast(field.type))
+    return pa.table(arrays, schema=schema)

@@ -1,0 +1,170 @@
+"""
+What a job writes of itself into its output folder, and how another run tells whether it may go on with it.
+
+Knows plans and stages; asks nobody.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from nemo_llm_stage.dataset.files import InputFile
+from nemo_llm_stage.dataset.output import OutputFolder
+from nemo_llm_stage.dataset.plan import Partition, Plan
+from nemo_llm_stage.errors import InputError, OutputConflictError
+from nemo_llm_stage.stage.stage import LLMStage
+
+FORMAT_VERSION = 1
+
+
+def open_output(url: str) -> tuple[OutputFolder, Plan]:
+    """
+    Return the output folder of a job that has begun, and the job's plan.
+
+    Raises:
+        OutputConflictError: No job has written there.
+    """
+    record = read_record(url)
+    files = [InputFile(**file) for file in record["files"]]
+    return OutputFolder(url, record["output_format"]), read_plan(record, files)
+
+
+def read_record(url: str) -> dict[str, Any]:
+    """
+    Return what the job that owns the output folder wrote of itself.
+
+    Raises:
+        OutputConflictError: No job has written there.
+    """
+    record = OutputFolder(url).read_job()
+    if record is None:
+        raise OutputConflictError(f"{url!r} is not the output of a job of this package: it has no job record.")
+    return record
+
+
+def record_of(
+    job_id: str, stage: LLMStage, plan: Plan, output_format: str, config: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """
+    Return what a job writes of itself.
+
+    Args:
+        job_id: Its own.
+        stage: What is asked.
+        plan: What of.
+        output_format: ``parquet`` or ``jsonl``.
+        config: The job file's settings; no secrets.
+    """
+    from nemo_llm_stage import __version__
+
+    paths = {file.path: index for index, file in enumerate(plan.files)}
+    return {
+        "format_version": FORMAT_VERSION,
+        "id": job_id,
+        "package_version": __version__,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "stage": stage.describe(),
+        "fingerprint": stage.fingerprint,
+        "output_format": output_format,
+        "config": config,
+        "files": [asdict(file) for file in plan.files],
+        "schema": base64.b64encode(plan.schema.serialize()).decode(),
+        "num_rows": plan.num_rows,
+        "is_exact": plan.is_exact,
+        "partitions": [[paths[part.path], part.start, part.stop, part.num_rows] for part in plan.partitions],
+    }
+
+
+def read_plan(record: Mapping[str, Any], files: Sequence[InputFile]) -> Plan:
+    """Return the plan that a record holds, over `files`, which are those of the record."""
+    partitions = tuple(
+        Partition(index, files[file].path, files[file].format, start, stop, num_rows)
+        for index, (file, start, stop, num_rows) in enumerate(record["partitions"])
+    )
+    schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(record["schema"])))
+    return Plan(tuple(files), schema, partitions, record["num_rows"], record["is_exact"])
+
+
+def check_same_input(record: Mapping[str, Any], files: Sequence[InputFile], url: str) -> None:
+    """
+    Refuse to go on with a job over other input.
+
+    Raises:
+        InputError: A file is gone, new or changed.
+        OutputConflictError: Another version of this package wrote the record.
+    """
+    if record["format_version"] != FORMAT_VERSION:
+        raise OutputConflictError(
+            f"{url!r} was written by version {record['package_version']} of this package in a format that this one "
+            "does not know; go on with that version, or choose a new output folder."
+        )
+    changes = _input_changes([InputFile(**file) for file in record["files"]], files)
+    if changes:
+        raise InputError(
+            f"the input is not what the job in {url!r} was planned over:\n  " + "\n  ".join(changes) + "\n"
+            "Restore it, or choose a new output folder."
+        )
+
+
+def compare_stage(record: Mapping[str, Any], stage: LLMStage, folder: OutputFolder, *, restart: bool) -> list[str]:
+    """
+    Return notices of what differs between the job that wrote `folder` and this one; none where nothing does.
+
+    Raises:
+        OutputConflictError: Something differs, rows are finished, and `restart` does not allow to throw them away.
+    """
+    differences = stage_differences(record, stage)
+    if record["output_format"] != folder.format:
+        differences.append(f"output_format: {record['output_format']} there, {folder.format} now")
+    written = OutputFolder(folder.url, record["output_format"])
+    names = written.committed()
+    if not differences and not restart:
+        return []
+    num_rows = sum(written.read_counters(name).num_rows for name in names)
+    changed = ("the settings differ from those of the job that wrote " + repr(folder.url), *differences)
+    if differences and names and not restart:
+        raise OutputConflictError(
+            f"{folder.url!r} holds the output of other settings:\n  " + "\n  ".join(differences) + "\n"
+            f"{num_rows:,} rows are finished there. Restore these settings to go on with it, choose a new output "
+            "folder, or throw the finished rows away with --restart: requests that are still the same are then not "
+            "paid for again where their raw answers were kept (keep_raw)."
+        )
+    return [
+        *(changed if differences else ()),
+        f"{num_rows:,} finished rows are thrown away; answers kept or journaled serve requests that are the same.",
+    ]
+
+
+def stage_differences(record: Mapping[str, Any], stage: LLMStage) -> list[str]:
+    """Return a line for each thing in which the stage of the job that wrote `record` differs from `stage`."""
+    now = orjson.loads(orjson.dumps(stage.describe(), default=repr))  # a record has been through JSON too
+    return _differences(record["stage"], now)
+
+
+def _input_changes(before: Sequence[InputFile], now: Sequence[InputFile]) -> list[str]:
+    old, new = {file.path: file for file in before}, {file.path: file for file in now}
+    return (
+        [f"{path} is gone" for path in old if path not in new]
+        + [f"{path} is new" for path in new if path not in old]
+        + [f"{path} has changed" for path, file in old.items() if path in new and new[path] != file]
+    )
+
+
+def _differences(before: Any, now: Any, path: str = "") -> list[str]:
+    """Return a line for each leaf that differs."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            line
+            for name in sorted({*before, *now})
+            for line in _differences(before.get(name), now.get(name), f"{path}.{name}" if path else name)
+        ]
+    if before == now:
+        return []
+    return [f"{path}: {before!r:.120} there, {now!r:.120} now"]

@@ -1,0 +1,32 @@
+"""What a job came to, as Python callers get it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from nemo_llm_stage.core import Counters
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """
+    What a job's output holds, and what this run took.
+
+    Attributes:
+        output: Path or URL of the folder.
+        counters: Over all committed files, this run's and earlier ones'.
+        num_partitions: Committed files.
+        num_rows_before: Rows of files that earlier runs had committed.
+        elapsed_s: Seconds of this run, from the call to the last check.
+        columns: The input columns that the prompt uses.
+        bad_files: Files of the input that were left out as a whole because they are damaged (on_bad_input: skip); the
+            rows of others that were left out are `counters.num_left_out`.
+    """
+
+    output: str
+    counters: Counters = field(default_factory=Counters)
+    num_partitions: int = 0
+    num_rows_before: int = 0
+    elapsed_s: float = 0.0
+    columns: tuple[str, ...] = ()
+    bad_files: tuple[str, ...] = ()
