@@ -16,14 +16,20 @@ How it flows on each executor. Curator gives a worker one batch of partitions at
 flow freely within a batch, and the last rows of one batch run out before the next begins. Hence `batch_size` is 8
 partitions, and `with_(batch_size=…)` takes more where partitions are small; `ROWS_PER_PERMIT` is the rule.
 
-| executor | a batch is made of | workers |
+| executor | a batch is made of | slots busy |
 | --- | --- | --- |
-| Ray Data | partitions as they are read; the last batch is what is left | 1, or `with_(num_workers=…)` |
-| Ray actor pool | all partitions are read before; then batch after batch | likewise |
-| Xenna, streaming and batch | partitions as they are read, whole batches first | likewise |
+| Ray Data | partitions as they are read, the last batch of what is left | 0.91 |
+| Xenna, streaming | partitions as they are read, the last batch of what is left | 0.95 |
+| Xenna, batch | partitions after all of them were read | not measured |
+| Ray actor pool | partitions after all of them were read | 0.87 |
 
-Each worker has a limit of its own: two workers with ``max_concurrent_requests=64`` have up to 128 in flight, and each
-one fills the gap at the end of the other's batch.
+On Ray Data it is 0.57 with ``batch_size=1``, where every partition is a barrier, and 0.99 with 10. Measured with 2,000
+rows in 10 partitions, 64 in flight, one run each, on a simulated server of 64 slots whose answers take 0.25 s (median,
+lognormal, sigma 0.6), from its first answer to its last start; 2 shared cores, November 2026.
+
+There is one worker, since one keeps thousands of requests in flight. Each worker has a limit of its own: with
+``with_(num_workers=2)`` two clients of ``max_concurrent_requests=64`` have up to 128 in flight together, and each fills
+the gap at the end of the other's batch.
 
 From Curator's synthetic stages to this one:
 
@@ -67,8 +73,11 @@ from nemo_llm_stage.stage.stage import LLMStage
 
 __all__ = ["AsyncHTTPClient", "AsyncOpenAIClient", "GenerationConfig", "LLMProcessingStage", "OpenAIClient"]
 
-ROWS_PER_PERMIT = 12
-"""A batch of so many rows for each request in flight keeps about 0.9 of them busy, its end included."""
+ROWS_PER_PERMIT = 16
+"""
+A batch of so many rows for each request in flight keeps 0.86 of them busy, its end included; 8 rows 0.76, 25 rows 0.90.
+Source: list scheduling on 64 permits of times that are lognormal with sigma 0.6; a heavier tail needs more.
+"""
 
 
 def register_clients() -> None:
