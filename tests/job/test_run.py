@@ -46,22 +46,6 @@ def read(folder: Path) -> pd.DataFrame:
     return pd.read_parquet(folder / "out")
 
 
-@pytest.fixture
-def server() -> Any:
-    with SimulatedServer() as server:
-        yield server
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Forty rows: 25 in a Parquet file, 15 in a JSONL file."""
-    rows = [{"id": i, "text": f"row {i}", "tags": [str(i)]} for i in range(40)]
-    (tmp_path / "in").mkdir()
-    pq.write_table(pa.Table.from_pylist(rows[:25]), tmp_path / "in" / "a.parquet")
-    (tmp_path / "in" / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[25:]))
-    return tmp_path
-
-
 def test_every_row_comes_out_once_and_in_order(server: SimulatedServer, folder: Path) -> None:
     """Input columns first; one file a partition; nothing sent twice."""
     result = run(server, folder)
