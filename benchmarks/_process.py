@@ -27,6 +27,7 @@ END_GRACE_S = 20.0
 """How long daemons may take to end after the program; then they are killed."""
 
 _PR_SET_CHILD_SUBREAPER = 36
+_TIMED_OUT = 124
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -89,15 +90,15 @@ def measure(command: Sequence[str], *, env: Mapping[str, str] | None = None, tim
     Run `command` to its end and return what it cost; stderr goes where this process's goes.
 
     Raises:
-        subprocess.TimeoutExpired: It took longer than `timeout_s`.
+        subprocess.TimeoutExpired: It took longer than `timeout_s`; all its processes are killed.
         subprocess.CalledProcessError: It failed.
     """
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "cost.json"
-        launcher = [sys.executable, __file__, str(result), *command]
-        process = subprocess.run(
-            launcher, stdout=subprocess.PIPE, text=True, env={**os.environ, **(env or {})}, timeout=timeout_s
-        )
+        launcher = [sys.executable, __file__, str(result), str(timeout_s), *command]
+        process = subprocess.run(launcher, stdout=subprocess.PIPE, text=True, env={**os.environ, **(env or {})})
+        if process.returncode == _TIMED_OUT:
+            raise subprocess.TimeoutExpired(list(command), timeout_s, process.stdout)
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, list(command), process.stdout)
         fields = json.loads(result.read_text())
@@ -105,7 +106,7 @@ def measure(command: Sequence[str], *, env: Mapping[str, str] | None = None, tim
     return Cost(**fields, output=process.stdout)
 
 
-def _launch(result: Path, command: Sequence[str]) -> int:
+def _launch(result: Path, timeout_s: float, command: Sequence[str]) -> int:
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     seen: dict[tuple[int, str], ProcessSeen] = {}
@@ -114,7 +115,11 @@ def _launch(result: Path, command: Sequence[str]) -> int:
     process = subprocess.Popen(command)
     watcher = threading.Thread(target=_watch, args=(process.pid, seen, is_over), daemon=True)
     watcher.start()
-    code = process.wait()
+    try:
+        code = process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        code = _TIMED_OUT
+        _kill_all()
     ended_monotonic_s = time.monotonic()
     is_over.set()
     watcher.join()
@@ -180,11 +185,15 @@ def _wait_for_daemons() -> None:
         if pid:
             continue
         if time.monotonic() > give_up_s:
-            for child in _descendants(os.getpid(), beside=0):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child, signal.SIGKILL)
+            _kill_all()
         time.sleep(0.05)
 
 
+def _kill_all() -> None:
+    for child in _descendants(os.getpid(), beside=0):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+
 if __name__ == "__main__":
-    sys.exit(_launch(Path(sys.argv[1]), sys.argv[2:]))
+    sys.exit(_launch(Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]))

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import heapq
 import itertools
-import math
 import pickle
 import queue
 import shutil
@@ -29,19 +27,16 @@ from typing import Any
 import pyarrow.parquet as pq
 from _data import write_texts
 from _report import add_plot_option, make_parser, new_figure, save_figure, show
+from _times import MODEL, choose_times, greedy_makespan_s
 
 from nemo_llm_stage import AsyncHTTPClient, LLMStage
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.job.engine import Engine, LocalEngine
 from nemo_llm_stage.job.job import prepare_job
 from nemo_llm_stage.job.worker import PartitionReport, PartitionWorker, WorkerSpec
-from nemo_llm_stage.testing import ServerConfig, ServerStats, SimulatedServerProcess
-from nemo_llm_stage.testing.generation import check_request, service_time_for
+from nemo_llm_stage.testing import ServerStats, SimulatedServerProcess
 
-MODEL = "sim"
 PROMPT = "{{ text }}"
-MAX_SEEDS = 50
-NEAR = 1.2
 COLUMNS = ("run", "slots", "sigma", "busy", "greedy", "÷ greedy", "before tail", "seconds", "÷ bound")
 
 
@@ -81,39 +76,6 @@ class WorkersEngine:
             yield report
         for worker in workers:
             worker.stop()
-
-
-def choose_times(texts: Sequence[str], slots: int, mean_s: float, sigma: float) -> tuple[ServerConfig, list[float]]:
-    """
-    Return a server and the time that each row will take there.
-
-    Of the server's seeds, the first for which greedy FIFO ends near the lower bound, if any does: where one long row at
-    the end decides, every client looks perfect.
-    """
-    median_s = mean_s / math.exp(sigma**2 / 2)
-    config = ServerConfig(
-        model=MODEL, max_num_seqs=slots, service_time_s=median_s, service_time_sigma=sigma, max_recorded=0
-    )
-    for seed in range(MAX_SEEDS):
-        config = replace(config, seed=seed)
-        times = service_times(texts, config)
-        if greedy_makespan_s(times, slots) <= NEAR * max(sum(times) / slots, max(times)):
-            break
-    return config, times
-
-
-def service_times(texts: Sequence[str], config: ServerConfig) -> list[float]:
-    """Return the seconds that the server will take for each row."""
-    bodies = [{"model": MODEL, "messages": [{"role": "user", "content": text}]} for text in texts]
-    return [service_time_for(check_request(body, is_chat=True, config=config), config) for body in bodies]
-
-
-def greedy_makespan_s(times: Sequence[float], slots: int) -> float:
-    """Return when the last row ends if each row starts, in order, the moment that a slot is free."""
-    ends = [0.0] * slots
-    for time_s in times:
-        heapq.heapreplace(ends, ends[0] + time_s)
-    return max(ends)
 
 
 def run_once(options: argparse.Namespace, engine: str, slots: int, actors: int, partitions: int, sigma: float) -> Any:

@@ -75,3 +75,15 @@ def test_server_finds_rates_gauges_and_cost_at_each_concurrency(tmp_path: Path) 
         assert level["output_tokens_per_s"] > 0
         assert level["dollars_per_million_rows"] > 0
         assert level["errors"] == {}
+
+
+@pytest.mark.slow
+def test_peers_leaves_out_what_is_not_installed(tmp_path: Path) -> None:
+    """A tool that the interpreter cannot import is told with how to install it; the others answer every row."""
+    options = ("--rows", "20", "--words", "10", "--mean-s", "0", "--folder", str(tmp_path))
+    result = run("bench_peers.py", "--tools", "ours_local", "openai_script", "datatrove_runner", *options)
+    results = json.loads(result.stdout.splitlines()[-1])["results"]
+    assert {"ours_local", "openai_script"} <= {tool["tool"] for tool in results}
+    assert all(tool["num_answers"] == 20 for tool in results)
+    if len(results) == 2:
+        assert "pip install datatrove" in result.stderr
