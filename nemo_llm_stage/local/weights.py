@@ -97,10 +97,9 @@ def _run(command: list[str]) -> None:
 
 
 def _reason(error: subprocess.CalledProcessError) -> str:
-    """Return the command that failed and what it said last."""
+    """Return the command that failed and the last lines it said."""
     said = [line.strip() for line in f"{error.stdout}\n{error.stderr}".splitlines() if line.strip()]
-    errors = [line for line in said if "error" in line.lower()] or said
-    return "\n".join([f"`{' '.join(error.cmd)}` failed:", *(f"  {line}" for line in errors[-3:])])
+    return "\n".join([f"`{' '.join(error.cmd)}` failed:", *(f"  {line}" for line in said[-4:])])
 
 
 def _advice(reason: str, target: Path) -> str:
