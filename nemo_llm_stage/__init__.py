@@ -18,7 +18,7 @@ from nemo_llm_stage.client.formatters import HFChatTemplateFormatter, PlainForma
 from nemo_llm_stage.client.http_client import AsyncHTTPClient
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig, LLMClient
 from nemo_llm_stage.client.openai_client import AsyncOpenAIClient, OpenAIClient
-from nemo_llm_stage.cluster.run import JobResult, retry_failed, run_job
+from nemo_llm_stage.cluster.run import retry_failed, run_job
 from nemo_llm_stage.core import Completion, Counters, RowResult, Usage
 from nemo_llm_stage.errors import (
     ConfigError,
@@ -32,6 +32,7 @@ from nemo_llm_stage.errors import (
     RunError,
     TransientError,
 )
+from nemo_llm_stage.job.result import JobResult
 from nemo_llm_stage.output import ChoiceOutput, JsonOutput, Output, RegexOutput
 from nemo_llm_stage.prompt import Prompt
 from nemo_llm_stage.stage.stage import LLMStage

@@ -20,7 +20,7 @@ from nemo_llm_stage.cli_options import CONTEXT, EXIT_RUN, Command, Commands, job
 from nemo_llm_stage.errors import ConfigError
 
 if TYPE_CHECKING:
-    from nemo_llm_stage.cluster.run import JobResult
+    from nemo_llm_stage.job.result import JobResult
 
 
 @click.group(cls=Commands, context_settings=CONTEXT)
@@ -252,8 +252,7 @@ def corpus(rows: int, output: Path) -> None:
     """Write real texts to try a job on: the documentation of this Python's standard library (PSF licence)."""
     from nemo_llm_stage.local.corpus import write_python_docs
 
-    write_python_docs(output, num_rows=rows)
-    click.echo(f"{output}: {rows} rows")
+    click.echo(f"{output}: {write_python_docs(output, num_rows=rows)} rows")
 
 
 def _run(settings: dict[str, Any], source: str, *, progress: bool, restart: bool, show_rows: int) -> None:
