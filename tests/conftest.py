@@ -14,7 +14,7 @@ def ray_session() -> Iterator[None]:
 
     from nemo_llm_stage.cluster.connect import quiet_ray_data
 
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     quiet_ray_data()
     yield
     ray.shutdown()

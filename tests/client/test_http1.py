@@ -227,7 +227,7 @@ def test_a_request_may_set_its_own_timeout() -> None:
         async with RawServer([]) as server:
             client = transport(timeout_s=60)
             try:
-                await client.send(f"{server.base_url}/x", b"", timeout_s=0.05)
+                await client.send(f"{server.base_url}/x", b"", timeout_s=0.5)
             finally:
                 await client.aclose()
 
