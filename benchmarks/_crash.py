@@ -170,7 +170,8 @@ def _choose_place(job: CrashJob, rng: random.Random, places: Sequence[str]) -> s
 
 def tear_a_journal(job: CrashJob, rng: random.Random) -> int:
     """Cut a journal's end off or spoil a byte of it, as a power loss may; return how many answers that can cost."""
-    files = sorted(Path(job.folder).glob("out/_nemo_llm_stage/journal/*/*.jsonl"))
+    journals = Path(job.folder).glob("out/_nemo_llm_stage/journal/*/*.jsonl")
+    files = sorted(path for path in journals if path.stat().st_size)
     if not files:
         return 0
     path = rng.choice(files)

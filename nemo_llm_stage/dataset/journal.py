@@ -89,8 +89,8 @@ class Journal:
         Raises:
             RunError: The disk is full or the folder cannot be written; the answer is not kept.
         """
-        reach("journal.before_write")
         try:
+            reach("journal.before_write")
             self._writer.write(frame(key, completion))
         except OSError as error:
             raise unwritable(f"the journal in {self._folder.url}", error) from error

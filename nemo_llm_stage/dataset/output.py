@@ -256,8 +256,8 @@ class OutputFolder:
 
     def write_success(self) -> None:
         """Tell readers that the output is complete."""
-        reach("finish.before")
         with writing_to(self.url):
+            reach("finish.before")
             self.folder.replace_bytes(b"", SUCCESS, scratch_sub=TMP)
         reach("finish.after")
 

@@ -110,8 +110,12 @@ def make_plan(
     num_jsonl_bytes = sum(file.size for file in files if file.format == "jsonl")
     is_full = scan_input == "full" or (scan_input == "auto" and num_jsonl_bytes <= FULL_SCAN_BYTES)
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        looks = pool.map(lambda file: _look_into(file, is_full=is_full, on_bad=on_bad), files)
-        contents = [content for content in looks if content is not None]
+        looks = list(pool.map(lambda file: _look_into(file, is_full=is_full, skips_bad=on_bad is not None), files))
+    contents = [look for look in looks if isinstance(look, _Contents)]
+    if on_bad is not None:
+        for look in looks:
+            if isinstance(look, BadInput):
+                on_bad(look)
     if not contents:
         raise InputError(f"all of the {len(files)} input files are damaged; the first is {files[0].path!r}.")
     schema = pa.schema([])
@@ -133,17 +137,16 @@ def make_plan(
     return Plan(tuple(files), jsonl.declared(schema), partitions, num_rows, is_exact)
 
 
-def _look_into(file: InputFile, *, is_full: bool, on_bad: OnBad | None) -> _Contents | None:
-    """Return what the file holds; None where it is damaged and `on_bad` has been told."""
+def _look_into(file: InputFile, *, is_full: bool, skips_bad: bool) -> _Contents | BadInput:
+    """Return what the file holds, or, if that may be skipped, that it is damaged."""
     try:
         if file.format == "parquet":
             return _look_into_parquet(file)
-        return _look_into_jsonl(file, is_full=is_full, skips_lines=on_bad is not None)
+        return _look_into_jsonl(file, is_full=is_full, skips_lines=skips_bad)
     except InputError as error:
-        if on_bad is None or not is_damage(error.__cause__):
+        if not skips_bad or not is_damage(error.__cause__):
             raise
-        on_bad(BadInput(file.path, None, 0, str(error)))
-        return None
+        return BadInput(file.path, None, 0, str(error))
 
 
 def _look_into_jsonl(file: InputFile, *, is_full: bool, skips_lines: bool) -> _Contents:

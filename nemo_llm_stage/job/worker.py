@@ -24,6 +24,7 @@ from nemo_llm_stage.dataset.journal import Journal
 from nemo_llm_stage.dataset.output import OutputFolder
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.read import read_partition
+from nemo_llm_stage.dataset.storage import writing_to
 from nemo_llm_stage.dataset.writer import PartitionWriter
 from nemo_llm_stage.job.retry import failed_rows, put_back, to_columns
 from nemo_llm_stage.stage.stage import LLMStage
@@ -114,6 +115,7 @@ class PartitionWorker:
         self._output = OutputFolder(self.spec.output_url, self.spec.output_format)
         self._schema = pa.schema([*self.spec.input_schema, *self.spec.stage.fields])
         self._is_stopped = False
+        self._failure: BaseException | None = None
         self._stopping = threading.Lock()
 
     @property
@@ -130,16 +132,42 @@ class PartitionWorker:
         """
         Read, ask, write and commit `partition`, and return when its file is visible and durable.
 
+        What one partition raises ends the run, so the worker stops at once and the others raise the same.
+
         Raises:
             InputError: The input cannot be read.
             FatalError: The server refuses every request.
             RunError: The journal or the output cannot be written.
             concurrent.futures.CancelledError: `stop` was called.
         """
+        try:
+            return self._run(partition)
+        except BaseException as error:
+            first = self._fail(error)
+            if first is error:
+                raise
+            raise first
+
+    def stop(self) -> None:
+        """Abandon what runs, at once: each `run`, now and later, raises `CancelledError`. Journaled answers stay."""
+        with self._stopping:
+            self._is_stopped = True
+        self.spec.stage.close()
+
+    def _fail(self, error: BaseException) -> BaseException:
+        """Stop because of `error`, and return it, or the earlier one that it only follows from."""
+        with self._stopping:
+            if not self._is_stopped:
+                self._is_stopped, self._failure = True, error
+        self.spec.stage.close()
+        return self._failure if self._failure and isinstance(error, concurrent.futures.CancelledError) else error
+
+    def _run(self, partition: Partition) -> PartitionReport:
         name = self._output.name_of(partition)
         is_retry = self.spec.retry_kinds is not None
         # Of a row that failed, an answer that was kept is one that could not be used.
-        journal = Journal(self._output.journal_folder(name), self._output.raw_folder(name), reads_kept=not is_retry)
+        with writing_to(self._output.url):
+            journal = Journal(self._output.journal_folder(name), self._output.raw_folder(name), reads_kept=not is_retry)
         self.open[partition.index] = Counters()
         reach("read.before")
         try:
@@ -157,14 +185,9 @@ class PartitionWorker:
             raise
         finally:
             del self.open[partition.index]
-        journal.retire(keep=self.spec.keep_raw)
+        with writing_to(self._output.url):
+            journal.retire(keep=self.spec.keep_raw)
         return PartitionReport(partition.index, name, counters, is_first)
-
-    def stop(self) -> None:
-        """Abandon what runs, at once: each `run`, now and later, raises `CancelledError`. Journaled answers stay."""
-        with self._stopping:
-            self._is_stopped = True
-        self.spec.stage.close()
 
     def _fill(self, writer: PartitionWriter, partition: Partition, journal: Journal) -> Counters:
         """Write the partition's rows with their answers; return what they count."""

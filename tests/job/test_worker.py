@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import concurrent.futures
+import errno
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nemo_llm_stage import AsyncHTTPClient, LLMStage
+from nemo_llm_stage import AsyncHTTPClient, LLMStage, RunError
+from nemo_llm_stage.dataset import failpoints
 from nemo_llm_stage.job.job import Job, prepare_job
 from nemo_llm_stage.job.worker import PartitionWorker
 from nemo_llm_stage.testing import SimulatedServer
@@ -31,3 +33,21 @@ def test_a_stopped_worker_asks_nothing_more(tmp_path: Path) -> None:
         with pytest.raises(concurrent.futures.CancelledError):
             worker.run(job.pending[1])
         assert server.stats.num_requests == 10
+
+
+def test_the_first_failure_is_every_partitions(tmp_path: Path) -> None:
+    """A disk that is full for one is full for all: nothing more is asked whose answer could not be kept."""
+
+    def refuse(name: str) -> None:
+        if name == "journal.before_write":
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with SimulatedServer() as server:
+        job = make_job(server, tmp_path)
+        worker = PartitionWorker(job.spec)
+        failpoints.listen(refuse)
+        for partition in job.pending:
+            with pytest.raises(RunError, match="No space left on device"):
+                worker.run(partition)
+        failpoints.listen(None)
+        assert server.stats.num_requests <= 10
