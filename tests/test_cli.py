@@ -181,7 +181,7 @@ def test_a_submitted_job_gives_the_same_files(server: SimulatedServer, folder: P
     """By `ray job submit` against a running cluster."""
     import ray as session
 
-    session.shutdown()  # `ray stop` at the end takes down every Ray of this machine, and a driver that lost its own dies
+    session.shutdown()  # `ray stop` takes down every Ray of this machine, and a driver that lost its own dies
     assert run(server, folder).exit_code == 0
     ray = Path(sys.executable).with_name("ray")
     environment = {**os.environ, "RAY_TMPDIR": "/tmp", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "ab" * 32}
