@@ -279,4 +279,4 @@ def test_files_that_may_not_grow_stop_the_job(server: SimulatedServer, tmp_path:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     run(make_stage(server.base_url), tmp_path, 200, rows_per_partition=200)
     assert_all_answered(tmp_path, 200)
-    assert server.stats.num_repaid <= 16
+    assert server.stats.num_repaid <= 2 * 16  # in flight, and answers that came before the worker had stopped
