@@ -9,17 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from nemo_llm_stage.dataset import jsonl
 from nemo_llm_stage.dataset.bad_input import BadInput, OnBad, is_damage, unreadable
+from nemo_llm_stage.dataset.cursor import ParquetCursors
 from nemo_llm_stage.dataset.plan import Partition
-from nemo_llm_stage.dataset.storage import open_filesystem
 from nemo_llm_stage.errors import InputError
 
 
 def read_partition(
-    partition: Partition, schema: pa.Schema, *, rows_per_chunk: int, on_bad: OnBad | None = None
+    partition: Partition,
+    schema: pa.Schema,
+    *,
+    rows_per_chunk: int,
+    on_bad: OnBad | None = None,
+    cursors: ParquetCursors | None = None,
 ) -> Iterator[pa.Table]:
     """
     Yield the partition's rows in order, as tables of exactly `schema` and at most `rows_per_chunk` rows.
@@ -32,14 +36,21 @@ def read_partition(
         rows_per_chunk: At most.
         on_bad: Told in the end of broken lines, and of the rest of a file from where it is damaged: they are left out.
             None makes them an error.
+        cursors: Where Parquet readers are kept from one partition to the next; of `rows_per_chunk` rows.
 
     Raises:
         InputError: The file cannot be read, or a line is broken; names it.
     """
     records: list[BadInput] = []
     num_rows = 0
+    if partition.format == "parquet":
+        tables = _read_parquet(
+            partition, schema, cursors or ParquetCursors(rows_per_chunk), is_kept=cursors is not None
+        )
+    else:
+        tables = _read_jsonl(partition, schema, rows_per_chunk, None if on_bad is None else records.append)
     try:
-        for table in _read_whole(partition, schema, rows_per_chunk, None if on_bad is None else records.append):
+        for table in tables:
             num_rows += table.num_rows
             yield table
     except InputError as error:
@@ -51,14 +62,6 @@ def read_partition(
     if on_bad is not None:
         for record in records:
             on_bad(record)
-
-
-def _read_whole(
-    partition: Partition, schema: pa.Schema, rows_per_chunk: int, on_bad: OnBad | None
-) -> Iterator[pa.Table]:
-    if partition.format == "parquet":
-        return _read_parquet(partition, schema, rows_per_chunk)
-    return _read_jsonl(partition, schema, rows_per_chunk, on_bad)
 
 
 def _read_jsonl(
@@ -76,30 +79,21 @@ def _read_jsonl(
         yield parser.to_table(lines, schema)
 
 
-def _read_parquet(partition: Partition, schema: pa.Schema, rows_per_chunk: int) -> Iterator[pa.Table]:
-    fs, path = open_filesystem(partition.path)
+def _read_parquet(
+    partition: Partition, schema: pa.Schema, cursors: ParquetCursors, *, is_kept: bool
+) -> Iterator[pa.Table]:
     try:
-        with (
-            fs.open(path, "rb") as raw,
-            pq.ParquetFile(raw, buffer_size=1 << 20, page_checksum_verification=True) as file,
-        ):
-            first, groups = 0, []
-            offset = 0
-            for group in range(file.num_row_groups):
-                num = file.metadata.row_group(group).num_rows
-                if offset + num <= partition.start:
-                    first = offset + num
-                elif offset < partition.stop:
-                    groups.append(group)
-                offset += num
-            for batch in file.iter_batches(batch_size=rows_per_chunk, row_groups=groups):
-                low = max(partition.start - first, 0)
-                high = min(partition.stop - first, batch.num_rows)
-                first += batch.num_rows
-                if low < high:
-                    yield _conform(pa.Table.from_batches([batch.slice(low, high - low)]), schema)
-                if first >= partition.stop:
-                    return
+        cursor = cursors.take(partition.path, partition.start)
+        try:
+            for batch in cursor.read(partition.start, partition.stop):
+                yield _conform(pa.Table.from_batches([batch]), schema)
+        except BaseException:
+            cursor.close()
+            raise
+        if is_kept:
+            cursors.give_back(cursor)
+        else:
+            cursor.close()
     except (OSError, pa.ArrowException) as error:
         raise unreadable(partition.path, error) from error
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from nemo_llm_stage.core import Counters, RowResult
 from nemo_llm_stage.dataset.bad_input import BadInput
+from nemo_llm_stage.dataset.cursor import ParquetCursors
 from nemo_llm_stage.dataset.failpoints import reach
 from nemo_llm_stage.dataset.journal import Journal
 from nemo_llm_stage.dataset.output import OutputFolder
@@ -114,6 +115,7 @@ class PartitionWorker:
     def __post_init__(self) -> None:
         self._output = OutputFolder(self.spec.output_url, self.spec.output_format)
         self._schema = pa.schema([*self.spec.input_schema, *self.spec.stage.fields])
+        self._cursors = ParquetCursors(ROWS_PER_CHUNK)
         self._is_stopped = False
         self._failure: BaseException | None = None
         self._stopping = threading.Lock()
@@ -153,6 +155,7 @@ class PartitionWorker:
         with self._stopping:
             self._is_stopped = True
         self.spec.stage.close()
+        self._cursors.close()
 
     def _fail(self, error: BaseException) -> BaseException:
         """Stop because of `error`, and return it, or the earlier one that it only follows from."""
@@ -160,6 +163,7 @@ class PartitionWorker:
             if not self._is_stopped:
                 self._is_stopped, self._failure = True, error
         self.spec.stage.close()
+        self._cursors.close()
         return self._failure if self._failure and isinstance(error, concurrent.futures.CancelledError) else error
 
     def _run(self, partition: Partition) -> PartitionReport:
@@ -224,7 +228,9 @@ class PartitionWorker:
     def _input_rows(self, partition: Partition, bad: list[BadInput]) -> Iterator[pa.Table]:
         """Yield the partition's rows; what of it cannot be read is added to `bad`, if the job allows that."""
         on_bad = bad.append if self.spec.skips_bad_input else None
-        return read_partition(partition, self.spec.input_schema, rows_per_chunk=ROWS_PER_CHUNK, on_bad=on_bad)
+        return read_partition(
+            partition, self.spec.input_schema, rows_per_chunk=ROWS_PER_CHUNK, on_bad=on_bad, cursors=self._cursors
+        )
 
     def _committed_rows(self, partition: Partition, name: str) -> Iterator[pa.Table]:
         """Yield the rows of the committed file; of a JSONL file, which has no types, the input columns as read anew."""
