@@ -27,6 +27,7 @@ from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.read import read_partition
 from nemo_llm_stage.dataset.storage import writing_to
 from nemo_llm_stage.dataset.writer import PartitionWriter
+from nemo_llm_stage.job.garbage import collect_as_usual, collect_rarely
 from nemo_llm_stage.job.retry import failed_rows, put_back, to_columns
 from nemo_llm_stage.stage.stage import LLMStage
 
@@ -116,6 +117,7 @@ class PartitionWorker:
         self._output = OutputFolder(self.spec.output_url, self.spec.output_format)
         self._schema = pa.schema([*self.spec.input_schema, *self.spec.stage.fields])
         self._cursors = ParquetCursors(ROWS_PER_CHUNK)
+        collect_rarely(self)
         self._is_stopped = False
         self._failure: BaseException | None = None
         self._stopping = threading.Lock()
@@ -154,17 +156,20 @@ class PartitionWorker:
         """Abandon what runs, at once: each `run`, now and later, raises `CancelledError`. Journaled answers stay."""
         with self._stopping:
             self._is_stopped = True
-        self.spec.stage.close()
-        self._cursors.close()
+        self._close()
 
     def _fail(self, error: BaseException) -> BaseException:
         """Stop because of `error`, and return it, or the earlier one that it only follows from."""
         with self._stopping:
             if not self._is_stopped:
                 self._is_stopped, self._failure = True, error
+        self._close()
+        return self._failure if self._failure and isinstance(error, concurrent.futures.CancelledError) else error
+
+    def _close(self) -> None:
         self.spec.stage.close()
         self._cursors.close()
-        return self._failure if self._failure and isinstance(error, concurrent.futures.CancelledError) else error
+        collect_as_usual(self)
 
     def _run(self, partition: Partition) -> PartitionReport:
         name = self._output.name_of(partition)
