@@ -1,9 +1,9 @@
 """
 Fewer garbage collections while workers run.
 
-Python looks for reference cycles after every 700 new objects, and a row makes dozens that live on. Workers leave
-no cycles behind but those of errors, so that with the thresholds here memory stays the same, and a row costs 15 to 20 % less
-CPU. Source: benchmarks/bench_stage.py, November 2026.
+Python looks for reference cycles after every 700 new objects, and a row makes dozens that live on. Workers leave no
+cycles behind but those of errors, so that with the thresholds here memory stays the same, and a row costs 15 to 20 %
+less CPU. Source: benchmarks/bench_stage.py, November 2026.
 """
 
 from __future__ import annotations
