@@ -282,6 +282,7 @@ def _show_summary(result: JobResult) -> None:
             num_partitions=result.num_partitions,
             elapsed_s=result.elapsed_s,
             num_rows_before=result.num_rows_before,
+            left_out=result.left_out,
         )
     )
 

@@ -155,6 +155,10 @@ _RUN_OPTIONS = options(
     click.option("--keep-raw", is_flag=True, default=None, help="Keep raw answers: a new parser needs no request."),
     click.option("--give-up-after", type=float, help="Seconds a row is asked again after passing failures [21600]."),
     click.option("--scan-input", type=click.Choice(["auto", "full", "sample"]), help="JSONL read beforehand [auto]."),
+    click.option(
+        "--on-bad-input", type=click.Choice(["stop", "skip"]), help="A broken line or file; skip leaves it out [stop]."
+    ),
+    click.option("--flush-interval", type=float, help="Seconds of answers at risk on an object store [2]."),
 )
 _CLIENT_KEYS = {
     "base_url", "gguf", "api_key_env", "api_key_file", "max_concurrent_requests", "max_retries", "base_delay",

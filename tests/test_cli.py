@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -98,6 +99,36 @@ def test_too_many_failures_stop_the_run(server: SimulatedServer, folder: Path) -
     assert result.exit_code == 1
     assert "11 x bad_request" in result.stderr
     assert "goes on from here" in result.stderr
+
+
+@pytest.mark.parametrize("way", ["file", "option"])
+def test_broken_lines_may_be_left_out(server: SimulatedServer, tmp_path: Path, way: str) -> None:
+    """The summary and the check name file, line and reason."""
+    (tmp_path / "in.jsonl").write_text('{"text": "row 0"}\n{"text"\n{"text": "row 2"}\n')
+    words: dict[str, Any] = {"input": tmp_path / "in.jsonl", "output": tmp_path / "out", "prompt": "Say {{ text }}"}
+    words |= {"base_url": server.base_url, "model": "sim", "output_column": "x", "engine": "local"}
+    job = [part for name, value in words.items() for part in (f"--{name.replace('_', '-')}", value)]
+    stopped = invoke("run", *job)
+    assert stopped.exit_code == 2
+    assert "in.jsonl', line 2, is not JSON" in stopped.stderr
+    (tmp_path / "job.yaml").write_text("on_bad_input: skip")
+    result = invoke("run", *([tmp_path / "job.yaml"] if way == "file" else ["--on-bad-input", "skip"]), *job)
+    assert result.exit_code == 0, result.output
+    assert len(pd.read_parquet(tmp_path / "out")) == 2
+    verified = invoke("verify", tmp_path / "out")
+    assert verified.exit_code == 0
+    for shown in (result.stdout, verified.stdout):
+        assert re.search(r"left out +1 ", shown)
+        assert "is not JSON" in shown
+
+
+def test_the_check_tells_what_was_wasted(server: SimulatedServer, folder: Path) -> None:
+    """Sends that gave no answer worth keeping, and tokens of answers that could not be used."""
+    server.faults = [Fault(500, attempts=1, contains="row 1")]  # 11 of 20 rows, once each
+    run(server, folder, "--base-delay", "0.01")
+    verified = invoke("verify", folder / "out")
+    assert "31" in verified.stdout
+    assert "35.48 % wasted" in verified.stdout
 
 
 def test_verify_tells_whole_from_damaged(server: SimulatedServer, folder: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nemo_llm_stage.core import Counters, sum_counters
+from nemo_llm_stage.dataset.journal import FLUSH_INTERVAL_S
 from nemo_llm_stage.dataset.output import SUCCESS
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.verify import Verification, verify
@@ -45,6 +46,7 @@ def run_job(
     max_failed_rows: float | None = 0.05,
     keep_raw: bool = False,
     on_bad_input: Literal["stop", "skip"] = "stop",
+    flush_interval: float = FLUSH_INTERVAL_S,
     restart: bool = False,
     progress: bool = True,
     config: Mapping[str, Any] | None = None,
@@ -71,6 +73,7 @@ def run_job(
         keep_raw: Keep the raw answers beside the output, so that a changed parser needs no request.
         on_bad_input: ``stop`` ends the run at a damaged file or a broken line; ``skip`` leaves it out and writes down
             file, line and reason in the output's ``_nemo_llm_stage/bad_input/``.
+        flush_interval: Seconds; on an object store a worker that dies takes the answers of so long with it.
         restart: Throw finished output away and make it anew.
         progress: Whether to show progress on stderr.
         config: The settings to be found again by ``nemo-llm-stage retry-failed``; no secrets.
@@ -94,6 +97,7 @@ def run_job(
             restart=restart,
             keep_raw=keep_raw,
             on_bad_input=on_bad_input,
+            flush_interval_s=flush_interval,
             config=config,
         )
         before = job.counters()
@@ -114,6 +118,7 @@ def retry_failed(
     actors: int = 1,
     num_cpus_per_actor: float = 0.5,
     address: str | None = None,
+    flush_interval: float = FLUSH_INTERVAL_S,
     progress: bool = True,
 ) -> JobResult:
     """
@@ -130,6 +135,7 @@ def retry_failed(
         actors: As for `run_job`.
         num_cpus_per_actor: As for `run_job`.
         address: As for `run_job`.
+        flush_interval: As for `run_job`.
         progress: Whether to show progress on stderr.
 
     Raises:
@@ -142,7 +148,7 @@ def retry_failed(
     try:
         job, partitions = prepare_retry(stage, output, kinds)
         num_to_ask = sum(_num_failed(job.output.read_counters(job.output.name_of(part)), kinds) for part in partitions)
-        spec = replace(job.spec, retry_kinds=frozenset(kinds))
+        spec = replace(job.spec, retry_kinds=frozenset(kinds), flush_interval_s=flush_interval)
         if partitions:
             _run(job, runner, spec, partitions, Counters(), FailureLimit(None), is_shown=progress, num_rows=num_to_ask)
     finally:
@@ -178,6 +184,8 @@ def run_config(config: JobConfig, *, restart: bool = False, progress: bool = Tru
             scan_input=config.scan_input,
             max_failed_rows=config.max_failed_rows,
             keep_raw=config.keep_raw,
+            on_bad_input=config.on_bad_input,
+            flush_interval=config.flush_interval,
             restart=restart,
             progress=progress,
             config=config.model_dump(mode="json"),
@@ -208,6 +216,7 @@ def retry_output(url: str, kinds: Collection[str], *, progress: bool = True) -> 
             actors=config.actors,
             num_cpus_per_actor=config.num_cpus_per_actor,
             address=config.address,
+            flush_interval=config.flush_interval,
             progress=progress,
         )
 
@@ -279,4 +288,5 @@ def _finish(job: Job, num_rows_before: int, started_monotonic_s: float) -> JobRe
         elapsed_s=time.monotonic() - started_monotonic_s,
         columns=tuple(sorted(job.stage.prompt.required_columns)),
         bad_files=verification.bad_files,
+        left_out=verification.left_out,
     )

@@ -36,6 +36,7 @@ BAD_FILES = "files"
 """Stands for whole files of the input in `OutputFolder.write_bad_input`."""
 
 _JOB = f"{STATE}/job.json"
+_BAD_INPUT = f"{STATE}/bad_input"
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,13 @@ class OutputFolder:
         """Return what `write_bad_input` wrote down."""
         return read_bad_input(self.folder, _record_of_bad(name))
 
+    def left_out(self, num_records: int) -> list[BadInput]:
+        """Return the first of all that was left out and written down, whole files first, at most `num_records`."""
+        folder = Folder(f"{self.url}/{_BAD_INPUT}")
+        names = sorted(folder.names(), key=lambda name: (name != f"{BAD_FILES}.jsonl", name))
+        records = (record for name in names for record in read_bad_input(folder, name))
+        return list(itertools.islice(records, num_records))
+
     def committed(self) -> set[str]:
         """Return the names of the committed partitions' files."""
         return {name for name in self.data_files() if name.endswith(f".{self.format}")}
@@ -267,7 +275,7 @@ class OutputFolder:
 
 
 def _record_of_bad(name: str) -> str:
-    return f"{STATE}/bad_input/{name.partition('.')[0]}.jsonl"
+    return f"{_BAD_INPUT}/{name.partition('.')[0]}.jsonl"
 
 
 def _parse_summary(text: bytes) -> tuple[Counters, str | None]:

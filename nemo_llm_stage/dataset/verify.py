@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from nemo_llm_stage.core import Counters
+from nemo_llm_stage.dataset.bad_input import BadInput
 from nemo_llm_stage.dataset.output import BAD_FILES, OutputFolder
 from nemo_llm_stage.dataset.plan import Partition, Plan
 from nemo_llm_stage.errors import LLMStageError
 
+NUM_LEFT_OUT_SHOWN = 5
 _NUM_THREADS = 16
 
 
@@ -30,6 +32,7 @@ class Verification:
         num_partitions: Of the plan.
         num_missing: Partitions not committed yet.
         bad_files: Files of the input that were left out as a whole because they are damaged.
+        left_out: The first of what was left out of the input, as it was written down.
     """
 
     counters: Counters
@@ -37,6 +40,7 @@ class Verification:
     num_partitions: int = 0
     num_missing: int = 0
     bad_files: tuple[str, ...] = ()
+    left_out: tuple[BadInput, ...] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -70,7 +74,8 @@ def verify(output: OutputFolder, plan: Plan) -> Verification:
             if look.schema is not None and not look.schema.equals(schema):
                 problems.append(f"{name} has another schema than {present[0]}.")
     bad_files = tuple(record.path for record in output.read_bad_input(BAD_FILES))
-    return Verification(total, problems, len(expected), len(expected) - len(present), bad_files)
+    left_out = tuple(output.left_out(NUM_LEFT_OUT_SHOWN))
+    return Verification(total, problems, len(expected), len(expected) - len(present), bad_files, left_out)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any
 from nemo_llm_stage.core import Counters, sum_counters
 from nemo_llm_stage.dataset.bad_input import BadInput
 from nemo_llm_stage.dataset.files import find_files
+from nemo_llm_stage.dataset.journal import FLUSH_INTERVAL_S
 from nemo_llm_stage.dataset.output import BAD_FILES, OutputFolder
 from nemo_llm_stage.dataset.plan import Partition, Plan, make_plan
 from nemo_llm_stage.errors import ConfigError, InputError, OutputConflictError
@@ -50,6 +51,7 @@ class Job:
         id: Told to each file, so that one by a worker of an earlier job, which wakes up late, is found out.
         keep_raw: Whether raw answers are kept after the commit.
         skips_bad_input: Whether input that cannot be read is left out and recorded; else it stops the run.
+        flush_interval_s: See `Journal`.
         notices: What a person should know before it starts.
     """
 
@@ -60,6 +62,7 @@ class Job:
     id: str
     keep_raw: bool = False
     skips_bad_input: bool = False
+    flush_interval_s: float = FLUSH_INTERVAL_S
     notices: tuple[str, ...] = ()
 
     @property
@@ -80,6 +83,7 @@ class Job:
             keep_raw=self.keep_raw,
             job_id=self.id,
             skips_bad_input=self.skips_bad_input,
+            flush_interval_s=self.flush_interval_s,
         )
 
     def counters(self) -> Counters:
@@ -99,6 +103,7 @@ def prepare_job(
     restart: bool = False,
     keep_raw: bool = False,
     on_bad_input: str = "stop",
+    flush_interval_s: float = FLUSH_INTERVAL_S,
     config: Mapping[str, Any] | None = None,
 ) -> Job:
     """
@@ -115,6 +120,7 @@ def prepare_job(
             the requests that are still the same.
         keep_raw: Keep raw answers after the commit, so that a changed parser needs no request.
         on_bad_input: ``stop``, or ``skip`` to leave damaged files and broken lines out and record them.
+        flush_interval_s: See `Journal`.
         config: The job file's settings, to be found again by `retry-failed`; without secrets.
 
     Raises:
@@ -124,7 +130,7 @@ def prepare_job(
         FatalError: The server does not take the key or the model.
         TransientError: The server cannot be reached.
     """
-    _check_settings(output_format, rows_per_partition, on_bad_input)
+    _check_settings(output_format, rows_per_partition, on_bad_input, flush_interval_s)
     folder = OutputFolder(str(output), output_format)
     record = folder.read_job()
     files = find_files(inputs)
@@ -145,7 +151,9 @@ def prepare_job(
     committed = frozenset(folder.committed()) if goes_on else frozenset()
     job_id = record["id"] if record is not None and goes_on else uuid.uuid4().hex
     notices = (*changes, *(f"left out: {bad.reason}" for bad in bad_files))
-    job = Job(stage, plan, folder, committed, job_id, keep_raw, on_bad_input == "skip", notices)
+    job = Job(
+        stage, plan, folder, committed, job_id, keep_raw, on_bad_input == "skip", flush_interval_s, notices=notices
+    )
     if job.pending:
         stage.check_server()
     if not goes_on:
@@ -195,13 +203,17 @@ def prepare_retry(stage: LLMStage, output: str | Path, kinds: Collection[str]) -
     return job, wanted
 
 
-def _check_settings(output_format: str, rows_per_partition: int | None, on_bad_input: str) -> None:
+def _check_settings(
+    output_format: str, rows_per_partition: int | None, on_bad_input: str, flush_interval_s: float
+) -> None:
     if output_format not in OUTPUT_FORMATS:
         raise ConfigError(f"output_format is {output_format!r}; it must be one of {', '.join(OUTPUT_FORMATS)}.")
     if rows_per_partition is not None and rows_per_partition < 1:
         raise ConfigError(f"rows_per_partition is {rows_per_partition}; it must be at least 1.")
     if on_bad_input not in ON_BAD_INPUT:
         raise ConfigError(f"on_bad_input is {on_bad_input!r}; it must be one of {', '.join(ON_BAD_INPUT)}.")
+    if flush_interval_s <= 0:
+        raise ConfigError(f"flush_interval is {flush_interval_s}; it must be above 0 seconds.")
 
 
 def _left_out_before(folder: OutputFolder, on_bad_input: str) -> list[BadInput]:

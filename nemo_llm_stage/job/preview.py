@@ -77,7 +77,8 @@ def preview_job(config: JobConfig, num_rows: int = 5, *, is_dry: bool = False) -
         RequestError: The server cannot be reached, or refuses every request.
     """
     files = find_files(config.input)
-    plan = make_plan(files, rows_per_partition=config.rows_per_partition, scan_input=config.scan_input)
+    on_bad = (lambda _: None) if config.on_bad_input == "skip" else None
+    plan = make_plan(files, rows_per_partition=config.rows_per_partition, scan_input=config.scan_input, on_bad=on_bad)
     if is_dry:
         stage = config.make_stage()
         stage.check_columns(plan.schema.names)
@@ -147,7 +148,7 @@ def _read(partition: Partition, plan: Plan, stage: LLMStage, offsets: Sequence[i
     """Return the rows at `offsets` (rising, from 0); where the partition is shorter than estimated, its last one."""
     rows: list[dict[str, Any]] = []
     first, table = 0, None
-    for table in read_partition(partition, plan.schema, rows_per_chunk=ROWS_PER_CHUNK):
+    for table in read_partition(partition, plan.schema, rows_per_chunk=ROWS_PER_CHUNK, on_bad=lambda _: None):
         here = [offset - first for offset in offsets if first <= offset < first + table.num_rows]
         rows += stage.rows_of(table.take(here)) if here else []
         first += table.num_rows

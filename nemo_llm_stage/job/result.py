@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from nemo_llm_stage.core import Counters
+from nemo_llm_stage.dataset.bad_input import BadInput
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class JobResult:
         columns: The input columns that the prompt uses.
         bad_files: Files of the input that were left out as a whole because they are damaged (on_bad_input: skip); the
             rows of others that were left out are `counters.num_left_out`.
+        left_out: The first few of what was left out, with file, line and reason; all of it is written down in the
+            output's ``_nemo_llm_stage/bad_input/``.
     """
 
     output: str
@@ -30,3 +33,4 @@ class JobResult:
     elapsed_s: float = 0.0
     columns: tuple[str, ...] = ()
     bad_files: tuple[str, ...] = ()
+    left_out: tuple[BadInput, ...] = ()

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from nemo_llm_stage.client.formatters import HFChatTemplateFormatter, PlainFormatter
 from nemo_llm_stage.client.http_client import AsyncHTTPClient
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
+from nemo_llm_stage.dataset.journal import FLUSH_INTERVAL_S
 from nemo_llm_stage.errors import ConfigError
 from nemo_llm_stage.job.answer import AnswerConfig, Settings, TextAnswer, with_type
 from nemo_llm_stage.prompt import Prompt
@@ -161,8 +162,10 @@ class JobConfig(Settings):
         output_format: ``parquet`` or ``jsonl``.
         rows_per_partition: Rows of one output file; None takes about 64 files of 128 to 10,000 rows.
         scan_input: How much of a JSONL input is read for its types beforehand.
+        on_bad_input: A damaged file or a broken line: ``stop``, or ``skip`` leaves it out and writes it down.
         max_failed_rows: Stops the run at so many failed rows (an int), or at this fraction (0.05, from 200 rows on).
         keep_raw: Keep the raw answers beside the output, so that a changed parser needs no request.
+        flush_interval: Seconds between the journal's objects on an object store: younger answers die with a worker.
     """
 
     input: str | tuple[str, ...]
@@ -200,8 +203,10 @@ class JobConfig(Settings):
     output_format: Literal["parquet", "jsonl"] = "parquet"
     rows_per_partition: int | None = Field(default=None, ge=1)
     scan_input: Literal["auto", "full", "sample"] = "auto"
+    on_bad_input: Literal["stop", "skip"] = "stop"
     max_failed_rows: int | float | None = 0.05
     keep_raw: bool = False
+    flush_interval: float = Field(default=FLUSH_INTERVAL_S, gt=0)
 
     @field_validator("client", mode="before")
     @classmethod

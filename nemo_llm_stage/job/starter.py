@@ -102,10 +102,12 @@ engine: local                          # or ray, for any number of actors on any
 #output_format: parquet                # or jsonl
 #rows_per_partition: 1000
 #scan_input: auto
+#on_bad_input: stop                    # or skip: leave broken lines and files out, and write them down
 #deduplicate: true
 #give_up_after: 21600.0
 #max_failed_rows: 0.05
 #keep_raw: false
+#flush_interval: 2.0                   # object stores: seconds of answers that a dying worker may lose
 """
 
 _TEXTS = (

@@ -21,7 +21,7 @@ from nemo_llm_stage.core import Counters, RowResult
 from nemo_llm_stage.dataset.bad_input import BadInput
 from nemo_llm_stage.dataset.cursor import ParquetCursors
 from nemo_llm_stage.dataset.failpoints import reach
-from nemo_llm_stage.dataset.journal import Journal
+from nemo_llm_stage.dataset.journal import FLUSH_INTERVAL_S, Journal
 from nemo_llm_stage.dataset.output import OutputFolder
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.read import read_partition
@@ -58,6 +58,7 @@ class WorkerSpec:
         keep_raw: Whether the raw answers are kept after the commit.
         job_id: Of the job; kept with each file.
         skips_bad_input: Whether input that cannot be read is left out and recorded; else it stops the run.
+        flush_interval_s: See `Journal`.
         retry_kinds: None for a partition that is not committed yet. Else the partition is, and its rows that failed
             with one of these kinds, or with any where there are none, are asked again.
     """
@@ -70,6 +71,7 @@ class WorkerSpec:
     keep_raw: bool = False
     job_id: str = ""
     skips_bad_input: bool = False
+    flush_interval_s: float = FLUSH_INTERVAL_S
     retry_kinds: frozenset[str] | None = None
 
     @property
@@ -176,7 +178,12 @@ class PartitionWorker:
         is_retry = self.spec.retry_kinds is not None
         # Of a row that failed, an answer that was kept is one that could not be used.
         with writing_to(self._output.url):
-            journal = Journal(self._output.journal_folder(name), self._output.raw_folder(name), reads_kept=not is_retry)
+            journal = Journal(
+                self._output.journal_folder(name),
+                self._output.raw_folder(name),
+                reads_kept=not is_retry,
+                flush_interval_s=self.spec.flush_interval_s,
+            )
         self.open[partition.index] = Counters()
         reach("read.before")
         try:

@@ -15,15 +15,23 @@ from rich.table import Table
 from rich.text import Text
 
 from nemo_llm_stage.core import Counters
+from nemo_llm_stage.dataset.bad_input import BadInput
 from nemo_llm_stage.dataset.verify import Verification
 from nemo_llm_stage.report.progress import duration
 
 _MAX_EXAMPLE_CHARS = 160
 _MAX_SHOWN_CHARS = 300
+_BAD_INPUT = "_nemo_llm_stage/bad_input/"
 
 
 def summary(
-    counters: Counters, *, output: str, num_partitions: int, elapsed_s: float, num_rows_before: int = 0
+    counters: Counters,
+    *,
+    output: str,
+    num_partitions: int,
+    elapsed_s: float,
+    num_rows_before: int = 0,
+    left_out: Sequence[BadInput] = (),
 ) -> Group:
     """
     Return the end table of a job.
@@ -34,6 +42,7 @@ def summary(
         num_partitions: Files in it.
         elapsed_s: Of this run.
         num_rows_before: Rows that earlier runs had committed.
+        left_out: Some of what was left out of the input.
     """
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     table.add_column(style="bold")
@@ -46,10 +55,26 @@ def summary(
     table.add_row("  failed", f"{counters.num_failed:,}", _percent(counters.num_failed, counters.num_rows))
     if counters.num_skipped:
         table.add_row("  skipped", f"{counters.num_skipped:,}", _percent(counters.num_skipped, counters.num_rows))
+    if left_out:
+        table.add_row("left out", f"{counters.num_left_out:,}", "rows of the input that cannot be read")
     if counters.num_resumed:
         table.add_row("  resumed", f"{counters.num_resumed:,}", "answered by an earlier run, not asked again")
     if counters.num_shared:
         table.add_row("  shared", f"{counters.num_shared:,}", "answered by an identical request")
+    _add_costs(table, counters)
+    rate = (counters.num_rows - num_rows_before) / elapsed_s if elapsed_s > 0 else 0.0
+    table.add_row("time", duration(elapsed_s), f"{rate:,.1f} rows/s, start and end included")
+    table.add_row("output", "", output)
+    parts = [table]
+    if left_out:
+        parts.append(_left_out(left_out, output))
+    if counters.num_failed:
+        parts.append(failures(counters))
+    return Group(*parts)
+
+
+def _add_costs(table: Table, counters: Counters) -> None:
+    """Say what was sent and what came, and which part of it was of no use: retries, re-asks, failed rows."""
     wasted = _percent(counters.num_wasted_attempts, counters.num_attempts)
     table.add_row("requests", f"{counters.num_attempts:,}", f"{wasted} wasted" if counters.num_wasted_attempts else "")
     if counters.input_tokens or counters.output_tokens:
@@ -58,10 +83,21 @@ def summary(
         wasted = _percent(counters.wasted_output_tokens, counters.output_tokens)
         note = f"{wasted} wasted" if counters.wasted_output_tokens else ""
         table.add_row("output tokens", f"{counters.output_tokens:,}", note)
-    rate = (counters.num_rows - num_rows_before) / elapsed_s if elapsed_s > 0 else 0.0
-    table.add_row("time", duration(elapsed_s), f"{rate:,.1f} rows/s, start and end included")
-    table.add_row("output", "", output)
-    return Group(table, failures(counters)) if counters.num_failed else Group(table)
+
+
+def _left_out(records: Sequence[BadInput], output: str) -> Table:
+    """Return the first of what was left out of the input, and where to find the rest."""
+    table = Table(box=box.SIMPLE, title="left out of the input, for example", title_justify="left", pad_edge=False)
+    table.caption = f"all of it is written down in {output}/{_BAD_INPUT}"
+    table.caption_justify = "left"
+    table.add_column("file", overflow="fold")
+    table.add_column("line", justify="right")
+    table.add_column("why", overflow="fold")
+    for record in records:
+        table.add_row(
+            record.path, "" if record.line is None else f"{record.line:,}", record.reason[:_MAX_EXAMPLE_CHARS]
+        )
+    return table
 
 
 def failures(counters: Counters) -> Table:
@@ -82,7 +118,8 @@ def verification_table(verification: Verification, output: str) -> Group:
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
-    table.add_row("output", output)
+    table.add_column(style="dim")
+    table.add_row("output", "", output)
     table.add_row(
         "files", f"{verification.num_partitions - verification.num_missing:,} of {verification.num_partitions:,}"
     )
@@ -90,6 +127,9 @@ def verification_table(verification: Verification, output: str) -> Group:
     table.add_row("  answered", f"{counters.num_answered:,}")
     table.add_row("  failed", f"{counters.num_failed:,}")
     table.add_row("  skipped", f"{counters.num_skipped:,}")
+    if verification.left_out:
+        table.add_row("left out", f"{counters.num_left_out:,}", "rows of the input that cannot be read")
+    _add_costs(table, counters)
     if verification.is_complete:
         verdict = Text("every row is here exactly once", style="green")
     else:
@@ -97,7 +137,9 @@ def verification_table(verification: Verification, output: str) -> Group:
         if verification.num_missing:
             lines.append(f"{verification.num_missing:,} partitions are not committed yet; run the job again to go on.")
         verdict = Text("\n".join(lines), style="red")
-    return Group(table, verdict)
+    if not verification.left_out:
+        return Group(table, verdict)
+    return Group(table, _left_out(verification.left_out, output), verdict)
 
 
 def sample(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], output_column: str) -> Table:
