@@ -1,10 +1,17 @@
-"""What all tests share: one Ray for those that need it."""
+"""What all tests share: one Ray, and one S3 server, for those that need it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+
+S3_KEY = "AKIDCANARY0123456789"
+S3_SECRET = "canary-secret-7f1c5e0d9b"
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +25,34 @@ def ray_session() -> Iterator[None]:
     quiet_ray_data()
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The URL of a real S3 server, in a process of its own."""
+    program = [sys.executable, str(Path(__file__).with_name("s3_server.py"))]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.kill()
+
+
+@pytest.fixture
+def make_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Make a bucket on that server, which the whole environment is set to, and return its URL; see `OtherStores`."""
+    import s3fs
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", S3_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", S3_SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+    def make(kind: str = "bucket") -> str:
+        name = f"{kind}-{next(_NUMBERS)}"
+        s3fs.S3FileSystem().mkdir(name)
+        return f"s3://{name}"
+
+    return make
+
+
+_NUMBERS = itertools.count()

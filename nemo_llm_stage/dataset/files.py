@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_llm_stage.dataset.storage import open_filesystem
-from nemo_llm_stage.errors import InputError
+from nemo_llm_stage.errors import InputError, LLMStageError
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 JSONL_SUFFIXES = tuple(stem + packed for stem in (".jsonl", ".ndjson", ".jsonlines") for packed in ("", ".gz", ".zst"))
@@ -54,15 +54,20 @@ def find_files(inputs: str | Path | Sequence[str | Path]) -> list[InputFile]:
             of other kinds and names that begin with ``_`` or ``.`` are passed over.
 
     Raises:
-        InputError: Nothing matches, or a named file is of a kind that cannot be read.
+        InputError: Nothing matches, a named file is of a kind that cannot be read, or the place cannot be reached.
     """
     names = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     if not names:
         raise InputError("no input is given.")
     files: dict[str, InputFile] = {}
     for name in names:
-        for file in _find(str(name)):
-            files[file.path] = file
+        try:
+            found = _find(str(name))
+        except LLMStageError:
+            raise
+        except Exception as error:  # a store's library may raise anything
+            raise InputError(f"cannot look for {str(name)!r}: {type(error).__name__}: {error}.") from error
+        files |= {file.path: file for file in found}
     return [files[path] for path in sorted(files)]
 
 

@@ -117,12 +117,14 @@ class OutputFolder:
         Return what the job that owns this folder wrote of itself, or None for a new folder.
 
         Raises:
-            OutputConflictError: The record is broken.
+            OutputConflictError: The record is broken, or cannot be read.
         """
         try:
             job: dict[str, Any] = orjson.loads(self.folder.read(_JOB))
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise OutputConflictError(f"cannot read the output folder {self.url!r}: {error}.") from error
         except orjson.JSONDecodeError as error:
             raise OutputConflictError(f"{self.url}/{_JOB} is broken ({error}); choose a new output folder.") from error
         return job

@@ -163,7 +163,9 @@ def _look_into_parquet(file: InputFile) -> _Contents:
     try:
         with fs.open(path, "rb") as raw, pq.ParquetFile(raw) as parquet:
             return _Contents(file, _plain(parquet.schema_arrow), parquet.metadata.num_rows)
-    except (OSError, pa.ArrowException) as error:
+    except Exception as error:
+        if not isinstance(error, OSError | pa.ArrowException):
+            raise unreadable(file.path, error) from error
         advice = " A Parquet file that is still being written, or was cut off, has no footer."
         raise unreadable(file.path, error, advice) from error
 

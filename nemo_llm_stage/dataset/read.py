@@ -94,7 +94,7 @@ def _read_parquet(
             cursors.give_back(cursor)
         else:
             cursor.close()
-    except (OSError, pa.ArrowException) as error:
+    except Exception as error:  # a store's library may raise anything
         raise unreadable(partition.path, error) from error
 
 

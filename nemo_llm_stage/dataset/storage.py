@@ -8,20 +8,35 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from nemo_llm_stage.errors import ConfigError, RunError
+from nemo_llm_stage.errors import ConfigError, LLMStageError, RunError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 """What `os.link` fails with on filesystems without hard links (FAT, some FUSE mounts)."""
+
+
+_PAUSES_S = (0.1, 0.3, 1.0, 3.0)
+"""Waits before a conditional PUT is sent again that met another one in the very act (S3 answers both with 409)."""
+
+_MAY_PASS = {errno.EBUSY, errno.EIO}
+"""The latter stands for every answer that the store's library has no name for; s3fs has none for that 409."""
+
+
+_BUCKET_PROTOCOLS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"}
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:
@@ -41,17 +56,37 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     return fs, path
 
 
+def _as_os_errors(method: Callable[P, T]) -> Callable[P, T]:
+    """Let `method` of a folder raise OSError whatever a store's library raises: its own errors are of any type."""
+
+    @functools.wraps(method)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(*args, **kwargs)
+        except (OSError, LLMStageError):
+            raise
+        except Exception as error:
+            raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
+
+    return wrapped
+
+
 class Folder:
     """
     A folder that several processes write to without a lock.
 
     Args:
         url: A path, or a URL that fsspec knows (``s3://bucket/x``, ``gs://…``).
+
+    Raises:
+        OSError: From any method: the disk, the network or the store does not do it.
     """
 
     def __init__(self, url: str) -> None:
         self.fs, root = open_filesystem(str(url))
         self.is_local = isinstance(self.fs, LocalFileSystem)
+        protocols = {self.fs.protocol} if isinstance(self.fs.protocol, str) else set(self.fs.protocol)
+        self._is_bucket = bool(protocols & _BUCKET_PROTOCOLS)
         self.root = root.rstrip("/") or "/"
         self.url = str(url).rstrip("/") or "/"
 
@@ -59,6 +94,7 @@ class Folder:
         """Return the filesystem's path of `name` in this folder."""
         return f"{self.root}/{name}" if name else self.root
 
+    @_as_os_errors
     def names(self, sub: str = "") -> set[str]:
         """Return the names of the files right in this folder, or in its subfolder `sub`; empty if it is not there."""
         self.fs.invalidate_cache(self.path(sub))
@@ -68,11 +104,13 @@ class Folder:
             return set()
         return {entry["name"].rsplit("/", 1)[-1] for entry in entries if entry["type"] == "file"}
 
+    @_as_os_errors
     def exists(self, name: str) -> bool:
         """Whether the file `name` is there now."""
         self.fs.invalidate_cache(self.path(name).rsplit("/", 1)[0])
         return bool(self.fs.exists(self.path(name)))
 
+    @_as_os_errors
     def read(self, name: str) -> bytes:
         """
         Return the file's bytes.
@@ -83,9 +121,11 @@ class Folder:
         data: bytes = self.fs.cat_file(self.path(name))
         return data
 
+    @_as_os_errors
     def make(self, sub: str = "") -> None:
-        """Make this folder, or its subfolder `sub`, if it is not there."""
-        self.fs.makedirs(self.path(sub), exist_ok=True)
+        """Make this folder, or its subfolder `sub`, if it is not there. A store of buckets needs none."""
+        if not self._is_bucket:  # there, this would make a bucket that was mistyped
+            self.fs.makedirs(self.path(sub), exist_ok=True)
 
     def scratch(self, sub: str, suffix: str) -> Path:
         """Return a fresh local path to write a file at before `publish`; on a local disk it lies in `sub`."""
@@ -95,6 +135,7 @@ class Folder:
         self.make(sub)
         return Path(self.path(sub)) / name
 
+    @_as_os_errors
     def publish(self, scratch: Path, name: str) -> bool:
         """
         Make the file at `scratch` visible as `name`, whole and at once, unless `name` is there already.
@@ -109,7 +150,7 @@ class Folder:
         try:
             if self.is_local:
                 return self._link(scratch, Path(self.path(name)))
-            return self._put(scratch, self.path(name))
+            return self._put(scratch, name)
         finally:
             scratch.unlink(missing_ok=True)
 
@@ -119,6 +160,7 @@ class Folder:
         write_durably(scratch, data)
         return self.publish(scratch, name)
 
+    @_as_os_errors
     def replace(self, scratch: Path, name: str) -> None:
         """Make the file at `scratch` the content of `name`, whole and at once, whatever it was before."""
         if self.is_local:
@@ -136,11 +178,13 @@ class Folder:
         write_durably(scratch, data)
         self.replace(scratch, name)
 
+    @_as_os_errors
     def remove(self, name: str) -> None:
         """Remove the file `name` if it is there."""
         with contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self.path(name))
 
+    @_as_os_errors
     def move(self, name: str, target: Folder) -> None:
         """Move the file `name` to the folder `target`, unless another process already has."""
         with contextlib.suppress(FileNotFoundError):
@@ -152,6 +196,7 @@ class Folder:
             with contextlib.suppress(OSError):
                 Path(self.root).rmdir()
 
+    @_as_os_errors
     def folders(self) -> set[str]:
         """Return the names of the folders right in this one."""
         self.fs.invalidate_cache(self.root)
@@ -175,14 +220,31 @@ class Folder:
         sync_folder(target.parent)
         return True
 
-    def _put(self, scratch: Path, path: str) -> bool:
-        if self.fs.exists(path):
-            return False
-        try:
-            self.fs.put_file(str(scratch), path, mode="create")
-        except FileExistsError:
-            return False
-        return True
+    def _put(self, scratch: Path, name: str) -> bool:
+        for pause_s in (*_PAUSES_S, None):
+            if self.exists(name):
+                return False
+            try:
+                self.fs.put_file(str(scratch), self.path(name), mode="create")
+            except FileExistsError:
+                return False
+            except (OSError, NotImplementedError) as error:
+                if _has_no_conditions(error):
+                    self.fs.put_file(str(scratch), self.path(name))
+                    return True
+                if self.exists(name):  # not every store says so in the words that its library knows
+                    return False
+                if getattr(error, "errno", None) not in _MAY_PASS or pause_s is None:
+                    raise
+                time.sleep(pause_s)
+            else:
+                return True
+        raise AssertionError("the last turn returns or raises")
+
+
+def _has_no_conditions(error: Exception) -> bool:
+    """Whether a store says (501) that it does not know conditional PUTs."""
+    return isinstance(error, NotImplementedError) or getattr(error, "errno", None) == errno.ENOSYS
 
 
 @contextlib.contextmanager

@@ -1,0 +1,77 @@
+"""Put-if-absent: of any number of writers one wins, on a disk and on a real S3 server, and on stores that are less."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from nemo_llm_stage.dataset.storage import Folder
+
+MakeBucket = Callable[..., str]
+NUM_WRITERS = 8
+
+
+def race(url: str, name: str, size: int) -> tuple[list[int], bytes]:
+    """Let writers publish `name` at once, each bytes of its own; return who won, and what is there."""
+    barrier = threading.Barrier(NUM_WRITERS)
+
+    def publish(number: int) -> bool:
+        folder = Folder(url)
+        scratch = folder.scratch("tmp", ".bin")
+        scratch.write_bytes(bytes([number]) * size)
+        barrier.wait()
+        return folder.publish(scratch, name)
+
+    with ThreadPoolExecutor(NUM_WRITERS) as pool:
+        is_first = list(pool.map(publish, range(NUM_WRITERS)))
+    return [number for number, first in enumerate(is_first) if first], Folder(url).read(name)
+
+
+@pytest.mark.parametrize("size", [10, 8 << 20])
+def test_of_many_writers_at_once_one_wins_on_a_disk(tmp_path: Path, size: int) -> None:
+    """Whole, and nothing is left beside it."""
+    winners, data = race(str(tmp_path), "file", size)
+    assert [bytes([number]) * size for number in winners] == [data]
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [10, 8 << 20])
+def test_of_many_writers_at_once_one_wins_on_s3(make_bucket: MakeBucket, size: int) -> None:
+    """By conditional PUTs."""
+    url = make_bucket()
+    for name in map(str, range(5 if size < 100 else 1)):
+        winners, data = race(url, name, size)
+        assert [bytes([number]) * size for number in winners] == [data]
+
+
+@pytest.mark.parametrize("kind", ["terse", "busy", "unconditional"])
+def test_a_later_writer_changes_nothing_on_other_stores(make_bucket: MakeBucket, kind: str) -> None:
+    """Whatever words they have for it: one that does not say what failed, that is busy at first, that cannot at all."""
+    folder = Folder(f"{make_bucket(kind)}/out")
+    assert folder.publish_bytes(b"first", "file", scratch_sub="tmp")
+    assert not folder.publish_bytes(b"second", "file", scratch_sub="tmp")
+    assert folder.read("file") == b"first"
+
+
+@pytest.mark.parametrize("kind", ["terse", "busy"])
+def test_of_many_writers_at_once_one_wins_on_other_stores(make_bucket: MakeBucket, kind: str) -> None:
+    """As far as they know conditions."""
+    winners, data = race(make_bucket(kind), "file", 10)
+    assert [bytes([number]) * 10 for number in winners] == [data]
+
+
+def test_without_conditions_writers_at_once_may_all_write_but_only_whole_files(make_bucket: MakeBucket) -> None:
+    """The documented limit: what is there is one writer's, whole."""
+    winners, data = race(make_bucket("unconditional"), "file", 1 << 20)
+    assert data in [bytes([number]) * (1 << 20) for number in winners]
+
+
+def test_a_bucket_that_is_not_there_is_told(make_bucket: MakeBucket) -> None:
+    """Not hidden behind a look whether the file is there."""
+    make_bucket()
+    with pytest.raises(FileNotFoundError, match="bucket"):
+        Folder("s3://no-such-bucket/out").publish_bytes(b"x", "file", scratch_sub="tmp")

@@ -1,0 +1,212 @@
+"""Whole jobs from and to a real S3 server: every row once, resumed after a kill, with writers that race."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nemo_llm_stage import AsyncHTTPClient, InputError, JobResult, LLMStage, RunError, retry_failed, run_job
+from nemo_llm_stage.cluster.run import verify_output
+from nemo_llm_stage.dataset import failpoints
+from nemo_llm_stage.dataset.storage import Folder
+from nemo_llm_stage.testing import Fault, SimulatedServer, expected_answer
+
+NUM_ROWS = 60
+
+
+@pytest.fixture
+def server() -> Iterator[SimulatedServer]:
+    with SimulatedServer(service_time_s=0.01) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(make_bucket: Callable[..., str]) -> str:
+    """With sixty rows under ``in``: forty in a Parquet file, twenty in a JSONL file."""
+    url = make_bucket()
+    folder = Folder(f"{url}/in")
+    rows = [{"id": number, "text": f"row {number}"} for number in range(NUM_ROWS)]
+    with folder.fs.open(folder.path("a.parquet"), "wb") as file:
+        pq.write_table(pa.Table.from_pylist(rows[:40]), file)
+    folder.fs.pipe_file(folder.path("b.jsonl"), "".join(json.dumps(row) + "\n" for row in rows[40:]).encode())
+    return url
+
+
+def run(server: SimulatedServer, bucket: str, prompt: str = "Say {{ text }}", **settings: Any) -> JobResult:
+    options: dict[str, Any] = {"input": f"{bucket}/in", "output": f"{bucket}/out", "rows_per_partition": 10}
+    stage = make_stage(server, prompt)
+    return run_job(stage=stage, **options | {"engine": "local", "progress": False, "max_failed_rows": None} | settings)
+
+
+def make_stage(server: SimulatedServer, prompt: str = "Say {{ text }}") -> LLMStage:
+    client = AsyncHTTPClient(server.base_url, max_concurrent_requests=8, base_delay=0.01)
+    return LLMStage(client=client, model="sim", prompt=prompt, output_column="x")
+
+
+def command(server: SimulatedServer, bucket: str, *more: str) -> list[str]:
+    job = [sys.executable, "-m", "nemo_llm_stage", "run", "--engine", "local", "--input", f"{bucket}/in"]
+    job += ["--output", f"{bucket}/out", "--rows-per-partition", "10", "--base-url", server.base_url, "--model", "sim"]
+    return [*job, "--prompt", "Say {{ text }}", "--output-column", "x", "--max-concurrent-requests", "8", *more]
+
+
+def read(bucket: str) -> list[dict[str, Any]]:
+    folder = Folder(f"{bucket}/out")
+    rows: list[dict[str, Any]] = []
+    for name in sorted(name for name in folder.names() if name.startswith("part-")):
+        if name.endswith(".jsonl"):
+            rows += map(json.loads, folder.read(name).splitlines())
+        else:
+            rows += pq.read_table(pa.BufferReader(folder.read(name))).to_pylist()
+    return rows
+
+
+def assert_all_answered(bucket: str, word: str = "Say") -> None:
+    rows = read(bucket)
+    assert [row["id"] for row in rows] == list(range(NUM_ROWS))
+    assert [row["x"] for row in rows] == [
+        expected_answer([{"role": "user", "content": f"{word} row {number}"}]) for number in range(NUM_ROWS)
+    ]
+    assert verify_output(f"{bucket}/out").is_complete
+    assert Folder(f"{bucket}/out").exists("_SUCCESS")
+    assert all(not Folder(f"{bucket}/out/_nemo_llm_stage/{name}").folders() for name in ("journal", "tmp"))
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
+def test_every_row_comes_out_once(server: SimulatedServer, bucket: str, output_format: str) -> None:
+    """Running again asks nothing."""
+    run(server, bucket, output_format=output_format)
+    assert_all_answered(bucket)
+    run(server, bucket, output_format=output_format)
+    assert server.stats.num_requests == NUM_ROWS
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
+def test_failed_rows_can_be_asked_again(server: SimulatedServer, bucket: str, output_format: str) -> None:
+    """Only those; the files are replaced as a whole."""
+    server.faults = [Fault(400, contains="row 1")]  # 1 and 10 to 19
+    run(server, bucket, output_format=output_format)
+    server.faults = []
+    result = retry_failed(stage=make_stage(server), output=f"{bucket}/out", engine="local", progress=False)
+    assert result.counters.num_failed == 0
+    assert_all_answered(bucket)
+    assert server.stats.num_requests == NUM_ROWS + 11
+
+
+def test_a_restart_uses_the_raw_answers_that_were_kept(server: SimulatedServer, bucket: str) -> None:
+    """Moved beside the output; a new prompt asks anew."""
+    run(server, bucket, keep_raw=True)
+    run(server, bucket, keep_raw=True, restart=True)
+    assert server.stats.num_requests == NUM_ROWS
+    run(server, bucket, "Tell {{ text }}", restart=True)
+    assert_all_answered(bucket, "Tell")
+
+
+def test_a_changed_input_is_named_and_refused(server: SimulatedServer, bucket: str) -> None:
+    """By its etag."""
+    run(server, bucket)
+    folder = Folder(f"{bucket}/in")
+    folder.fs.pipe_file(folder.path("b.jsonl"), b'{"id": 40, "text": "another"}\n')
+    with pytest.raises(InputError, match=r"b\.jsonl has changed"):
+        run(server, bucket)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "place", ["journal.after_put", "commit.before_publish", "commit.after_publish", "retire.between", "finish.before"]
+)
+def test_a_killed_job_goes_on(server: SimulatedServer, bucket: str, place: str) -> None:
+    """Answers that had been put into a segment, or committed, are not paid for again."""
+    env = {**os.environ, failpoints.VARIABLE: place}
+    killed = subprocess.run(command(server, bucket, "--flush-interval", "0.05"), env=env, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    num_sent = server.stats.num_requests
+    num_kept = len(answers_kept(bucket))
+    assert num_kept > 0 or place == "commit.before_publish"  # which may come before the first segment
+    run(server, bucket)
+    assert_all_answered(bucket)
+    assert server.stats.num_requests - NUM_ROWS <= num_sent - num_kept
+
+
+def answers_kept(bucket: str) -> set[str]:
+    """What the journals and the committed files hold together."""
+    answers = {row["x"] for row in read(bucket)}
+    journals = Folder(f"{bucket}/out/_nemo_llm_stage/journal")
+    for stem in journals.folders():
+        for name in journals.names(stem):
+            answers |= {json.loads(line[9:])["t"][0] for line in journals.read(f"{stem}/{name}").splitlines()}
+    return answers
+
+
+@pytest.mark.slow
+def test_two_drivers_at_once_give_every_row_once(server: SimulatedServer, bucket: str) -> None:
+    """Both run the whole job; of each partition the first file stands."""
+    env = {**os.environ, failpoints.VARIABLE: "record.after"}
+    subprocess.run(command(server, bucket), env=env, capture_output=True, check=False)  # claims the folder, and dies
+    drivers = [subprocess.Popen(command(server, bucket), stderr=subprocess.PIPE) for _ in range(2)]
+    for driver in drivers:
+        _, stderr = driver.communicate()
+        assert driver.returncode == 0, stderr.decode()
+    assert_all_answered(bucket)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "env"),
+    [
+        ({"--output": "s3://no-such-bucket/out"}, {}),
+        ({"--input": "s3://no-such-bucket/in"}, {}),
+        ({}, {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}),
+        ({}, {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"}),
+    ],
+    ids=["no-output-bucket", "no-input-bucket", "gone", "no-credentials"],
+)
+@pytest.mark.parametrize("is_local_input", [False, True])
+def test_a_store_that_cannot_be_used_is_one_message(
+    server: SimulatedServer,
+    bucket: str,
+    tmp_path: Path,
+    options: dict[str, str],
+    env: dict[str, str],
+    is_local_input: bool,
+) -> None:
+    """No traceback of its library; nothing is asked."""
+    (tmp_path / "in.jsonl").write_text('{"id": 1, "text": "row 1"}\n')
+    local = {"--input": str(tmp_path / "in.jsonl")} if is_local_input and "--input" not in options else {}
+    more = [word for pair in (options | local).items() for word in pair]
+    job = command(server, bucket, *more)
+    if "--input" in more:  # it may be given more than once
+        place = job.index("--input")
+        del job[place : place + 2]
+    environment = {**os.environ, **env, "AWS_MAX_ATTEMPTS": "1", "HOME": str(tmp_path)}
+    result = subprocess.run(job, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.stderr
+    assert server.stats.num_requests == 0
+
+
+def test_a_store_that_refuses_in_mid_run_stops_the_job(server: SimulatedServer, bucket: str) -> None:
+    """With its words, and a way on."""
+
+    def refuse(name: str) -> None:
+        if name == "commit.before_publish":
+            raise PermissionError("Access Denied")
+
+    failpoints.listen(refuse)
+    try:
+        with pytest.raises(RunError, match=r"cannot write s3://.*Access Denied.*run the same command again"):
+            run(server, bucket)
+    finally:
+        failpoints.listen(None)
+    run(server, bucket)
+    assert_all_answered(bucket)
