@@ -30,6 +30,7 @@ def ray_session() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """The URL of a real S3 server, in a process of its own."""
+    pytest.importorskip("moto", reason="the S3 tests need moto, of the [dev] extra")
     program = [sys.executable, str(Path(__file__).with_name("s3_server.py"))]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
