@@ -38,6 +38,9 @@ PLACES = {
 PLACES["restart"] = ("restart.before", "restart.between", "restart.after", *PLACES["run"])
 """Where an attempt can die, by action: at a failpoint, or after a time."""
 
+PLACES_OF_PIECES = ("piece.before", "piece.after") * 2
+"""Where it can die too if it has several workers."""
+
 
 @dataclass
 class Tally:
@@ -142,7 +145,8 @@ def run_until_done(
     """
     num_crashes = 0
     while True:
-        place = _choose_place(job, rng, places or PLACES[job.action]) if num_crashes < max_crashes else ""
+        usual = (*PLACES[job.action], *(PLACES_OF_PIECES if job.actors > 1 else ()))
+        place = _choose_place(job, rng, places or usual) if num_crashes < max_crashes else ""
         nth = rng.uniform(0.01, 0.2) if place == "time" else rng.randint(1, 8 if place.startswith("journal") else 1)
         ended = nursery.attempt(job, place, nth)
         if ended["code"] == 0:

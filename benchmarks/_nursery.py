@@ -36,6 +36,7 @@ class CrashJob:
         prompt: Word before the row's text.
         output_format: parquet or jsonl.
         keep_raw: As for `run_job`.
+        actors: Workers, each with so many requests in flight.
         action: run, restart (thrown away first where another prompt wrote it) or retry (ask the failed rows again).
     """
 
@@ -46,6 +47,7 @@ class CrashJob:
     prompt: str = "Say"
     output_format: str = "parquet"
     keep_raw: bool = False
+    actors: int = 1
     action: str = "run"
 
 
@@ -117,6 +119,7 @@ def _run(job: CrashJob, stage: LLMStage) -> None:
         "input": Path(job.folder) / "in.parquet",
         "output": output,
         "engine": "local",
+        "actors": job.actors,
         "output_format": job.output_format,
         "rows_per_partition": job.rows_per_partition,
         "max_failed_rows": None,
@@ -137,7 +140,8 @@ def _attempt(job: CrashJob, place: str, nth: float, *, is_stopped: bool) -> None
 
     def die() -> None:
         # One more: an answer that has come and is not yet journaled has given its permit back.
-        os.write(1, json.dumps({"in_flight": stage.num_in_flight + 1}).encode() + b"\n")
+        in_flight = stage.num_in_flight + 1 if job.actors == 1 else (job.limit + 1) * job.actors
+        os.write(1, json.dumps({"in_flight": in_flight}).encode() + b"\n")
         os.kill(os.getpid(), signal.SIGSTOP if is_stopped else signal.SIGKILL)
 
     def hook(name: str) -> None:

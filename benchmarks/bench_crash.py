@@ -31,6 +31,7 @@ from nemo_llm_stage.testing import SimulatedServerProcess
 
 KINDS: dict[str, dict[str, Any]] = {
     "run": {"action": "run"},
+    "run, 3 workers": {"action": "run", "actors": 3, "rows_per_partition": 30},
     "run, JSONL": {"action": "run", "output_format": "jsonl"},
     "retry-failed": {"action": "retry", "keep_raw": True},
     "retry-failed, JSONL": {"action": "retry", "output_format": "jsonl"},
@@ -40,10 +41,13 @@ COLUMNS = ("job", "deaths", "rows", "lost", "doubled", "wrong", "torn", "extra r
 
 REAL_ROWS = 600
 REAL_LIMIT = 16
+REAL_ACTORS = 2
 REAL_TIMEOUT_S = 600.0
 CHANCES = {"journal.before_write": 0.006, "journal.after_write": 0.006} | dict.fromkeys(
     (
         "read.before",
+        "piece.before",
+        "piece.after",
         "write.before",
         "commit.before_publish",
         "commit.after_publish",
@@ -88,6 +92,7 @@ class RealJob:
         self._command = [sys.executable, "-m", "nemo_llm_stage", "run", "--input", str(folder / "in.parquet")]
         self._command += ["--output", str(folder / "out"), "--base-url", base_url, "--model", "sim"]
         self._command += ["--prompt", "Say {{ text }}", "--output-column", "x", "--rows-per-partition", "20"]
+        self._command += ["--actors", str(REAL_ACTORS)]
         self._command += ["--max-concurrent-requests", str(REAL_LIMIT), "--show-rows", "0", "--no-progress"]
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         text = ",".join(f"{name}={chance}" for name, chance in chances.items())
@@ -180,7 +185,8 @@ def _run_until_done(job: RealJob, folder: Path, way: str, rng: random.Random, ta
     places = job.deaths()
     tally.places.update(places or {way: num_kills})
     tally.num_crashes += num_kills + len(places)
-    tally.num_in_flight += REAL_LIMIT * (num_kills + len(places))
+    num_workers = REAL_ACTORS if way == "driver" else 1
+    tally.num_in_flight += REAL_LIMIT * num_workers * (num_kills + len(places))
 
 
 def _row(kind: str, tally: Tally, seconds: float) -> list[object]:

@@ -14,13 +14,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import pickle
-import queue
 import shutil
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,52 +26,13 @@ from _report import add_plot_option, make_parser, new_figure, save_figure, show
 from _times import MODEL, choose_times, greedy_makespan_s
 
 from nemo_llm_stage import AsyncHTTPClient, LLMStage
-from nemo_llm_stage.dataset.plan import Partition
-from nemo_llm_stage.job.engine import Engine, LocalEngine
+from nemo_llm_stage.job.engine import Engine
 from nemo_llm_stage.job.job import prepare_job
-from nemo_llm_stage.job.worker import PartitionReport, PartitionWorker, WorkerSpec
+from nemo_llm_stage.job.local import LocalEngine
 from nemo_llm_stage.testing import ServerStats, SimulatedServerProcess
 
 PROMPT = "{{ text }}"
 COLUMNS = ("run", "slots", "sigma", "busy", "greedy", "÷ greedy", "before tail", "seconds", "÷ bound")
-
-
-class WorkersEngine:
-    """Several workers in this process, each with a client and a loop of its own: actors without Ray."""
-
-    def __init__(self, num_actors: int) -> None:
-        self._num_actors = num_actors
-
-    def run(self, spec: WorkerSpec, partitions: Sequence[Partition], monitor: Any) -> Iterator[PartitionReport]:
-        """See `nemo_llm_stage.job.engine.Engine.run`."""
-        todo = iter(partitions)
-        lock = threading.Lock()
-        reports: queue.Queue[PartitionReport | BaseException] = queue.Queue()
-
-        def take(worker: PartitionWorker) -> None:
-            while True:
-                with lock:
-                    partition = next(todo, None)
-                if partition is None:
-                    return
-                try:
-                    reports.put(worker.run(partition))
-                except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits for the reports
-                    reports.put(error)
-
-        workers = [
-            PartitionWorker(replace(spec, stage=pickle.loads(pickle.dumps(spec.stage))))
-            for _ in range(self._num_actors)
-        ]
-        for _, worker in itertools.product(range(spec.num_partitions_at_once), workers):
-            threading.Thread(target=take, args=(worker,), daemon=True).start()
-        for _ in partitions:
-            report = reports.get()
-            if isinstance(report, BaseException):
-                raise report
-            yield report
-        for worker in workers:
-            worker.stop()
 
 
 def run_once(options: argparse.Namespace, engine: str, slots: int, actors: int, partitions: int, sigma: float) -> Any:
@@ -101,7 +58,7 @@ def make_engine(name: str, actors: int) -> Engine:
         from nemo_llm_stage.cluster.engine import RayEngine
 
         return RayEngine(actors, num_cpus_per_actor=0.1)
-    return LocalEngine() if actors == 1 else WorkersEngine(actors)
+    return LocalEngine(actors)
 
 
 def run_engine(

@@ -18,12 +18,13 @@ from nemo_llm_stage.dataset.output import SUCCESS
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.verify import Verification, verify
 from nemo_llm_stage.errors import ConfigError, OutputConflictError, RunError
-from nemo_llm_stage.job.engine import Engine, LocalEngine, Status
+from nemo_llm_stage.job.engine import Engine, Status
 from nemo_llm_stage.job.failures import FailureLimit
 from nemo_llm_stage.job.job import Job, prepare_job, prepare_retry
+from nemo_llm_stage.job.local import LocalEngine
 from nemo_llm_stage.job.record import open_output, read_record
 from nemo_llm_stage.job.result import JobResult
-from nemo_llm_stage.job.worker import WorkerSpec
+from nemo_llm_stage.job.spec import WorkerSpec
 from nemo_llm_stage.report.progress import Progress
 from nemo_llm_stage.stage.stage import LLMStage
 
@@ -61,8 +62,8 @@ def run_job(
         stage: What to ask.
         input: Parquet or JSONL files (``.gz`` and ``.zst`` too), globs or folders; paths or fsspec URLs.
         output: Folder.
-        engine: ``ray``, or ``local`` for one worker in this process without Ray.
-        actors: Ray actors; each has a client and a limit of its own.
+        engine: ``ray``, or ``local`` for workers in this process without Ray.
+        actors: Workers, in actors of Ray; each has a client and a limit of its own.
         num_cpus_per_actor: Reserved in Ray for each.
         address: Ray cluster to join; None takes ``RAY_ADDRESS``, or starts Ray on this machine.
         output_format: ``parquet`` or ``jsonl``.
@@ -157,12 +158,12 @@ def retry_failed(
 
 
 def _engine(name: str, actors: int, num_cpus_per_actor: float, address: str | None) -> Engine:
-    if name == "local":
-        return LocalEngine()
-    if name != "ray":
-        raise ConfigError(f"engine is {name!r}; it must be 'ray' or 'local'.")
     if actors < 1:
         raise ConfigError(f"actors is {actors}; it must be at least 1.")
+    if name == "local":
+        return LocalEngine(actors)
+    if name != "ray":
+        raise ConfigError(f"engine is {name!r}; it must be 'ray' or 'local'.")
     from nemo_llm_stage.cluster.engine import RayEngine
 
     return RayEngine(actors, num_cpus_per_actor, address)

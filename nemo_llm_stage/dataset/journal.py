@@ -8,6 +8,7 @@ keys; knows nothing of rows or columns.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import threading
@@ -15,6 +16,7 @@ import time
 import uuid
 import zlib
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,12 @@ class Journal:
         folder: The partition's own folder; files are ``<time>-<attempt>[-<segment>].jsonl``.
         kept: Where its raw answers are kept after the commit.
         reads_kept: Whether those of before are handed out too.
+        surely: Names of attempts to be read even where the folder, as a network filesystem may, does not list them yet.
+        passing_over: Names of attempts that are not read.
         flush_interval_s: Seconds; for object stores only.
+
+    Attributes:
+        attempt: Name of this one.
     """
 
     def __init__(
@@ -56,16 +63,21 @@ class Journal:
         kept: Folder | None = None,
         *,
         reads_kept: bool = True,
+        surely: Sequence[str] = (),
+        passing_over: Sequence[str] = (),
         flush_interval_s: float = FLUSH_INTERVAL_S,
     ) -> None:
         self._folder = folder
         self._kept = kept
         self._answers: defaultdict[str, list[bytes]] = defaultdict(list)
+        expected = {f"{name}.jsonl" for name in surely} if folder.is_local else set()
         for source in (folder, kept if reads_kept else None):
             if source is not None:
-                for name in sorted(source.names(), reverse=True):  # the latest answer to a request first
-                    self._load(source, name)
-        attempt = f"{time.time_ns():019}-{uuid.uuid4().hex[:8]}"
+                names = source.names() | (expected if source is folder else set())
+                for name in sorted(names, reverse=True):  # the latest answer to a request first
+                    if not name.startswith(tuple(passing_over)):
+                        self._load(source, name)
+        self.attempt = attempt = f"{time.time_ns():019}-{uuid.uuid4().hex[:8]}"
         self._writer: _FileWriter | _SegmentWriter
         if folder.is_local:
             self._writer = _FileWriter(Path(folder.path(f"{attempt}.jsonl")))
@@ -116,7 +128,13 @@ class Journal:
                 elif line:
                     num_bad += 1
             if num_bad:
-                logger.warning("%s: %d torn or corrupt line(s); their rows are asked again", file_name, num_bad)
+                _warn_of_torn_lines(folder.url, file_name, num_bad)
+
+
+@functools.lru_cache(maxsize=1024)
+def _warn_of_torn_lines(folder_url: str, file_name: str, num: int) -> None:
+    """Once for a file, which may be read for many pieces of a partition."""
+    logger.warning("%s/%s: %d torn or corrupt line(s); their rows are asked again", folder_url, file_name, num)
 
 
 def retire_journal(folder: Folder, kept: Folder | None) -> None:

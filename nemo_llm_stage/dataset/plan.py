@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -135,6 +135,24 @@ def make_plan(
     )
     is_exact = all(content.is_exact for content in contents)
     return Plan(tuple(files), jsonl.declared(schema), partitions, num_rows, is_exact)
+
+
+def cut(partition: Partition, share: float) -> tuple[Partition, Partition] | None:
+    """
+    Return the first `share` of a partition, about, and the rest of it; None where it cannot be cut.
+
+    Cut anywhere, its parts have the same rows: a line of JSONL belongs to the part that its first byte lies in.
+    """
+    if partition.path.endswith((".gz", ".zst")) and partition.format == "jsonl":
+        return None
+    middle = partition.start + max(1, round((partition.stop - partition.start) * share))
+    if middle >= partition.stop:
+        return None
+    is_counted = partition.format == "parquet"
+    return (
+        replace(partition, stop=middle, num_rows=middle - partition.start if is_counted else None),
+        replace(partition, start=middle, num_rows=partition.stop - middle if is_counted else None),
+    )
 
 
 def _look_into(file: InputFile, *, is_full: bool, skips_bad: bool) -> _Contents | BadInput:

@@ -1,20 +1,19 @@
 """
-Engines run a job's partitions; the one here does so in this process.
+Engines run a job's partitions: what they promise, and what they tell while they do.
 
-Knows workers and partitions; the Ray engine, with the same interface, lives in the cluster room.
+The one in this process is in `local`; the Ray engine lives in the cluster room.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from nemo_llm_stage.core import Counters, sum_counters
+from nemo_llm_stage.core import Counters
 from nemo_llm_stage.dataset.plan import Partition
-from nemo_llm_stage.job.worker import PartitionReport, PartitionWorker, WorkerSpec
+from nemo_llm_stage.job.spec import WorkerSpec
+from nemo_llm_stage.job.task import PartitionReport
 
 TICK_S = 0.5
 """How often an engine tells its monitor how things stand."""
@@ -50,27 +49,3 @@ class Engine(Protocol):
         Raises:
             Exception: What a worker or `monitor` raised; the other partitions are abandoned.
         """
-
-
-class LocalEngine:
-    """One worker in this process, several partitions at once; for small jobs and for tests."""
-
-    def run(self, spec: WorkerSpec, partitions: Sequence[Partition], monitor: Monitor) -> Iterator[PartitionReport]:
-        """See `Engine.run`."""
-        worker = PartitionWorker(spec)
-        todo = iter(partitions)
-        num_at_once = spec.num_partitions_at_once
-        with concurrent.futures.ThreadPoolExecutor(num_at_once, "partition") as pool:
-            running = {pool.submit(worker.run, partition) for partition in itertools.islice(todo, num_at_once)}
-            try:
-                while running:
-                    done, running = concurrent.futures.wait(
-                        running, timeout=TICK_S, return_when=concurrent.futures.FIRST_COMPLETED
-                    )
-                    for future in done:
-                        report = future.result()
-                        running.update(pool.submit(worker.run, partition) for partition in itertools.islice(todo, 1))
-                        yield report
-                    monitor(Status(sum_counters(worker.open.values()), worker.num_in_flight, worker.trouble))
-            finally:
-                worker.stop()

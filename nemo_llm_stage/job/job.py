@@ -30,7 +30,7 @@ from nemo_llm_stage.job.record import (
     record_of,
     stage_differences,
 )
-from nemo_llm_stage.job.worker import WorkerSpec
+from nemo_llm_stage.job.spec import WorkerSpec
 from nemo_llm_stage.stage.stage import LLMStage
 
 OUTPUT_FORMATS = ("parquet", "jsonl")

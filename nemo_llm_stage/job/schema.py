@@ -156,7 +156,7 @@ class JobConfig(Settings):
         deduplicate: Whether identical requests are sent once; None where a request has one answer.
         give_up_after: Seconds that a row is asked again after failures that may pass; 0 fails it at once.
         engine: ``ray`` or ``local``.
-        actors: Ray actors, each with a client and a limit of its own.
+        actors: Workers, in actors of Ray, each with a client and a limit of its own.
         num_cpus_per_actor: Reserved in Ray.
         address: Ray cluster; None takes ``RAY_ADDRESS`` or starts Ray here.
         output_format: ``parquet`` or ``jsonl``.

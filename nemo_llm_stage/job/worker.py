@@ -11,17 +11,18 @@ import concurrent.futures
 import itertools
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
-from nemo_llm_stage.core import Counters, RowResult
+from nemo_llm_stage.core import Counters, Origin, RowResult
 from nemo_llm_stage.dataset.bad_input import BadInput
 from nemo_llm_stage.dataset.cursor import ParquetCursors
 from nemo_llm_stage.dataset.failpoints import reach
-from nemo_llm_stage.dataset.journal import FLUSH_INTERVAL_S, Journal
+from nemo_llm_stage.dataset.journal import Journal
 from nemo_llm_stage.dataset.output import OutputFolder
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.read import read_partition
@@ -29,7 +30,8 @@ from nemo_llm_stage.dataset.storage import writing_to
 from nemo_llm_stage.dataset.writer import PartitionWriter
 from nemo_llm_stage.job.garbage import collect_as_usual, collect_rarely
 from nemo_llm_stage.job.retry import failed_rows, put_back, to_columns
-from nemo_llm_stage.stage.stage import LLMStage
+from nemo_llm_stage.job.spec import WorkerSpec
+from nemo_llm_stage.job.task import PartitionReport, PieceReport, Report, Task, settle
 
 ROWS_PER_CHUNK = 1024
 """Rows read, asked and written at once: what a partition holds in memory does not depend on its size."""
@@ -37,88 +39,29 @@ ROWS_PER_CHUNK = 1024
 MAX_OPEN_ROWS = 64 * ROWS_PER_CHUNK
 """Rows of one partition read and not yet written: a slow row holds up writing, not asking, this far."""
 
-ROWS_OPEN_PER_PERMIT = 12
-"""Rows that a worker has open for each permit, over its partitions, so that no permit waits for a row."""
-
-MIN_PARTITIONS_AT_ONCE = 3
-MAX_PARTITIONS_AT_ONCE = 64
-
-
-@dataclass(frozen=True)
-class WorkerSpec:
-    """
-    What makes a worker, in any process.
-
-    Attributes:
-        stage: Not yet opened.
-        output_url: The output folder.
-        output_format: ``parquet`` or ``jsonl``.
-        input_schema: Of every partition.
-        rows_per_partition: The usual number, for sizing.
-        keep_raw: Whether the raw answers are kept after the commit.
-        job_id: Of the job; kept with each file.
-        skips_bad_input: Whether input that cannot be read is left out and recorded; else it stops the run.
-        flush_interval_s: See `Journal`.
-        retry_kinds: None for a partition that is not committed yet. Else the partition is, and its rows that failed
-            with one of these kinds, or with any where there are none, are asked again.
-    """
-
-    stage: LLMStage
-    output_url: str
-    output_format: str
-    input_schema: pa.Schema
-    rows_per_partition: int
-    keep_raw: bool = False
-    job_id: str = ""
-    skips_bad_input: bool = False
-    flush_interval_s: float = FLUSH_INTERVAL_S
-    retry_kinds: frozenset[str] | None = None
-
-    @property
-    def num_partitions_at_once(self) -> int:
-        """How many partitions a worker runs side by side, so that there is always a next row to send."""
-        permits = int(getattr(self.stage.client, "max_concurrent_requests", 1))
-        wanted = -(-ROWS_OPEN_PER_PERMIT * permits // max(1, self.rows_per_partition))
-        return min(MAX_PARTITIONS_AT_ONCE, max(MIN_PARTITIONS_AT_ONCE, wanted))
-
-
-@dataclass(frozen=True)
-class PartitionReport:
-    """
-    One partition is committed.
-
-    Attributes:
-        index: The partition's.
-        name: The committed file's.
-        counters: What the file holds.
-        is_first: False where another worker had committed it before; that one's file stands.
-    """
-
-    index: int
-    name: str
-    counters: Counters
-    is_first: bool
-
 
 @dataclass
 class PartitionWorker:
     """
-    Runs partitions. `run` may be called from several threads at once.
+    Runs partitions and pieces of them. `run` and `do` may be called from several threads at once.
 
     Args:
         spec: What to run.
 
     Attributes:
-        open: By partition index: the counts of the rows finished so far in each partition that is not committed yet.
+        open: The counts of the rows finished so far in each partition, and in each piece, that is not done yet.
     """
 
     spec: WorkerSpec
-    open: dict[int, Counters] = field(default_factory=dict)
+    open: dict[Partition, Counters] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._output = OutputFolder(self.spec.output_url, self.spec.output_format)
         self._schema = pa.schema([*self.spec.input_schema, *self.spec.stage.fields])
         self._cursors = ParquetCursors(ROWS_PER_CHUNK)
+        self._num_submitted = 0
+        self._unread: dict[Partition, int] = {}
+        self._count: dict[Partition, Callable[[RowResult], None]] = {}
         collect_rarely(self)
         self._is_stopped = False
         self._failure: BaseException | None = None
@@ -130,6 +73,12 @@ class PartitionWorker:
         return self.spec.stage.num_in_flight
 
     @property
+    def num_waiting(self) -> int:
+        """Rows that were given to this worker and are not started yet; estimated where they were not counted."""
+        unread = sum(max(0, num) for num in list(self._unread.values()))
+        return unread + self._num_submitted - self.spec.stage.num_started
+
+    @property
     def trouble(self) -> str | None:
         """Why rows are being put off; None where all is well."""
         return self.spec.stage.trouble
@@ -138,7 +87,18 @@ class PartitionWorker:
         """
         Read, ask, write and commit `partition`, and return when its file is visible and durable.
 
-        What one partition raises ends the run, so the worker stops at once and the others raise the same.
+        Raises:
+            Exception: As `do`.
+        """
+        report = self.do(Task(partition, partition.num_rows or 0))
+        assert isinstance(report, PartitionReport)
+        return report
+
+    def do(self, task: Task) -> Report:
+        """
+        Run a partition to its committed file, or a piece of one until its answers are durable.
+
+        What one task raises ends the run, so the worker stops at once and the others raise the same.
 
         Raises:
             InputError: The input cannot be read.
@@ -146,13 +106,24 @@ class PartitionWorker:
             RunError: The journal or the output cannot be written.
             concurrent.futures.CancelledError: `stop` was called.
         """
+        counters = Counters()
+        if task.pieces is None:
+            self.open[task.partition] = counters
+            self._count[task.partition] = counters.count
+        else:  # its rows were counted before, but for those that failed and are asked again
+            self._count[task.partition] = lambda row: None if row.origin is Origin.JOURNAL else counters.count(row)
+        self._unread[task.partition] = task.num_rows
         try:
-            return self._run(partition)
+            return self._answer(task, counters) if task.is_piece else self._run(task, counters)
         except BaseException as error:
             first = self._fail(error)
             if first is error:
                 raise
             raise first
+        finally:
+            self.open.pop(task.partition, None)
+            self._unread.pop(task.partition, None)
+            self._count.pop(task.partition, None)
 
     def stop(self) -> None:
         """Abandon what runs, at once: each `run`, now and later, raises `CancelledError`. Journaled answers stay."""
@@ -173,34 +144,52 @@ class PartitionWorker:
         self._cursors.close()
         collect_as_usual(self)
 
-    def _run(self, partition: Partition) -> PartitionReport:
-        name = self._output.name_of(partition)
-        is_retry = self.spec.retry_kinds is not None
+    def _answer(self, task: Task, counters: Counters) -> PieceReport:
+        """Ask the rows of a piece, and leave their answers in a journal of the partition's."""
+        name = self._output.name_of(task.partition)
+        journal = self._open_journal(name, passing_over=task.attempts)
+        reach("piece.before")
+        try:
+            chunks = ((table, table) for table in self._input_rows(task.partition, []))
+            for _ in self._ask_ahead(chunks, task.partition, journal):
+                pass
+        finally:
+            journal.close()
+        reach("piece.after")
+        return PieceReport(task.partition, counters, journal.attempt)
+
+    def _open_journal(self, name: str, **options: Any) -> Journal:
+        folder, kept = self._output.journal_folder(name), self._output.raw_folder(name)
         # Of a row that failed, an answer that was kept is one that could not be used.
         with writing_to(self._output.url):
-            journal = Journal(
-                self._output.journal_folder(name),
-                self._output.raw_folder(name),
-                reads_kept=not is_retry,
+            return Journal(
+                folder,
+                kept,
+                reads_kept=self.spec.retry_kinds is None,
                 flush_interval_s=self.spec.flush_interval_s,
+                **options,
             )
-        self.open[partition.index] = Counters()
+
+    def _run(self, task: Task, asked: Counters) -> PartitionReport:
+        partition = task.partition
+        name = self._output.name_of(partition)
+        journal = self._open_journal(name, surely=task.attempts)
         reach("read.before")
         try:
             with self._output.writer(self._schema, self.spec.job_id) as writer:
-                if is_retry:
+                if self.spec.retry_kinds is not None:
                     counters = self._refill(writer, partition, name, journal)
                     writer.replace(name, counters)
                     is_first = True
                 else:
                     counters = self._fill(writer, partition, journal)
+                    if task.pieces is not None:
+                        settle(counters, task.pieces, asked)
                     is_first = writer.commit(name, counters)
         except BaseException:
             with suppress(OSError):
                 journal.close()
             raise
-        finally:
-            del self.open[partition.index]
         with writing_to(self._output.url):
             journal.retire(keep=self.spec.keep_raw)
         return PartitionReport(partition.index, name, counters, is_first)
@@ -274,7 +263,9 @@ class PartitionWorker:
                 with self._stopping:  # a stage that was closed would open again
                     if self._is_stopped:
                         raise concurrent.futures.CancelledError
-                    future = stage.submit(rows, store=journal, on_done=self.open[partition.index].count)
+                    future = stage.submit(rows, store=journal, on_done=self._count[partition])
+                    self._num_submitted += len(rows)
+                    self._unread[partition] = self._unread.get(partition, 0) - table.num_rows
                 window.append((table, future))
                 num_open += table.num_rows
                 while window[0][1].done() or num_open >= MAX_OPEN_ROWS:
@@ -283,6 +274,7 @@ class PartitionWorker:
                     num_open -= done.num_rows
                     if not window:
                         break
+            self._unread.pop(partition, None)
             while window:
                 done, future = window.popleft()
                 yield done, future.result()

@@ -46,6 +46,11 @@ class Runtime:
         return self._limit.in_flight
 
     @property
+    def num_started(self) -> int:
+        """Rows started since there is a runtime."""
+        return self._scheduler.num_started
+
+    @property
     def trouble(self) -> str | None:
         """The error for which a row was put off of late; None where all is well."""
         trouble = self._health.trouble

@@ -30,12 +30,16 @@ class Scheduler:
     Args:
         limit: The client's limit. A row takes its permit inside of `ask`; the scheduler only watches it, so that a row
             that sleeps before a retry makes room for another.
+
+    Attributes:
+        num_started: Rows started since there is a scheduler.
     """
 
     def __init__(self, limit: Limit) -> None:
         self._limit = limit
         self._runs: deque[_Run[Any, Any]] = deque()
         self._num_open = 0
+        self.num_started = 0
         self._starting: set[asyncio.Task[None]] = set()  # created, not yet at the limit
         self._max_open = 2 * limit.max_in_flight + NUM_OPEN_BEYOND_LIMIT
         # Enough rows stand at the limit to fill every permit that one turn of the event loop may free.
@@ -80,6 +84,7 @@ class Scheduler:
                 self._runs.popleft()
                 continue
             self._num_open += 1
+            self.num_started += 1
             task = asyncio.get_running_loop().create_task(self._ask(run, *row))
             self._starting.add(task)
             run.tasks.add(task)

@@ -225,6 +225,11 @@ class LLMStage:
         return 0 if self._runtime is None else self._runtime.num_in_flight
 
     @property
+    def num_started(self) -> int:
+        """Rows started since the stage was opened."""
+        return 0 if self._runtime is None else self._runtime.num_started
+
+    @property
     def trouble(self) -> str | None:
         """The error for which a row was put off in the last seconds, as ``kind: message``; None where all is well."""
         return None if self._runtime is None else self._runtime.trouble

@@ -32,6 +32,7 @@ def listening(hook: failpoints.Hook) -> Iterator[None]:
     "settings",
     [
         {"action": "run"},
+        {"action": "run", "actors": 3, "rows_per_partition": 30},
         {"action": "run", "output_format": "jsonl"},
         {"action": "retry", "keep_raw": True},
         {"action": "retry", "output_format": "jsonl"},
@@ -52,16 +53,16 @@ def test_a_job_survives_any_number_of_deaths(
 def test_every_failpoint_is_on_the_way(tmp_path: Path) -> None:
     """A run, a retry and a restart come by all of them."""
     reached: set[str] = set()
-    write_input(tmp_path, 9)
+    write_input(tmp_path, 20)
     with SimulatedServer(faults=[Fault(400, contains="bad")]) as server, listening(reached.add):
         for output in (str(tmp_path / "out"), f"memory://{tmp_path}/out"):
 
             def stage(prompt: str = "Say {{ text }}") -> LLMStage:
-                client = AsyncHTTPClient(server.base_url)
+                client = AsyncHTTPClient(server.base_url, max_concurrent_requests=4)
                 return LLMStage(client=client, model="sim", prompt=prompt, output_column="x")
 
             options: dict[str, Any] = {"input": tmp_path / "in.parquet", "output": output, "max_failed_rows": None}
-            settings: dict[str, Any] = {"engine": "local", "progress": False}
+            settings: dict[str, Any] = {"engine": "local", "progress": False, "actors": 2}
             run_job(stage=stage(), **options, **settings)
             retry_failed(stage=stage(), output=output, **settings)
             run_job(stage=stage("Tell {{ text }}"), restart=True, **options, **settings)

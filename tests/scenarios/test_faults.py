@@ -17,8 +17,9 @@ import pytest
 
 from nemo_llm_stage import AsyncHTTPClient, JobResult, LLMStage, RunError, run_job
 from nemo_llm_stage.dataset import failpoints
-from nemo_llm_stage.job.engine import LocalEngine, Status
+from nemo_llm_stage.job.engine import Status
 from nemo_llm_stage.job.job import prepare_job
+from nemo_llm_stage.job.local import LocalEngine
 from nemo_llm_stage.testing import (
     Fault,
     RecordedRequest,

@@ -1,0 +1,62 @@
+"""
+What makes a worker, in any process.
+
+Knows settings; knows nothing of what a worker does with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from nemo_llm_stage.dataset.journal import FLUSH_INTERVAL_S
+from nemo_llm_stage.stage.stage import LLMStage
+
+ROWS_OPEN_PER_PERMIT = 12
+"""Rows that a worker has open for each permit, over its partitions, so that no permit waits for a row."""
+
+MIN_PARTITIONS_AT_ONCE = 3
+MAX_PARTITIONS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """
+    What makes a worker, in any process.
+
+    Attributes:
+        stage: Not yet opened.
+        output_url: The output folder.
+        output_format: ``parquet`` or ``jsonl``.
+        input_schema: Of every partition.
+        rows_per_partition: The usual number, for sizing.
+        keep_raw: Whether the raw answers are kept after the commit.
+        job_id: Of the job; kept with each file.
+        skips_bad_input: Whether input that cannot be read is left out and recorded; else it stops the run.
+        flush_interval_s: See `Journal`.
+        retry_kinds: None for a partition that is not committed yet. Else the partition is, and its rows that failed
+            with one of these kinds, or with any where there are none, are asked again.
+    """
+
+    stage: LLMStage
+    output_url: str
+    output_format: str
+    input_schema: pa.Schema
+    rows_per_partition: int
+    keep_raw: bool = False
+    job_id: str = ""
+    skips_bad_input: bool = False
+    flush_interval_s: float = FLUSH_INTERVAL_S
+    retry_kinds: frozenset[str] | None = None
+
+    @property
+    def num_permits(self) -> int:
+        """Requests that a worker keeps in flight."""
+        return int(getattr(self.stage.client, "max_concurrent_requests", 1))
+
+    @property
+    def num_partitions_at_once(self) -> int:
+        """How many partitions a worker runs side by side, so that there is always a next row to send."""
+        wanted = -(-ROWS_OPEN_PER_PERMIT * self.num_permits // max(1, self.rows_per_partition))
+        return min(MAX_PARTITIONS_AT_ONCE, max(MIN_PARTITIONS_AT_ONCE, wanted))
