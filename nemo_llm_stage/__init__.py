@@ -36,6 +36,8 @@ from nemo_llm_stage.errors import (
 from nemo_llm_stage.job.result import JobResult
 from nemo_llm_stage.output import ChoiceOutput, JsonOutput, Output, RegexOutput
 from nemo_llm_stage.prompt import Prompt
+from nemo_llm_stage.stage.base import Stage
+from nemo_llm_stage.stage.multi import MultiColumnStage
 from nemo_llm_stage.stage.stage import LLMStage
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ __all__ = [
     "LLMClient",
     "LLMStage",
     "LLMStageError",
+    "MultiColumnStage",
     "OpenAIClient",
     "Output",
     "OutputConflictError",
@@ -72,6 +75,7 @@ __all__ = [
     "RowError",
     "RowResult",
     "RunError",
+    "Stage",
     "TransientError",
     "Usage",
     "retry_failed",

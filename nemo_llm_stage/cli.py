@@ -125,11 +125,11 @@ def preview(
     console = Console()
     for row in seen.rows:
         title = "a row" if row.number is None else f"row {row.number + 1:,} of {seen.num_rows:,}"
-        console.print(row_panel(title, row.messages, row.text, row.result, is_full=full))
+        console.print(row_panel(title, row.columns, is_dropped=row.is_dropped, is_full=full))
     if dry_run or not seen.rows:
         console.print(f"{seen.num_rows:,} rows{'' if seen.is_exact else ' or so'} in all; nobody was asked.")
         return
-    results = [row.result for row in seen.rows if row.result is not None]
+    results = [[column.result for column in row.columns if column.result is not None] for row in seen.rows]
     console.print(
         estimates(
             results,
@@ -266,7 +266,7 @@ def _run(settings: dict[str, Any], source: str, *, progress: bool, restart: bool
     result = run_config(config, restart=restart, progress=progress)
     console = Console()
     if show_rows > 0:
-        console.print(sample(head(config.output, show_rows), result.columns, config.output_column))
+        console.print(sample(head(config.output, show_rows), result.columns, result.output_columns))
     _show_summary(result)
 
 

@@ -80,12 +80,14 @@ _JOB_OPTIONS = options(
         "--on-null", type=click.Choice(["skip", "error", "empty"]), help="Rows whose prompt uses a null [skip]."
     ),
     click.option("--skip-when", help="Expression; rows for which it is true are left unasked, e.g. \"lang != 'en'\"."),
+    click.option("--keep-if", help="Expression over columns and answers; rows for which it is false are dropped."),
     click.option("--set", "assignments", multiple=True, help="Any setting of a job file: KEY.KEY=VALUE, in YAML."),
 )
 _ANSWER_OPTIONS = options(
     "What an answer must be",
     click.option("--choices", multiple=True, help="One of these: A,B,C, or given once for each."),
     click.option("--json-schema", help="JSON of this schema: a file."),
+    click.option("--explode", is_flag=True, default=None, help="One row for each of --n answers."),
     click.option("--reasoning-column", is_flag=True, default=None, help="Add the model's thinking as a column."),
     click.option("--max-reasks", type=int, help="Times a row is asked again for a better answer [2]."),
     click.option(

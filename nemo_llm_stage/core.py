@@ -6,7 +6,7 @@ Frozen, slotted, standard library only. Knows nothing of HTTP, tables, files or 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -105,6 +105,10 @@ class RowResult:
         return usages[0] if len(usages) == 1 else sum_usages(usages)
 
 
+Outcome = Mapping[str, RowResult]
+"""What one row came to: output column → its result, for each column of the stage."""
+
+
 def sum_usages(usages: Iterable[Usage | None]) -> Usage | None:
     """Return the tokens of several requests together; a number that is known of none of them is None."""
     total = Usage()
@@ -127,12 +131,16 @@ class Counters:
     """
     What a worker, a partition or a job has done so far; counts add up over any of them.
 
+    Each finished row is one of answered, failed, skipped and dropped.
+
     Attributes:
-        num_rows: Rows finished: answered, failed and skipped.
-        num_failed: Rows finished with an error.
-        num_skipped: Rows that the settings left unasked.
-        num_resumed: Rows whose answer an earlier run had paid for and journaled.
-        num_shared: Rows that share the answer of an identical request; nothing was sent for them.
+        num_rows: Rows finished.
+        num_failed: Rows with an error in one of their columns.
+        num_skipped: Rows without one, that the settings left unasked in one of their columns.
+        num_dropped: Rows that `keep_if` left out; not in the output.
+        num_written: Rows of the output; more than were finished where each answer has a row of its own.
+        num_resumed: Answers that an earlier run had paid for and journaled.
+        num_shared: Answers to identical requests; nothing was sent for them.
         num_left_out: Rows of the input that could not be read; not part of `num_rows`.
         num_attempts: Sends, by this and earlier runs.
         num_wasted_attempts: Sends that gave no answer worth keeping: failed, or of a row that failed in the end.
@@ -140,13 +148,16 @@ class Counters:
         output_tokens: Likewise.
         cached_tokens: Likewise; part of `input_tokens`.
         wasted_output_tokens: Likewise; part of `output_tokens`, of answers that their row could not use.
-        errors: Failed rows by kind.
+        errors: Failures by kind; a row may have one in each of its columns.
         examples: One whole error message for each kind.
+        errors_by_column: Rows of the output with an error, skipped ones included, in each output column.
     """
 
     num_rows: int = 0
     num_failed: int = 0
     num_skipped: int = 0
+    num_dropped: int = 0
+    num_written: int = 0
     num_resumed: int = 0
     num_shared: int = 0
     num_left_out: int = 0
@@ -158,17 +169,49 @@ class Counters:
     wasted_output_tokens: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
+    errors_by_column: dict[str, int] = field(default_factory=dict)
 
     @property
     def num_answered(self) -> int:
-        """Rows that have a value."""
-        return self.num_rows - self.num_failed - self.num_skipped
+        """Rows that have a value in each column."""
+        return self.num_rows - self.num_failed - self.num_skipped - self.num_dropped
 
-    def count(self, result: RowResult) -> None:
-        """Add one finished row."""
+    def count(self, outcome: Outcome, *, is_dropped: bool = False) -> None:
+        """Add one finished row. Of one that is dropped only what it cost is counted, not its errors."""
         self.num_rows += 1
-        if result.error is not None:
-            self._count_error(result.error)
+        if is_dropped:
+            self.num_dropped += 1
+        elif any(result.error is not None for result in outcome.values()):
+            self._count_errors({name: result.error for name, result in outcome.items()}, 1)
+        for result in outcome.values():
+            self._count_cost(result)
+
+    def take_back(self, errors: Mapping[str, str | None]) -> None:
+        """Uncount a row that had failed and is asked again, by the errors of its columns; what it cost stays."""
+        self.num_rows -= 1
+        self._count_errors(errors, -1)
+
+    def _count_errors(self, errors: Mapping[str, str | None], num: int) -> None:
+        is_failed = False
+        for name, error in errors.items():
+            if error is None:
+                continue
+            _add_to(self.errors_by_column, name, num)
+            kind = error.partition(":")[0]
+            if kind == "skipped":
+                continue
+            is_failed = True
+            _add_to(self.errors, kind, num)
+            if kind in self.errors:
+                self.examples.setdefault(kind, error)
+            else:
+                self.examples.pop(kind, None)
+        if is_failed:
+            self.num_failed += num
+        else:
+            self.num_skipped += num
+
+    def _count_cost(self, result: RowResult) -> None:
         if result.origin is Origin.SHARED:
             self.num_shared += 1
             return
@@ -194,30 +237,17 @@ class Counters:
         """Add another's counts to these."""
         for name in COUNTER_NAMES:
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for kind, num in list(other.errors.items()):
-            self.errors[kind] = self.errors.get(kind, 0) + num
+        for mine, others in ((self.errors, other.errors), (self.errors_by_column, other.errors_by_column)):
+            for key, num in list(others.items()):
+                _add_to(mine, key, num)
         for kind, example in list(other.examples.items()):
             self.examples.setdefault(kind, example)
 
-    def take_back(self, errors: Iterable[str]) -> None:
-        """Uncount rows that had failed with these errors and are asked again; what they cost stays."""
-        for error in errors:
-            kind = error.partition(":")[0]
-            self.num_rows -= 1
-            self.num_failed -= 1
-            self.errors[kind] -= 1
-            if not self.errors[kind]:
-                del self.errors[kind]
-                self.examples.pop(kind, None)
 
-    def _count_error(self, error: str) -> None:
-        kind = error.partition(":")[0]
-        if kind == "skipped":
-            self.num_skipped += 1
-            return
-        self.num_failed += 1
-        self.errors[kind] = self.errors.get(kind, 0) + 1
-        self.examples.setdefault(kind, error)
+def _add_to(counts: dict[str, int], key: str, num: int) -> None:
+    counts[key] = counts.get(key, 0) + num
+    if not counts[key]:
+        del counts[key]
 
 
 def sum_counters(parts: Iterable[Counters]) -> Counters:
@@ -232,6 +262,8 @@ COUNTER_NAMES = (
     "num_rows",
     "num_failed",
     "num_skipped",
+    "num_dropped",
+    "num_written",
     "num_resumed",
     "num_shared",
     "num_left_out",

@@ -59,18 +59,18 @@ import pyarrow as pa
 from loguru import logger
 from nemo_curator.backends.base import NodeInfo, WorkerMetadata
 from nemo_curator.backends.utils import get_configured_actor_pool_sizing_keys
+from nemo_curator.models.client import llm_client as curator_client
 from nemo_curator.stages.base import ProcessingStage
 from nemo_curator.stages.resources import Resources
 from nemo_curator.tasks import DocumentBatch
 from nemo_curator.tasks.sentinels import FailedTask
 from nemo_curator.utils.performance_utils import StagePerfStats
 
-from nemo_llm_stage.client.curators import count_as_curators
 from nemo_llm_stage.client.http_client import AsyncHTTPClient
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig, LLMClient
 from nemo_llm_stage.client.openai_client import AsyncOpenAIClient, OpenAIClient
-from nemo_llm_stage.core import Counters, RowResult
-from nemo_llm_stage.stage.stage import LLMStage
+from nemo_llm_stage.core import Counters, Outcome
+from nemo_llm_stage.stage.base import Stage
 
 __all__ = ["AsyncHTTPClient", "AsyncOpenAIClient", "GenerationConfig", "LLMProcessingStage", "OpenAIClient"]
 
@@ -81,8 +81,19 @@ Source: list scheduling on 64 permits of times that are lognormal with sigma 0.6
 """
 
 
-for _base in (AsyncLLMClient, LLMClient, ConversationFormatter):
-    count_as_curators(_base)
+def register_clients() -> None:
+    """
+    Make this package's clients count as Curator's own in ``isinstance``. Done when this module is imported.
+
+    Curator's stages look at that once, when they are made, to tell asynchronous clients from synchronous ones; so the
+    module must be imported in the program that makes them, and need not be in the workers.
+    """
+    curator_client.AsyncLLMClient.register(AsyncLLMClient)
+    curator_client.LLMClient.register(LLMClient)
+    curator_client.ConversationFormatter.register(ConversationFormatter)
+
+
+register_clients()
 
 
 class LLMProcessingStage(ProcessingStage[DocumentBatch, DocumentBatch]):  # type: ignore[misc] # Curator may be absent
@@ -99,7 +110,7 @@ class LLMProcessingStage(ProcessingStage[DocumentBatch, DocumentBatch]):  # type
     ``total_prompt_tokens``, ``total_output_tokens``, ``total_output_chars``, ``num_output_length_truncated`` and
     ``num_empty_outputs``. All of them add up over partitions in ``TaskPerfUtils``.
 
-    `with_` sets `name`, `resources` (0.5 CPUs), `batch_size` (16 partitions at once) and the number of workers (1).
+    `with_` sets `name`, `resources` (0.5 CPUs), `batch_size` (8 partitions at once) and the number of workers (1).
 
     Args:
         stage: What to ask.
@@ -109,17 +120,17 @@ class LLMProcessingStage(ProcessingStage[DocumentBatch, DocumentBatch]):  # type
     """
 
     resources = Resources(cpus=0.5)
-    batch_size = 16
+    batch_size = 8
 
-    def __init__(self, stage: LLMStage, *, max_failed_rows: int | None = None) -> None:
+    def __init__(self, stage: Stage, *, max_failed_rows: int | None = None) -> None:
         self.stage = stage
         self.max_failed_rows = max_failed_rows
-        self.name = f"llm_{stage.output_column}"
+        self.name = f"llm_{'_'.join(stage.output_columns)}"
         self._is_advised = False
 
     def inputs(self) -> tuple[list[str], list[str]]:
         """Return the columns that the prompt needs; none are known of a prompt that is a function."""
-        return ["data"], sorted(self.stage.prompt.required_columns)
+        return ["data"], sorted(self.stage.required_columns)
 
     def outputs(self) -> tuple[list[str], list[str]]:
         """Return the columns that are added."""
@@ -173,9 +184,9 @@ class LLMProcessingStage(ProcessingStage[DocumentBatch, DocumentBatch]):  # type
                 self.stage.check_columns(task.get_columns())
                 futures.append(self.stage.submit(self.stage.rows_of(task.data)))
             for task, future in zip(tasks, futures, strict=True):
-                results = future.result()
+                outcomes = future.result()
                 now_s = time.monotonic()
-                outputs.append(self._output(task, results, now_s - last_monotonic_s, is_alone=len(tasks) == 1))
+                outputs.append(self._output(task, outcomes, now_s - last_monotonic_s, is_alone=len(tasks) == 1))
                 last_monotonic_s = now_s
         except BaseException:
             for future in futures:
@@ -185,14 +196,14 @@ class LLMProcessingStage(ProcessingStage[DocumentBatch, DocumentBatch]):  # type
         return outputs
 
     def _output(
-        self, task: DocumentBatch, results: Sequence[RowResult], elapsed_s: float, *, is_alone: bool
+        self, task: DocumentBatch, outcomes: Sequence[Outcome], elapsed_s: float, *, is_alone: bool
     ) -> DocumentBatch | FailedTask:
-        metrics = metrics_of(results, elapsed_s)
+        metrics = metrics_of(outcomes, elapsed_s)
         if is_alone:
             self._log_metrics(metrics)
         if self.max_failed_rows is not None and metrics["num_failed_rows"] > self.max_failed_rows:
             return FailedTask()
-        data = self.stage.add_columns(_as_arrow(task), results)
+        data = self.stage.add_columns(_as_arrow(task), outcomes)
         carried = {"_stage_perf": list(task._stage_perf), "_metadata": dict(task._metadata)}  # noqa: SLF001
         output = replace(task, data=data, **carried)
         if not is_alone:  # what is logged is put on every partition of the batch, and would be summed as often
@@ -201,7 +212,7 @@ class LLMProcessingStage(ProcessingStage[DocumentBatch, DocumentBatch]):  # type
 
     def _advise(self, tasks: Sequence[DocumentBatch]) -> None:
         """Tell, once, that batches are too small to keep the limit full."""
-        limit = getattr(self.stage.client, "max_concurrent_requests", 1)
+        limit = self.stage.max_concurrent_requests
         num_rows = sum(task.num_items for task in tasks)
         wanted = ROWS_PER_PERMIT * limit
         if self._is_advised or len(tasks) < (self.batch_size or 1) or not 0 < num_rows < wanted:
@@ -225,11 +236,12 @@ def _as_arrow(task: DocumentBatch) -> Any:
         return task.data
 
 
-def metrics_of(results: Sequence[RowResult], elapsed_s: float) -> dict[str, float]:
+def metrics_of(outcomes: Sequence[Outcome], elapsed_s: float) -> dict[str, float]:
     """Return what one partition's rows came to, under Curator's names where it has them; see `LLMProcessingStage`."""
     counters = Counters()
-    for result in results:
-        counters.count(result)
+    for outcome in outcomes:
+        counters.count(outcome)
+    results = [result for outcome in outcomes for result in outcome.values()]
     completions = [result.completion for result in results if result.completion is not None]
     chars = [sum(len(text.strip()) for text in completion.texts) for completion in completions]
     return {

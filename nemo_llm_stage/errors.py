@@ -149,6 +149,12 @@ class SkippedError(RowError):
     kind = "skipped"
 
 
+class DependencyError(RowError):
+    """A column that this one's prompt uses failed."""
+
+    kind = "dependency"
+
+
 class PromptError(RowError):
     """The prompt cannot be made from this row."""
 

@@ -26,8 +26,8 @@ MAY_IMPORT = {
     "local": BASE,
     "testing": BASE | {"client"},
 }
-FACADES = {("stage/stage.py", "cluster")}
-"""`LLMStage.map` only hands over to the cluster room, when it is called."""
+FACADES = {("stage/base.py", "cluster")}
+"""`Stage.map` only hands over to the cluster room, when it is called."""
 
 HEAVY = {
     "ray": {"cluster"},

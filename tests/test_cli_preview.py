@@ -55,7 +55,7 @@ def config_of(folder: Path, **settings: Any) -> JobConfig:
 
 
 def ids(config: JobConfig, num_rows: int) -> list[int]:
-    return [int(row.messages[0]["content"]) for row in preview_job(config, num_rows, is_dry=True).rows]
+    return [int(row.columns[0].messages[0]["content"]) for row in preview_job(config, num_rows, is_dry=True).rows]
 
 
 def test_a_preview_asks_a_few_rows_and_writes_nothing(server: SimulatedServer, folder: Path) -> None:
@@ -88,7 +88,7 @@ def test_an_uncounted_dataset_is_spread_over_too(folder: Path) -> None:
     (folder / "big" / "a.jsonl").write_text("".join(lines))
     config = config_of(folder, input=str(folder / "big"), scan_input="sample")
     seen = preview_job(config, 4, is_dry=True)
-    assert [int(row.messages[0]["content"]) // 1_000 for row in seen.rows] == [0, 1, 2, 3]
+    assert [int(row.columns[0].messages[0]["content"]) // 1_000 for row in seen.rows] == [0, 1, 2, 3]
     assert not seen.is_exact
     assert [row.number for row in seen.rows] == [None] * 4
 
@@ -107,7 +107,8 @@ def test_a_base_models_text_is_shown_as_it_is_sent(folder: Path) -> None:
     """Formatted."""
     config = config_of(folder, conversation_formatter="plain")
     [row] = preview_job(config, 1, is_dry=True).rows
-    assert row.text == f"User: {row.messages[0]['content']}\n\nAssistant:"
+    [column] = row.columns
+    assert column.text == f"User: {column.messages[0]['content']}\n\nAssistant:"
 
 
 def test_failures_are_shown_where_they_are(server: SimulatedServer, folder: Path) -> None:
@@ -212,6 +213,10 @@ def test_the_starter_tells_of_every_setting(tmp_path: Path) -> None:
         both = {"client": server, "model": "m", **on, **({"client": server} if "model" in block else {}), **block}
         for key in block:
             both.pop(key.removesuffix("_file") if key.endswith("_file") else "", None)
+        if "columns" in block:
+            both = {key: value for key, value in both.items() if key not in {"prompt", "output_column", "answer"}}
+        if "explode" in block:
+            both = both | {"generation_config": {"n": 2}}
         make_config(both)
     client = next(block["client"] for block in off if "client" in block)
     assert {*client, "api_key_file", "gguf"} == set(ClientConfig.model_fields)
@@ -223,3 +228,37 @@ def test_the_schema_is_printed_for_editors() -> None:
     """As JSON."""
     schema = json.loads(invoke("schema").stdout)
     assert schema["properties"]["output_column"]["description"] == "The column to add."
+
+
+CHAIN = """
+input: in
+output: out
+client: {base_url: URL}
+model: sim
+columns:
+  - {output_column: first, prompt: "First {{ id }}"}
+  - {output_column: second, prompt: "Second {{ first }}"}
+keep_if: first != 'len 8'
+"""
+
+
+def test_a_preview_of_several_columns_shows_each(
+    server: SimulatedServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later prompt with the answer it uses, and whether the row would be dropped."""
+    monkeypatch.chdir(folder)
+    Path("job.yaml").write_text(CHAIN.replace("URL", server.base_url))
+    result = invoke("preview", "job.yaml", "-n", 2)
+    assert result.exit_code == 0, result.output
+    for words in ("first", "second", "First ", "Second len 8", "keep_if is false", "tokens in", "all 100 rows"):
+        assert words in result.stdout
+    assert server.stats.num_requests == 3  # the same text twice is rated once
+
+
+def test_a_dry_preview_says_what_a_prompt_waits_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody was asked for the answer that it uses."""
+    monkeypatch.chdir(folder)
+    Path("job.yaml").write_text(CHAIN.replace("URL", "http://127.0.0.1:1/v1"))
+    result = invoke("preview", "job.yaml", "-n", 1, "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "waits for the answer of first" in result.stdout

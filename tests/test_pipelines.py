@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from nemo_llm_stage.cluster.run import verify_output
 from nemo_llm_stage.testing import SimulatedServer
 
 ROOT = Path(__file__).parent.parent
@@ -24,7 +25,11 @@ def test_a_pipeline_accounts_for_every_row(path: Path, tmp_path: Path) -> None:
         command += ["--engine", "local", "--output", str(tmp_path / "out"), "--rows", "5"]
         result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert result.returncode == 0, result.stderr
+    verification = verify_output(str(tmp_path / "out"))
+    assert verification.is_complete
+    assert verification.counters.num_rows == 5
     out = pd.read_parquet(tmp_path / "out")
-    column = out.columns[out.columns.get_loc("license") + 1]
-    assert len(out) == 5
-    assert (out[column].notna() | out[f"{column}_error"].notna()).all()
+    columns = [name.removesuffix("_error") for name in out.columns if name.endswith("_error")]
+    assert columns
+    for column in columns:
+        assert (out[column].notna() | out[f"{column}_error"].notna()).all()

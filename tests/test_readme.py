@@ -76,4 +76,6 @@ def test_settings_in_the_table_are_valid(text: str) -> None:
     given = yaml.safe_load(text)
     if not {"prompt", "prompt_file", "messages", "messages_column"} & given.keys():
         settings["prompt"] = "{{ text }}"
+    if "columns" in given:
+        del settings["prompt"], settings["output_column"]
     make_config(settings | given)

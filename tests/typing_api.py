@@ -16,6 +16,7 @@ from nemo_llm_stage import (
     GenerationConfig,
     JobResult,
     LLMStage,
+    MultiColumnStage,
     run_job,
 )
 
@@ -38,6 +39,8 @@ stage = LLMStage(client=MyClient(), model="m", prompt="{{ text }}", output_colum
 assert_type(stage.process(pd.DataFrame()), pd.DataFrame)
 assert_type(stage.process(pa.table({})), pa.Table)
 assert_type(run_job(stage=stage, input="in", output="out"), JobResult)
+assert_type(run_job(stage=[stage, stage], input="in", output="out"), JobResult)
+assert_type(MultiColumnStage([stage], keep_if="x").process(pa.table({})), pa.Table)
 
 
 async def use() -> None:

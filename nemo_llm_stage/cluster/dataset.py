@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from nemo_llm_stage.stage.stage import LLMStage
+from nemo_llm_stage.stage.base import Stage
 
 if TYPE_CHECKING:
     import ray.data
@@ -42,7 +42,7 @@ _logger = logging.getLogger("nemo_llm_stage")
 
 
 def map_dataset(
-    stage: LLMStage,
+    stage: Stage,
     dataset: ray.data.Dataset,
     *,
     num_actors: int = 1,
@@ -73,7 +73,7 @@ def map_dataset(
     schema = dataset.schema(fetch_if_missing=False)
     if schema is not None:
         stage.check_columns(schema.names)
-    limit = int(getattr(stage.client, "max_concurrent_requests", 1))
+    limit = stage.max_concurrent_requests
     num_rows = rows_per_block or max(64, 2 * limit)
     total_cpus = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
     if num_cpus_per_actor is None:
@@ -85,7 +85,7 @@ def map_dataset(
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        udf_modifying_row_count=False,
+        udf_modifying_row_count=stage.changes_num_rows,
         num_cpus=num_cpus_per_actor,
         compute=ray.data.ActorPoolStrategy(
             size=num_actors,
@@ -117,7 +117,7 @@ def _advise(num_rows: int, limit: int, num_cpus: float, total_cpus: float) -> No
 class StageActor:
     """A stage in a Ray actor; Ray Data calls it from several threads at once."""
 
-    def __init__(self, stage: LLMStage) -> None:
+    def __init__(self, stage: Stage) -> None:
         self._stage = stage
 
     def __call__(self, batch: pa.Table) -> Any:

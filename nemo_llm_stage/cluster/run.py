@@ -26,6 +26,8 @@ from nemo_llm_stage.job.record import open_output, read_record
 from nemo_llm_stage.job.result import JobResult
 from nemo_llm_stage.job.spec import WorkerSpec
 from nemo_llm_stage.report.progress import Progress
+from nemo_llm_stage.stage.base import Stage
+from nemo_llm_stage.stage.multi import as_stage
 from nemo_llm_stage.stage.stage import LLMStage
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
 def run_job(
     *,
-    stage: LLMStage,
+    stage: Stage | Sequence[LLMStage],
     input: str | Path | Sequence[str | Path],  # noqa: A002 - the word users write in a job file
     output: str | Path,
     engine: Literal["ray", "local"] = "ray",
@@ -59,7 +61,7 @@ def run_job(
     whole from the moment it is visible. Running the same job again goes on where it stopped.
 
     Args:
-        stage: What to ask.
+        stage: What to ask; a list of stages becomes a `MultiColumnStage`.
         input: Parquet or JSONL files (``.gz`` and ``.zst`` too), globs or folders; paths or fsspec URLs.
         output: Folder.
         engine: ``ray``, or ``local`` for workers in this process without Ray.
@@ -85,6 +87,7 @@ def run_job(
         RunError: The run broke; what is committed stays, and running again goes on from it.
     """
     started_monotonic_s = time.monotonic()
+    stage = as_stage(stage)
     runner = _engine(engine, actors, num_cpus_per_actor, address)
     failure_limit = FailureLimit(max_failed_rows)
     try:
@@ -112,7 +115,7 @@ def run_job(
 
 def retry_failed(
     *,
-    stage: LLMStage,
+    stage: Stage | Sequence[LLMStage],
     output: str | Path,
     kinds: Collection[str] = (),
     engine: Literal["ray", "local"] = "ray",
@@ -145,6 +148,7 @@ def retry_failed(
         RunError: The run broke, or partitions of the job are still missing.
     """
     started_monotonic_s = time.monotonic()
+    stage = as_stage(stage)
     runner = _engine(engine, actors, num_cpus_per_actor, address)
     try:
         job, partitions = prepare_retry(stage, output, kinds)
@@ -287,7 +291,8 @@ def _finish(job: Job, num_rows_before: int, started_monotonic_s: float) -> JobRe
         num_partitions=len(job.plan.partitions),
         num_rows_before=num_rows_before,
         elapsed_s=time.monotonic() - started_monotonic_s,
-        columns=tuple(sorted(job.stage.prompt.required_columns)),
+        columns=tuple(sorted(job.stage.required_columns)),
+        output_columns=job.stage.output_columns,
         bad_files=verification.bad_files,
         left_out=verification.left_out,
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,14 +48,14 @@ class CommittedFile:
         counters: Counted as it was written.
         job_id: Of the job that wrote it; None where that is lost.
         num_rows: In the file.
-        num_errors: Rows with something in the error column.
+        errors_by_column: Output column → rows with something in its error column.
         schema: Of a Parquet file, without metadata.
     """
 
     counters: Counters
     job_id: str | None
     num_rows: int
-    num_errors: int
+    errors_by_column: dict[str, int]
     schema: pa.Schema | None = None
 
 
@@ -200,7 +200,7 @@ class OutputFolder:
                 f"cannot read {self.url}/{name}: {error}. Remove the file and run the job again: it is made anew."
             ) from error
 
-    def inspect(self, name: str, error_column: str) -> CommittedFile:
+    def inspect(self, name: str, output_columns: Sequence[str]) -> CommittedFile:
         """
         Return what a committed file tells of itself: a Parquet file by its footer, a JSONL file by its rows.
 
@@ -209,13 +209,14 @@ class OutputFolder:
             ValueError: It is damaged; also `pyarrow.ArrowException`, KeyError and TypeError.
         """
         if self.format == "jsonl":
-            errors = [row[error_column] for row in self.rows(name)]
-            num_errors = sum(error is not None for error in errors)
-            return CommittedFile(*self._read_summary(name), len(errors), num_errors)
+            errors = [[row[f"{column}_error"] for column in output_columns] for row in self.rows(name)]
+            nums = [sum(error is not None for error in column) for column in zip(*errors, strict=True)]
+            by_column = dict(zip(output_columns, nums or [0] * len(output_columns), strict=True))
+            return CommittedFile(*self._read_summary(name), len(errors), by_column)
         footer = self._read_footer(name)
-        num_errors = footer.num_rows - _num_nulls(footer, error_column)
+        by_column = {column: footer.num_rows - _num_nulls(footer, f"{column}_error") for column in output_columns}
         schema = footer.schema.to_arrow_schema().remove_metadata()
-        return CommittedFile(*_parse_summary(footer.metadata[SUMMARY_KEY]), footer.num_rows, num_errors, schema)
+        return CommittedFile(*_parse_summary(footer.metadata[SUMMARY_KEY]), footer.num_rows, by_column, schema)
 
     def _read_footer(self, name: str) -> pq.FileMetaData:
         with self.folder.fs.open(self.folder.path(name), "rb") as raw:
@@ -230,14 +231,20 @@ class OutputFolder:
         return self._recount(name), None  # its writer died between the file and the counts
 
     def _recount(self, name: str) -> Counters:
-        """Count a JSONL file by its rows; tokens and attempts as far as the meta column has them."""
-        column = (self.read_job() or {})["stage"]["output_column"]
+        """Count a JSONL file by its rows; tokens and attempts as far as the meta columns have them."""
+        job = self.read_job() or {}
+        columns = output_columns_of(job)
         counters = Counters(num_left_out=sum(record.num_rows for record in self.read_bad_input(name)))
         for row in self.rows(name):
-            meta = row.get(f"{column}_meta") or {}
-            usage = Usage(meta.get("input_tokens"), meta.get("output_tokens"), meta.get("cached_tokens"))
-            completion = Completion(texts=(), usage=usage)
-            counters.count(RowResult(None, row[f"{column}_error"], completion, meta.get("attempts") or 0))
+            counters.num_written += 1
+            if all(row.get(f"{column}_choice") in (0, None) for column in columns):  # the others are of the same row
+                counters.count({column: _result_of(row, column) for column in columns})
+        if not job["stage"].get("keep_if"):
+            return counters
+        num_rows = job["partitions"][int(name.partition(".")[0].removeprefix("part-"))][3]
+        if num_rows is not None:  # dropped rows have left nothing behind
+            counters.num_dropped = max(0, num_rows - counters.num_left_out - counters.num_rows)
+            counters.num_rows += counters.num_dropped
         return counters
 
     def head(self, num_rows: int) -> list[dict[str, Any]]:
@@ -276,6 +283,24 @@ class OutputFolder:
         self.folder.remove(SUCCESS)
 
 
+def output_columns_of(job: Mapping[str, Any]) -> list[str]:
+    """Return the names of the generated columns, without the ones beside them, that a job's record tells."""
+    stage = job["stage"]
+    return list(stage["columns"]) if "columns" in stage else [stage["output_column"]]
+
+
+def explodes(job: Mapping[str, Any]) -> bool:
+    """Whether a job gives each of a row's answers a row of its own."""
+    return bool(job["stage"].get("explode"))
+
+
+def _result_of(row: Mapping[str, Any], column: str) -> RowResult:
+    meta = row.get(f"{column}_meta") or {}
+    usage = Usage(meta.get("input_tokens"), meta.get("output_tokens"), meta.get("cached_tokens"))
+    completion = Completion(texts=(), usage=usage)
+    return RowResult(None, row[f"{column}_error"], completion, meta.get("attempts") or 0)
+
+
 def _record_of_bad(name: str) -> str:
     return f"{_BAD_INPUT}/{name.partition('.')[0]}.jsonl"
 
@@ -289,4 +314,5 @@ def _num_nulls(metadata: pq.FileMetaData, column: str) -> int:
     """Return how many nulls a flat column of a Parquet file has, by its statistics."""
     leaves = [metadata.schema.column(index).path for index in range(metadata.num_columns)]
     leaf = leaves.index(column)
-    return sum(metadata.row_group(group).column(leaf).statistics.null_count for group in range(metadata.num_row_groups))
+    groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+    return sum(group.column(leaf).statistics.null_count for group in groups if group.num_rows)  # an empty one has none

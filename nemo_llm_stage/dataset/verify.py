@@ -6,6 +6,7 @@ Looks at the files themselves, not at what a run remembers. Knows plans and outp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from nemo_llm_stage.core import Counters
 from nemo_llm_stage.dataset.bad_input import BadInput
-from nemo_llm_stage.dataset.output import BAD_FILES, OutputFolder
+from nemo_llm_stage.dataset.output import BAD_FILES, OutputFolder, explodes, output_columns_of
 from nemo_llm_stage.dataset.plan import Partition, Plan
 from nemo_llm_stage.errors import LLMStageError
 
@@ -44,7 +45,7 @@ class Verification:
 
     @property
     def is_complete(self) -> bool:
-        """Rows in = rows out + rows left out, rows out = answered + failed + skipped, and nothing is off."""
+        """Rows in = answered + failed + skipped + dropped + left out, the first three are here, and nothing is off."""
         return not self.problems and not self.num_missing
 
 
@@ -55,7 +56,8 @@ def verify(output: OutputFolder, plan: Plan) -> Verification:
     Of Parquet files it reads the footers only; JSONL files it reads.
     """
     job = output.read_job() or {}
-    error_column = f"{job['stage']['output_column']}_error"
+    columns = output_columns_of(job)
+    is_exploded = explodes(job)
     committed = output.data_files()
     expected = {output.name_of(partition): partition for partition in plan.partitions}
     problems = [f"{name} belongs to no partition of the plan." for name in sorted(committed - expected.keys())]
@@ -64,7 +66,7 @@ def verify(output: OutputFolder, plan: Plan) -> Verification:
     schema: pa.Schema | None = None
 
     def look_at(name: str) -> _Look:
-        return _look(output, name, expected[name], error_column, job.get("id"))
+        return _look(output, name, expected[name], columns, is_exploded, job.get("id"))
 
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         for name, look in zip(present, pool.map(look_at, present), strict=True):
@@ -85,22 +87,28 @@ class _Look:
     problems: list[str]
 
 
-def _look(output: OutputFolder, name: str, partition: Partition, error_column: str, job_id: str | None) -> _Look:
+def _look(
+    output: OutputFolder, name: str, partition: Partition, columns: Sequence[str], is_exploded: bool, job_id: str | None
+) -> _Look:
     try:
-        file = output.inspect(name, error_column)
+        file = output.inspect(name, columns)
     except (LLMStageError, OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
         return _Look(Counters(), None, [f"{name} cannot be read: {error}"])
     counters, problems = file.counters, []
-    if file.num_rows != counters.num_rows:
-        problems.append(f"{name} holds {file.num_rows} rows, but {counters.num_rows} were written.")
-    if partition.num_rows is not None and file.num_rows + counters.num_left_out != partition.num_rows:
-        left_out = f" and {counters.num_left_out} were left out" if counters.num_left_out else ""
-        problems.append(f"{name} holds {file.num_rows} rows{left_out}, but its input has {partition.num_rows}.")
-    num_counted = counters.num_failed + counters.num_skipped
-    if file.num_errors != num_counted:
+    if file.num_rows != counters.num_written:
+        problems.append(f"{name} holds {file.num_rows} rows, but {counters.num_written} were written.")
+    if not is_exploded and counters.num_written != counters.num_rows - counters.num_dropped:
+        dropped = f" and {counters.num_dropped} of them dropped" if counters.num_dropped else ""
+        problems.append(f"{name} holds {file.num_rows} rows, but {counters.num_rows} were finished{dropped}.")
+    if partition.num_rows is not None and counters.num_rows + counters.num_left_out != partition.num_rows:
+        left_out = f" and {counters.num_left_out} left out" if counters.num_left_out else ""
         problems.append(
-            f"{name} has {file.num_errors} rows with an error, but {num_counted} failed or skipped rows were counted."
+            f"{name}: {counters.num_rows} rows were finished{left_out}, but its input has {partition.num_rows}."
         )
+    for column in columns:
+        num, num_counted = file.errors_by_column[column], counters.errors_by_column.get(column, 0)
+        if num != num_counted:
+            problems.append(f"{name} has {num} rows with an error in {column}, but {num_counted} were counted.")
     if job_id is not None and file.job_id not in (None, job_id):
         problems.append(f"{name} was written by an earlier job; remove it and run the job again: it is made anew.")
     return _Look(counters, file.schema, problems)

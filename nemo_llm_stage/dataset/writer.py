@@ -59,6 +59,7 @@ class PartitionWriter:
             self._scratch: Path = folder.scratch(TMP, f".{format}")
         self._file: Any = None
         self._waiting: list[pa.Table] = []
+        self._num_rows = 0
 
     def __enter__(self) -> Self:
         """Open the file aside."""
@@ -81,6 +82,7 @@ class PartitionWriter:
     def write(self, table: pa.Table) -> None:
         """Append rows; `table` has exactly the writer's schema."""
         self._waiting.append(table)
+        self._num_rows += table.num_rows
         num_rows = sum(waiting.num_rows for waiting in self._waiting)
         if num_rows >= _ROWS_PER_GROUP or sum(waiting.nbytes for waiting in self._waiting) >= _BYTES_PER_GROUP:
             with writing_to(self._folder.url):
@@ -88,7 +90,7 @@ class PartitionWriter:
 
     def commit(self, name: str, counters: Counters) -> bool:
         """
-        Make the file visible as `name`, durably, unless another worker has.
+        Make the file visible as `name`, durably, unless another worker has. Sets ``counters.num_written``.
 
         Returns:
             Whether this call was the first; the file of the first stands.
@@ -103,7 +105,11 @@ class PartitionWriter:
         return is_first
 
     def replace(self, name: str, counters: Counters) -> None:
-        """Put the file in the place of the committed one, durably: a reader sees the one or the other, whole."""
+        """
+        Put the file in the place of the committed one, durably: a reader sees the one or the other, whole.
+
+        Sets ``counters.num_written``.
+        """
         with writing_to(self._folder.url):
             summary = self._finish(counters)
             if not self._is_parquet:  # the old counts must not stand beside the new rows, whenever this dies
@@ -116,6 +122,7 @@ class PartitionWriter:
 
     def _finish(self, counters: Counters) -> bytes:
         self._flush()
+        counters.num_written = self._num_rows
         summary = orjson.dumps({"job": self._job_id, "counters": asdict(counters)})
         if self._is_parquet:
             self._file.add_key_value_metadata({SUMMARY_KEY: summary})

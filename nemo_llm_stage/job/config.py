@@ -20,14 +20,16 @@ from pydantic import BaseModel, ValidationError
 from nemo_llm_stage.client.llm_client import GenerationConfig
 from nemo_llm_stage.errors import ConfigError
 from nemo_llm_stage.job.answer import ANSWER_TYPES
-from nemo_llm_stage.job.schema import ClientConfig, JobConfig
+from nemo_llm_stage.job.client import ClientConfig
+from nemo_llm_stage.job.column import ColumnConfig, ColumnSettings, GenerationSettings
+from nemo_llm_stage.job.schema import JobConfig
 from nemo_llm_stage.suggest import did_you_mean
 
 __all__ = ["ClientConfig", "JobConfig", "json_schema", "make_config", "override", "read_job_file"]
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_]\w*)(?::-([^}]*))?\}")
 _SECRET_NAME = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:_|$)", re.IGNORECASE)
-_TEXT_KEYS = frozenset({"prompt", "system_prompt", "messages", "skip_when", "answer"})
+_TEXT_KEYS = frozenset({"prompt", "system_prompt", "messages", "skip_when", "keep_if", "answer"})
 """Settings that go to the model or are a language of their own: a ``${…}`` in them is theirs."""
 
 
@@ -50,7 +52,19 @@ def read_job_file(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"the job file {str(path)!r} is not YAML: {error}") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"the job file {str(path)!r} is not a mapping of settings.")
-    return {key: value if key in _TEXT_KEYS else _filled_in(value, str(key)) for key, value in settings.items()}
+    return _with_variables(settings, "")
+
+
+def _with_variables(settings: dict[Any, Any], place: str) -> dict[str, Any]:
+    result = {}
+    for key, value in settings.items():
+        if key == "columns" and isinstance(value, list):
+            columns = enumerate(value)
+            value = [_with_variables(c, f"columns.{i}.") if isinstance(c, dict) else c for i, c in columns]
+        elif key not in _TEXT_KEYS:
+            value = _filled_in(value, f"{place}{key}")
+        result[key] = value
+    return result
 
 
 def _filled_in(value: Any, place: str) -> Any:
@@ -110,6 +124,11 @@ def _put(settings: dict[str, Any], path: list[str], value: Any, assignment: str)
         settings[first] = value
         return
     inner = settings.get(first)
+    if isinstance(inner, list | tuple) and rest[0].isdigit() and int(rest[0]) < len(inner) and len(rest) > 1:
+        items = {str(place): item for place, item in enumerate(inner)}
+        _put(items, rest, value, assignment)
+        settings[first] = list(items.values())
+        return
     if first in {"client", "answer"} and isinstance(inner, str):
         inner = {"type": inner}
     if inner is not None and not isinstance(inner, dict):
@@ -133,14 +152,19 @@ def make_config(settings: Mapping[str, Any], source: str = "the job") -> JobConf
     try:
         return JobConfig.model_validate(settings)
     except ValidationError as error:
-        lines = [_explain(detail) for detail in error.errors(include_url=False)]
+        details = error.errors(include_url=False)
+        # What is wrong with a job's own setting is wrong in each column that takes it over, and told once.
+        told = {(detail["loc"], detail["msg"]) for detail in details}
+        lines = [_explain(d) for d in details if d["loc"][:1] != ("columns",) or (d["loc"][2:], d["msg"]) not in told]
         raise ConfigError(f"{source} cannot run:\n  " + "\n  ".join(lines)) from error
 
 
 def _refuse_secrets(settings: Mapping[str, Any]) -> None:
-    client = settings.get("client")
-    for place in (settings, client if isinstance(client, Mapping) else {}):
-        if "api_key" in place:
+    columns = settings.get("columns")
+    own = [column for column in columns if isinstance(column, Mapping)] if isinstance(columns, list | tuple) else []
+    for place in (settings, *own):
+        client = place.get("client")
+        if "api_key" in place or (isinstance(client, Mapping) and "api_key" in client):
             raise ConfigError(
                 "a key does not belong into a job file or onto a command line: name the environment variable that "
                 "holds it with api_key_env, or a file with api_key_file."
@@ -150,10 +174,13 @@ def _refuse_secrets(settings: Mapping[str, Any]) -> None:
 def _explain(detail: Any) -> str:
     path = [str(part) for part in detail["loc"] if not re.match(r"(str|int|float|dict|tuple|list)\b", str(part))]
     known = list(_names(JobConfig))
-    if path[:1] == ["client"]:
+    start = 0
+    if path[:1] == ["columns"]:
+        known, start = list(_names(ColumnConfig)), 2
+    if path[start : start + 1] == ["client"]:
         known = list(_names(ClientConfig))
-    elif path[:1] == ["answer"] and len(path) > 1:
-        known = list(_names(ANSWER_TYPES[path.pop(1)]))
+    elif path[start : start + 1] == ["answer"] and len(path) > start + 1:
+        known = list(_names(ANSWER_TYPES[path.pop(start + 1)]))
     name = ".".join(path)
     if detail["type"] == "extra_forbidden":
         hint = did_you_mean(path[-1], known) or f"known are {', '.join(known)}"
@@ -183,16 +210,19 @@ def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a job file, with every setting's description, for editors."""
     schema = JobConfig.model_json_schema(by_alias=True)
     definitions = schema["$defs"]
-    for model in (JobConfig, ClientConfig, GenerationConfig, *ANSWER_TYPES.values()):
+    words_of_column = _words_of(ColumnSettings)
+    models: list[type[BaseModel]] = [JobConfig, ColumnConfig, ClientConfig, GenerationSettings]
+    for model in [*models, *ANSWER_TYPES.values()]:
         part = schema if model is JobConfig else definitions[model.__name__]
-        words = _words_of(model)
+        words = words_of_column | _words_of(GenerationConfig if model is GenerationSettings else model)
         part["description"] = words.pop("")
         for name, property_ in part["properties"].items():
             property_["description"] = words["json_schema" if name == "schema" else name]
-    definitions["GenerationConfig"]["additionalProperties"] = False
-    properties = schema["properties"]
-    properties["client"] = _or_word(properties["client"], ["local"])
-    properties["answer"] = _or_word(properties["answer"], ["text"])
+    for part in (schema, definitions["ColumnConfig"]):
+        properties = part["properties"]
+        properties["client"] = _or_word(properties["client"], ["local"])
+        properties["answer"] = _or_word(properties["answer"], ["text"])
+    definitions["ColumnConfig"]["required"] = ["output_column"]  # the rest may come from the job
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "nemo-llm-stage job"}
 
 

@@ -31,7 +31,7 @@ from nemo_llm_stage.job.record import (
     stage_differences,
 )
 from nemo_llm_stage.job.spec import WorkerSpec
-from nemo_llm_stage.stage.stage import LLMStage
+from nemo_llm_stage.stage.base import Stage
 
 OUTPUT_FORMATS = ("parquet", "jsonl")
 ON_BAD_INPUT = ("stop", "skip")
@@ -55,7 +55,7 @@ class Job:
         notices: What a person should know before it starts.
     """
 
-    stage: LLMStage
+    stage: Stage
     plan: Plan
     output: OutputFolder
     committed: frozenset[str]
@@ -93,7 +93,7 @@ class Job:
 
 
 def prepare_job(
-    stage: LLMStage,
+    stage: Stage,
     inputs: str | Path | Sequence[str | Path],
     output: str | Path,
     *,
@@ -168,7 +168,7 @@ def prepare_job(
     return job
 
 
-def prepare_retry(stage: LLMStage, output: str | Path, kinds: Collection[str]) -> tuple[Job, list[Partition]]:
+def prepare_retry(stage: Stage, output: str | Path, kinds: Collection[str]) -> tuple[Job, list[Partition]]:
     """
     Return the finished job that wrote `output`, and its partitions that have rows to ask again.
 

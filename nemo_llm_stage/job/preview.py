@@ -14,15 +14,38 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from nemo_llm_stage.core import Message, RowResult
+import pyarrow as pa
+
+from nemo_llm_stage.core import Message, Outcome, RowResult
 from nemo_llm_stage.dataset.files import find_files
 from nemo_llm_stage.dataset.plan import Partition, Plan, make_plan
 from nemo_llm_stage.dataset.read import read_partition
 from nemo_llm_stage.errors import RowError
 from nemo_llm_stage.job.schema import JobConfig
+from nemo_llm_stage.stage.base import Stage
 from nemo_llm_stage.stage.stage import LLMStage
 
 ROWS_PER_CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class PreviewedColumn:
+    """
+    One column of a row.
+
+    Attributes:
+        name: The output column.
+        messages: What is asked; empty where the prompt cannot be made.
+        text: What a base model is asked: the messages, formatted; None for a chat.
+        result: What came back, or why nothing was asked; None where nobody was asked.
+        waits_for: Output columns whose answers the prompt uses, where they are not there to make it.
+    """
+
+    name: str
+    messages: list[Message]
+    text: str | None
+    result: RowResult | None
+    waits_for: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,15 +55,13 @@ class PreviewedRow:
 
     Attributes:
         number: Its place in the dataset, from 0; None where the dataset was not counted.
-        messages: What is asked; empty where the prompt cannot be made.
-        text: What a base model is asked: the messages, formatted; None for a chat.
-        result: What came back, or why nothing was asked; None where nobody was asked.
+        columns: One for each column to add.
+        is_dropped: Whether `keep_if` leaves it out.
     """
 
     number: int | None
-    messages: list[Message]
-    text: str | None
-    result: RowResult | None
+    columns: tuple[PreviewedColumn, ...]
+    is_dropped: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,14 +73,12 @@ class Preview:
         rows: In the dataset's order.
         num_rows: Of the whole dataset.
         is_exact: Whether it was counted.
-        output_column: The column to add.
         num_at_once: Requests that the job will have in flight, over all actors.
     """
 
     rows: tuple[PreviewedRow, ...]
     num_rows: int
     is_exact: bool
-    output_column: str
     num_at_once: int
 
 
@@ -82,40 +101,55 @@ def preview_job(config: JobConfig, num_rows: int = 5, *, is_dry: bool = False) -
     if is_dry:
         stage = config.make_stage()
         stage.check_columns(plan.schema.names)
-        sample = _sample(plan, stage, num_rows)
-        rows = [_rendered(stage, number, row) for number, row in sample]
+        rows = [
+            PreviewedRow(number, tuple(_rendered(stage, member, row, None) for member in stage.members))
+            for number, row in _sample(plan, stage, num_rows)
+        ]
     else:
         with config.model_copy(update={"give_up_after": 0.0}).open_stage() as stage:
             rows = _asked(plan, stage, num_rows)
-    num_at_once = config.client.num_at_once * (config.actors if config.engine == "ray" else 1)
-    return Preview(tuple(rows), plan.num_rows, plan.is_exact, config.output_column, num_at_once)
+    num_at_once = config.num_at_once * (config.actors if config.engine == "ray" else 1)
+    return Preview(tuple(rows), plan.num_rows, plan.is_exact, num_at_once)
 
 
-def _asked(plan: Plan, stage: LLMStage, num_rows: int) -> list[PreviewedRow]:
+def _asked(plan: Plan, stage: Stage, num_rows: int) -> list[PreviewedRow]:
     stage.check_columns(plan.schema.names)
     sample = _sample(plan, stage, num_rows)
+    rows = [row for _, row in sample]
     try:
         stage.check_server()
-        results = stage.submit([row for _, row in sample]).result()
+        outcomes = stage.submit(rows).result()
     finally:
         stage.close()
-    rendered = [_rendered(stage, number, row) for number, row in sample]
+    dropped = stage.extend(pa.Table.from_pylist(rows) if rows else pa.table({}), outcomes).dropped
     return [
-        PreviewedRow(row.number, row.messages, row.text, result) for row, result in zip(rendered, results, strict=True)
+        PreviewedRow(
+            number, tuple(_rendered(stage, member, row, outcome) for member in stage.members), index in dropped
+        )
+        for index, ((number, row), outcome) in enumerate(zip(sample, outcomes, strict=True))
     ]
 
 
-def _rendered(stage: LLMStage, number: int | None, row: dict[str, Any]) -> PreviewedRow:
+def _rendered(stage: Stage, member: LLMStage, row: dict[str, Any], outcome: Outcome | None) -> PreviewedColumn:
+    """Return one column of a row as it was asked, or, without an outcome, as it would be."""
+    name, uses = member.output_column, stage.uses(member)
+    result = None if outcome is None else outcome[name]
+    if uses and (outcome is None or any(outcome[column].error is not None for column in uses)):
+        return PreviewedColumn(name, [], None, result, () if outcome else uses)
+    values: dict[str, Any] = {}
+    for other in stage.members:
+        if outcome is not None and other.output_column in uses:
+            values |= other.columns.values(outcome[other.output_column])
     try:
-        messages = stage.prompt.render(row)
-        formatter = stage.conversation_formatter
+        messages = member.prompt.render({**row, **values})
+        formatter = member.conversation_formatter
         text = None if formatter is None else formatter.format_conversation(messages)
     except RowError as error:
-        return PreviewedRow(number, [], None, RowResult(None, f"{error.kind}: {error}"))
-    return PreviewedRow(number, messages, text, None)
+        return PreviewedColumn(name, [], None, result or RowResult(None, f"{error.kind}: {error}"))
+    return PreviewedColumn(name, messages, text, result)
 
 
-def _sample(plan: Plan, stage: LLMStage, num_rows: int) -> list[tuple[int | None, dict[str, Any]]]:
+def _sample(plan: Plan, stage: Stage, num_rows: int) -> list[tuple[int | None, dict[str, Any]]]:
     """Return rows with their numbers: one at random out of each of `num_rows` equal parts of the dataset."""
     ends = list(accumulate(_sizes(plan)))
     total = ends[-1]
@@ -144,7 +178,7 @@ def _sizes(plan: Plan) -> list[int]:
     ]
 
 
-def _read(partition: Partition, plan: Plan, stage: LLMStage, offsets: Sequence[int]) -> list[dict[str, Any]]:
+def _read(partition: Partition, plan: Plan, stage: Stage, offsets: Sequence[int]) -> list[dict[str, Any]]:
     """Return the rows at `offsets` (rising, from 0); where the partition is shorter than estimated, its last one."""
     rows: list[dict[str, Any]] = []
     first, table = 0, None

@@ -19,9 +19,9 @@ from nemo_llm_stage.dataset.files import InputFile
 from nemo_llm_stage.dataset.output import OutputFolder
 from nemo_llm_stage.dataset.plan import Partition, Plan
 from nemo_llm_stage.errors import InputError, OutputConflictError
-from nemo_llm_stage.stage.stage import LLMStage
+from nemo_llm_stage.stage.base import Stage
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def open_output(url: str) -> tuple[OutputFolder, Plan]:
@@ -50,7 +50,7 @@ def read_record(url: str) -> dict[str, Any]:
 
 
 def record_of(
-    job_id: str, stage: LLMStage, plan: Plan, output_format: str, config: Mapping[str, Any] | None
+    job_id: str, stage: Stage, plan: Plan, output_format: str, config: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """
     Return what a job writes of itself.
@@ -113,7 +113,7 @@ def check_same_input(record: Mapping[str, Any], files: Sequence[InputFile], url:
         )
 
 
-def compare_stage(record: Mapping[str, Any], stage: LLMStage, folder: OutputFolder, *, restart: bool) -> list[str]:
+def compare_stage(record: Mapping[str, Any], stage: Stage, folder: OutputFolder, *, restart: bool) -> list[str]:
     """
     Return notices of what differs between the job that wrote `folder` and this one; none where nothing does.
 
@@ -142,7 +142,7 @@ def compare_stage(record: Mapping[str, Any], stage: LLMStage, folder: OutputFold
     ]
 
 
-def stage_differences(record: Mapping[str, Any], stage: LLMStage) -> list[str]:
+def stage_differences(record: Mapping[str, Any], stage: Stage) -> list[str]:
     """Return a line for each thing in which the stage of the job that wrote `record` differs from `stage`."""
     now = orjson.loads(orjson.dumps(stage.describe(), default=repr))  # a record has been through JSON too
     return _differences(record["stage"], now)

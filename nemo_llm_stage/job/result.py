@@ -19,7 +19,8 @@ class JobResult:
         num_partitions: Committed files.
         num_rows_before: Rows of files that earlier runs had committed.
         elapsed_s: Seconds of this run, from the call to the last check.
-        columns: The input columns that the prompt uses.
+        columns: The input columns that the prompts use.
+        output_columns: The generated columns, without the ones beside them.
         bad_files: Files of the input that were left out as a whole because they are damaged (on_bad_input: skip); the
             rows of others that were left out are `counters.num_left_out`.
         left_out: The first few of what was left out, with file, line and reason; all of it is written down in the
@@ -32,5 +33,6 @@ class JobResult:
     num_rows_before: int = 0
     elapsed_s: float = 0.0
     columns: tuple[str, ...] = ()
+    output_columns: tuple[str, ...] = ()
     bad_files: tuple[str, ...] = ()
     left_out: tuple[BadInput, ...] = ()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from nemo_llm_stage.dataset.journal import FLUSH_INTERVAL_S
-from nemo_llm_stage.stage.stage import LLMStage
+from nemo_llm_stage.stage.base import Stage
 
 ROWS_OPEN_PER_PERMIT = 12
 """Rows that a worker has open for each permit, over its partitions, so that no permit waits for a row."""
@@ -39,7 +39,7 @@ class WorkerSpec:
             with one of these kinds, or with any where there are none, are asked again.
     """
 
-    stage: LLMStage
+    stage: Stage
     output_url: str
     output_format: str
     input_schema: pa.Schema
@@ -53,7 +53,7 @@ class WorkerSpec:
     @property
     def num_permits(self) -> int:
         """Requests that a worker keeps in flight."""
-        return int(getattr(self.stage.client, "max_concurrent_requests", 1))
+        return self.stage.max_concurrent_requests
 
     @property
     def num_partitions_at_once(self) -> int:

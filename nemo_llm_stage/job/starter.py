@@ -74,7 +74,18 @@ answer:
 #answer: {{type: parser, parser: "my_module:my_function", arrow_type: string}}
 #field_columns: false                  # one column for each field of a struct
 #reasoning_column: false
+#explode: false                        # one row for each of n answers
 #has_meta: true
+#keep_if: topic != 'sports'             # rows for which it is false are dropped
+
+# Several columns in one pass: in place of output_column, prompt and answer. What a column does not say is as above.
+#columns:
+#  - output_column: summary
+#    prompt: "Summarize in one sentence: {{{{ text }}}}"
+#  - output_column: quality
+#    prompt: "How good is this summary, from 1 to 5? {{{{ summary }}}}"   # waits for the row's summary
+#    answer: {{type: regex, pattern: '[1-5]', arrow_type: int64}}
+#    generation_config: {{max_tokens: 4}}
 
 # An answer that cannot be used, or was cut off; a prompt that is too long.
 #max_reasks: 2

@@ -11,14 +11,14 @@ import concurrent.futures
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
-from nemo_llm_stage.core import Counters, Origin, RowResult
+from nemo_llm_stage.core import Counters, Origin, Outcome
 from nemo_llm_stage.dataset.bad_input import BadInput
 from nemo_llm_stage.dataset.cursor import ParquetCursors
 from nemo_llm_stage.dataset.failpoints import reach
@@ -29,9 +29,11 @@ from nemo_llm_stage.dataset.read import read_partition
 from nemo_llm_stage.dataset.storage import writing_to
 from nemo_llm_stage.dataset.writer import PartitionWriter
 from nemo_llm_stage.job.garbage import collect_as_usual, collect_rarely
-from nemo_llm_stage.job.retry import failed_rows, put_back, to_columns
+from nemo_llm_stage.job.retry import Asked, FailedRows, put_back, to_columns
 from nemo_llm_stage.job.spec import WorkerSpec
 from nemo_llm_stage.job.task import PartitionReport, PieceReport, Report, Task, settle
+from nemo_llm_stage.stage.base import Extended
+from nemo_llm_stage.stage.runtime import OnDone
 
 ROWS_PER_CHUNK = 1024
 """Rows read, asked and written at once: what a partition holds in memory does not depend on its size."""
@@ -61,7 +63,7 @@ class PartitionWorker:
         self._cursors = ParquetCursors(ROWS_PER_CHUNK)
         self._num_submitted = 0
         self._unread: dict[Partition, int] = {}
-        self._count: dict[Partition, Callable[[RowResult], None]] = {}
+        self._count: dict[Partition, OnDone] = {}
         collect_rarely(self)
         self._is_stopped = False
         self._failure: BaseException | None = None
@@ -111,7 +113,9 @@ class PartitionWorker:
             self.open[task.partition] = counters
             self._count[task.partition] = counters.count
         else:  # its rows were counted before, but for those that failed and are asked again
-            self._count[task.partition] = lambda row: None if row.origin is Origin.JOURNAL else counters.count(row)
+            self._count[task.partition] = lambda outcome: counters.count(
+                {name: result for name, result in outcome.items() if result.origin is not Origin.JOURNAL}
+            )
         self._unread[task.partition] = task.num_rows
         try:
             return self._answer(task, counters) if task.is_piece else self._run(task, counters)
@@ -150,7 +154,7 @@ class PartitionWorker:
         journal = self._open_journal(name, passing_over=task.attempts)
         reach("piece.before")
         try:
-            chunks = ((table, table) for table in self._input_rows(task.partition, []))
+            chunks = (Asked(table, table) for table in self._input_rows(task.partition, []))
             for _ in self._ask_ahead(chunks, task.partition, journal):
                 pass
         finally:
@@ -198,33 +202,35 @@ class PartitionWorker:
         """Write the partition's rows with their answers; return what they count."""
         counters = Counters()
         bad: list[BadInput] = []
-        chunks = self._input_rows(partition, bad)
-        for table, results in self._ask_ahead(((table, table) for table in chunks), partition, journal):
-            for result in results:
-                counters.count(result)
+        chunks = (Asked(table, table) for table in self._input_rows(partition, bad))
+        for asked, outcomes in self._ask_ahead(chunks, partition, journal):
+            extended = self._extend(asked.table, outcomes, counters)
             reach("write.before")
-            writer.write(self.spec.stage.add_columns(table, results).cast(self._schema))
+            writer.write(extended.table)
         self._output.write_bad_input(self._output.name_of(partition), bad)
         counters.num_left_out = sum(record.num_rows for record in bad)
         return counters
 
     def _refill(self, writer: PartitionWriter, partition: Partition, name: str, journal: Journal) -> Counters:
         """Write the committed rows, the failed ones with what they come to now; return what the file counts then."""
-        kinds = self.spec.retry_kinds or None
-        error_column = f"{self.spec.stage.output_column}_error"
         counters = self._output.read_counters(name)
-        chunks = self._committed_rows(partition, name)
-        halves = ((table, failed_rows(table, error_column, kinds)) for table in chunks)
-        for table, results in self._ask_ahead(halves, partition, journal):
-            failed = failed_rows(table, error_column, kinds)
-            counters.take_back(failed.column(error_column).to_pylist())
-            for result in results:
-                counters.count(result)
-            asked = failed.select(self.spec.input_schema.names)
-            answered = self.spec.stage.add_columns(asked, results).cast(self._schema)
+        members = self.spec.stage.members
+        failures = FailedRows(self.spec.stage, self.spec.retry_kinds or None)
+        chunks = (failures.of(table, self.spec.input_schema.names) for table in self._committed_rows(partition, name))
+        for asked, outcomes in self._ask_ahead(chunks, partition, journal):
+            for errors in asked.errors:
+                counters.take_back(errors)
+            extended = self._extend(asked.input, outcomes, counters)
             reach("write.before")
-            writer.write(put_back(table, answered, error_column, kinds))
+            writer.write(put_back(asked, extended, members))
         return counters
+
+    def _extend(self, table: pa.Table, outcomes: list[Outcome], counters: Counters) -> Extended:
+        """Return the rows with their columns, and count what they come to."""
+        extended = self.spec.stage.extend(table, outcomes)
+        for index, outcome in enumerate(outcomes):
+            counters.count(outcome, is_dropped=index in extended.dropped)
+        return extended._replace(table=extended.table.cast(self._schema))
 
     def _input_rows(self, partition: Partition, bad: list[BadInput]) -> Iterator[pa.Table]:
         """Yield the partition's rows; what of it cannot be read is added to `bad`, if the job allows that."""
@@ -234,44 +240,48 @@ class PartitionWorker:
         )
 
     def _committed_rows(self, partition: Partition, name: str) -> Iterator[pa.Table]:
-        """Yield the rows of the committed file; of a JSONL file, which has no types, the input columns as read anew."""
+        """Yield the committed rows; those of a JSONL file, which has no types, with the input's as read anew."""
         if self._output.format == "parquet":
             yield from self._output.read(name, self._schema, rows_per_chunk=ROWS_PER_CHUNK)
             return
         rows = self._output.rows(name)
+        if self.spec.stage.changes_num_rows:  # nothing tells which row of the input a row of the output is of
+            while chunk := list(itertools.islice(rows, ROWS_PER_CHUNK)):
+                yield pa.table(to_columns(chunk, self._schema), schema=self._schema)
+            return
         for table in self._input_rows(partition, []):
             answered = to_columns(list(itertools.islice(rows, table.num_rows)), self.spec.stage.fields)
             yield pa.table([*table.columns, *answered], schema=self._schema)
 
     def _ask_ahead(
-        self, chunks: Iterable[tuple[pa.Table, pa.Table]], partition: Partition, journal: Journal
-    ) -> Iterator[tuple[pa.Table, list[RowResult]]]:
+        self, chunks: Iterable[Asked], partition: Partition, journal: Journal
+    ) -> Iterator[tuple[Asked, list[Outcome]]]:
         """
-        Yield chunks in order as they are finished, while the rows of later ones are asked.
+        Yield chunks in order with their outcomes as they are finished, while the rows of later ones are asked.
 
         Args:
-            chunks: What to yield, and the rows of it to ask.
-            partition: Whose they are.
+            chunks: What to ask.
+            partition: Whose rows they are.
             journal: Where its answers are.
         """
         stage = self.spec.stage
-        window: deque[tuple[pa.Table, concurrent.futures.Future[list[RowResult]]]] = deque()
+        window: deque[tuple[Asked, concurrent.futures.Future[list[Outcome]]]] = deque()
         num_open = 0
         try:
-            for table, asked in chunks:
-                rows = stage.rows_of(asked)
+            for chunk in chunks:
+                rows = stage.rows_of(chunk.input)
                 with self._stopping:  # a stage that was closed would open again
                     if self._is_stopped:
                         raise concurrent.futures.CancelledError
-                    future = stage.submit(rows, store=journal, on_done=self._count[partition])
+                    future = stage.submit(rows, known=chunk.known, store=journal, on_done=self._count[partition])
                     self._num_submitted += len(rows)
-                    self._unread[partition] = self._unread.get(partition, 0) - table.num_rows
-                window.append((table, future))
-                num_open += table.num_rows
+                    self._unread[partition] = self._unread.get(partition, 0) - chunk.table.num_rows
+                window.append((chunk, future))
+                num_open += chunk.table.num_rows
                 while window[0][1].done() or num_open >= MAX_OPEN_ROWS:
                     done, future = window.popleft()
                     yield done, future.result()
-                    num_open -= done.num_rows
+                    num_open -= done.table.num_rows
                     if not window:
                         break
             self._unread.pop(partition, None)

@@ -157,9 +157,14 @@ class Expression(Template):
         return environment().compile_expression(self.source[2:-2], undefined_to_none=False)
 
 
-def check_columns(required: Iterable[str], available: Sequence[str]) -> None:
+def check_columns(required: Iterable[str], available: Sequence[str], user: str = "the prompt") -> None:
     """
     Check that every required column is there.
+
+    Args:
+        required: Names.
+        available: Names.
+        user: What requires them, for the message.
 
     Raises:
         InputError: One is not; the message names the nearest one and all there are.
@@ -167,7 +172,7 @@ def check_columns(required: Iterable[str], available: Sequence[str]) -> None:
     for name in sorted(set(required) - set(available)):
         hint = did_you_mean(name, available)
         raise InputError(
-            f"the prompt uses column {name!r}, which the input does not have{f'; {hint}' if hint else '.'}"
+            f"{user} uses column {name!r}, which the input does not have{f'; {hint}' if hint else '.'}"
             f" Columns: {', '.join(available) or 'none'}."
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -27,17 +27,29 @@ MAX_SHOWN_CHARS = 2_000
 _ROLE_STYLES = {"system": "magenta", "user": "cyan", "assistant": "blue"}
 
 
-def row_panel(
-    title: str, messages: Sequence[Message], text: str | None, result: RowResult | None, *, is_full: bool = False
-) -> Panel:
+class Column(Protocol):
+    """One column of a row: what is asked, and what came back. See `job.preview.PreviewedColumn`."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102 - the fields of PreviewedColumn
+    @property
+    def messages(self) -> Sequence[Message]: ...  # noqa: D102
+    @property
+    def text(self) -> str | None: ...  # noqa: D102
+    @property
+    def result(self) -> RowResult | None: ...  # noqa: D102
+    @property
+    def waits_for(self) -> Sequence[str]: ...  # noqa: D102
+
+
+def row_panel(title: str, columns: Sequence[Column], *, is_dropped: bool = False, is_full: bool = False) -> Panel:
     """
-    Return one row: what is asked, and what came back.
+    Return one row: for each column what is asked, and what came back.
 
     Args:
         title: Which row it is.
-        messages: As sent; empty where the prompt could not be made.
-        text: The messages as a base model gets them; None for a chat.
-        result: None where nobody was asked.
+        columns: In order.
+        is_dropped: Whether the row is left out of the output.
         is_full: Whether long texts are shown to their end.
     """
     grid = Table.grid(padding=(0, 2))
@@ -48,15 +60,27 @@ def row_panel(
         shown = words if is_full else _shortened(words)
         grid.add_row(Text(label, style=f"bold {style}".strip()), Text(shown, style=words_style))
 
-    if text is not None:
-        add("prompt", text, "cyan")
+    for column in columns:
+        if len(columns) > 1:
+            grid.add_row(Text(column.name, style="bold underline"), Text(_subtitle(column.result) or "", style="dim"))
+        _add_prompt(add, column)
+        if column.result is not None:
+            _add_result(add, column.result)
+    if is_dropped:
+        add("dropped", "keep_if is false", "yellow", "yellow")
+    subtitle = _subtitle(columns[0].result) if len(columns) == 1 else None
+    return Panel(grid, title=title, title_align="left", subtitle=subtitle, subtitle_align="right")
+
+
+def _add_prompt(add: Callable[..., None], column: Column) -> None:
+    if column.waits_for:
+        add("prompt", f"waits for the answer of {', '.join(column.waits_for)}", words_style="dim")
+    elif column.text is not None:
+        add("prompt", column.text, "cyan")
     else:
-        for message in messages:
+        for message in column.messages:
             role = str(message.get("role"))
             add(role, _content(message.get("content")), _ROLE_STYLES.get(role, ""))
-    if result is not None:
-        _add_result(add, result)
-    return Panel(grid, title=title, title_align="left", subtitle=_subtitle(result), subtitle_align="right")
 
 
 def _add_result(add: Callable[..., None], result: RowResult) -> None:
@@ -89,7 +113,7 @@ def _subtitle(result: RowResult | None) -> str | None:
 
 
 def estimates(
-    results: Sequence[RowResult],
+    rows: Sequence[Sequence[RowResult]],
     num_rows: int,
     *,
     is_exact: bool,
@@ -101,16 +125,16 @@ def estimates(
     Return the table of what the whole dataset would take.
 
     Args:
-        results: Of a sample of its rows; at least one.
+        rows: The results of all columns, of a sample of the dataset's rows; at least one.
         num_rows: Rows of the dataset.
         is_exact: Whether they were counted.
         num_at_once: Requests that will be in flight.
         price_input: Of a million input tokens, in any currency.
         price_output: Of a million output tokens.
     """
-    inputs = [_tokens(result, "input_tokens") for result in results]
-    outputs = [_tokens(result, "output_tokens") for result in results]
-    latencies = [_latency_s(result) for result in results]
+    inputs = [sum(_tokens(result, "input_tokens") for result in row) for row in rows]
+    outputs = [sum(_tokens(result, "output_tokens") for result in row) for row in rows]
+    latencies = [sum(map(_latency_s, row)) for row in rows]
     about = "" if is_exact else "about "
     table = Table(box=box.SIMPLE, pad_edge=False, title=f"all {about}{num_rows:,} rows", title_justify="left")
     for column in ("", "a row", "all rows", f"{CONFIDENCE:.0%} interval"):
@@ -131,7 +155,7 @@ def estimates(
     if any(latencies):
         add("time", latencies, 1 / num_at_once, _span)
     note = (
-        f"From {len(results)} row{'s' * (len(results) > 1)}: mean times rows, the interval by Student's t. Time is as "
+        f"From {len(rows)} row{'s' * (len(rows) > 1)}: mean times rows, the interval by Student's t. Time is as "
         f"if each of {num_at_once:,} requests in flight took as long as one here; a loaded server takes longer."
     )
     return Group(table, Text(note, style="dim"))

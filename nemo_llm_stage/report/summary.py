@@ -55,6 +55,9 @@ def summary(
     table.add_row("  failed", f"{counters.num_failed:,}", _percent(counters.num_failed, counters.num_rows))
     if counters.num_skipped:
         table.add_row("  skipped", f"{counters.num_skipped:,}", _percent(counters.num_skipped, counters.num_rows))
+    if counters.num_dropped:
+        share = _percent(counters.num_dropped, counters.num_rows)
+        table.add_row("  dropped", f"{counters.num_dropped:,}", f"{share}, keep_if was false; not in the output")
     if left_out:
         table.add_row("left out", f"{counters.num_left_out:,}", "rows of the input that cannot be read")
     if counters.num_resumed:
@@ -127,6 +130,8 @@ def verification_table(verification: Verification, output: str) -> Group:
     table.add_row("  answered", f"{counters.num_answered:,}")
     table.add_row("  failed", f"{counters.num_failed:,}")
     table.add_row("  skipped", f"{counters.num_skipped:,}")
+    if counters.num_dropped:
+        table.add_row("  dropped", f"{counters.num_dropped:,}", "keep_if was false; not in the output")
     if verification.left_out:
         table.add_row("left out", f"{counters.num_left_out:,}", "rows of the input that cannot be read")
     _add_costs(table, counters)
@@ -142,31 +147,36 @@ def verification_table(verification: Verification, output: str) -> Group:
     return Group(table, _left_out(verification.left_out, output), verdict)
 
 
-def sample(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], output_column: str) -> Table:
+def sample(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], output_columns: Sequence[str]) -> Table:
     """
-    Return a few rows for a look: the columns that the prompt used, and the answer, or its error in red.
+    Return a few rows for a look: the columns that the prompts used, and the answers, or their errors in red.
 
     Args:
         rows: Column name → value.
-        columns: Shown, shortened, before the answer.
-        output_column: The generated one.
+        columns: Shown, shortened, before the answers.
+        output_columns: The generated ones.
     """
     table = Table(box=box.SIMPLE, pad_edge=False, expand=True)
     for column in columns:
         table.add_column(column, overflow="ellipsis", ratio=1, no_wrap=True, style="dim")
-    table.add_column(output_column, overflow="fold", ratio=2)
+    for name in output_columns:
+        table.add_column(name, overflow="fold", ratio=2)
     for row in rows:
-        error = row.get(f"{output_column}_error")
-        answer = Text(str(error), style="red") if error else Text(_one_line(_answer(row, output_column)))
-        table.add_row(*(Text(_one_line(row.get(column))) for column in columns), answer)
+        answers = (_cell(row, name) for name in output_columns)
+        table.add_row(*(Text(_one_line(row.get(column))) for column in columns), *answers)
     return table
+
+
+def _cell(row: Mapping[str, Any], output_column: str) -> Text:
+    error = row.get(f"{output_column}_error")
+    return Text(str(error), style="red") if error else Text(_one_line(_answer(row, output_column)))
 
 
 def _answer(row: Mapping[str, Any], output_column: str) -> Any:
     """The column's value, or where its fields are columns of their own, these."""
     if output_column in row:
         return row[output_column]
-    beside = {f"{output_column}_{name}" for name in ("error", "meta", "reasoning")}
+    beside = {f"{output_column}_{name}" for name in ("error", "meta", "reasoning", "choice")}
     fields = {name: value for name, value in row.items() if name.startswith(f"{output_column}_") and name not in beside}
     return {name.removeprefix(f"{output_column}_"): value for name, value in fields.items()}
 

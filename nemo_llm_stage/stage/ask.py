@@ -6,10 +6,12 @@ Every failure of a row ends here as a value; only what no row can overcome is ra
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from nemo_llm_stage.client.llm_client import GenerationConfig
+from nemo_llm_stage.client.llm_client import ConversationFormatter, GenerationConfig
 from nemo_llm_stage.core import Completion, RowResult
 from nemo_llm_stage.errors import ContextOverflowError, ParseError, RequestError, RowError, TruncatedError
 from nemo_llm_stage.output import Output, reask_messages, split_reasoning
@@ -24,6 +26,7 @@ from nemo_llm_stage.stage.adjust import (
     with_max_tokens,
 )
 from nemo_llm_stage.stage.health import Health
+from nemo_llm_stage.stage.parameters import Parameters
 from nemo_llm_stage.stage.policy import CAP_FACTOR, RecoveryPolicy
 from nemo_llm_stage.stage.query import CompletionStore, Querier, Terms, terms_of
 from nemo_llm_stage.stage.trail import Trail
@@ -34,6 +37,9 @@ MAX_ERROR_CHARS = 1000
 MAX_FITS = 8
 """Times that one row's prompt is made to fit; a refused prompt costs the server little."""
 
+MAX_TERMS = 1024
+"""Sets of parameters, of rows that have their own, that are kept made up."""
+
 Row = Mapping[str, Any]
 
 
@@ -43,36 +49,44 @@ class Asker:
 
     Args:
         querier: Answers requests.
-        terms: Of every row's first request; what `output` asks of the request is already in it.
+        model: Asked.
+        config: Of every row's first request; what `output` asks of the request is already in it.
+        formatter: For a base model.
         prompt: Makes the messages.
+        parameters: Those of the row, and those of all rows without what `output` asks for: a grammar would begin anew
+            in the middle of an answer.
         output: Makes the value.
-        unguided: The parameters without what `output` asks for: a grammar would begin anew in the middle of an answer.
         policy: What is done with an answer that cannot be used, and with a prompt that does not fit.
         hides_reasoning: Whether `output` gets the answer without the thinking before it.
-        health: Shared by all askers of a run.
+        health: Of the server.
+        scope: See `Terms`.
     """
 
     def __init__(
         self,
         querier: Querier,
-        terms: Terms,
+        model: str,
+        config: GenerationConfig,
+        formatter: ConversationFormatter | None,
         *,
         prompt: Prompt,
+        parameters: Parameters,
         output: Output,
-        unguided: GenerationConfig,
         policy: RecoveryPolicy,
         hides_reasoning: bool,
         health: Health,
+        scope: int,
     ) -> None:
         self._querier = querier
-        self._terms = terms
+        self._terms = terms_of(model, config, formatter, scope)
         self._prompt = prompt
+        self._parameters = parameters
         self._output = output
         self._policy = policy
         self._hides_reasoning = hides_reasoning
         self._health = health
-        self._is_list = (terms.config.n or 1) > 1
-        self._unguided = unguided
+        self._is_list = (config.n or 1) > 1
+        self._terms_with = functools.lru_cache(MAX_TERMS)(self._make_terms)
 
     async def ask(self, row: Row, store: CompletionStore | None = None) -> RowResult:
         """
@@ -89,6 +103,9 @@ class Asker:
         trail = Trail(self._terms, store)
         try:
             trail.messages = self._prompt.render(row)
+            if self._parameters.expressions:
+                own = self._parameters.of_row(row)
+                trail.begin(self._terms_with(**own), own)
             completion = await self._complete(trail)
             return trail.result(await self._value(trail, completion))
         except RequestError as error:
@@ -96,6 +113,9 @@ class Asker:
             trail.attempts += error.attempts
             text = f"{error.kind}: {error}"[:MAX_ERROR_CHARS]
             return trail.result(None, text.encode("utf-8", "replace").decode())  # half a surrogate pair has no column
+
+    def _make_terms(self, **own: Any) -> Terms:
+        return self._terms.with_config(replace(self._terms.config, **own))
 
     async def _complete(self, trail: Trail) -> Completion:
         """
@@ -145,7 +165,7 @@ class Asker:
         current = max_tokens_of(trail.terms.config)
         if self._policy.on_truncated != "retry_longer" or current is None:
             raise error
-        longer = min(2 * current, self._cap())
+        longer = min(2 * current, self._cap(trail))
         if longer <= current:
             raise error
         trail.change_config(with_max_tokens(trail.terms.config, longer))
@@ -157,13 +177,13 @@ class Asker:
         if max_tokens is None:
             raise error
         parts, whole = [first], first
-        config = with_max_tokens(self._unguided, max_tokens)
+        config = with_max_tokens(replace(self._parameters.config, **trail.own), max_tokens)
         trail.note("continue")
-        for _ in range(self._cap() // max_tokens - 1):
+        for _ in range(self._cap(trail) // max_tokens - 1):
             turns, going_on, formatter = continuation(
                 trail.messages, whole.texts[0].rstrip(), config, trail.terms.formatter
             )
-            terms = terms_of(trail.terms.model, going_on, formatter)
+            terms = terms_of(trail.terms.model, going_on, formatter, trail.terms.scope)
             try:
                 part, origin = await self._querier.query(turns, terms, trail.store)
             except RowError as failure:
@@ -176,8 +196,8 @@ class Asker:
                 return whole
         raise error
 
-    def _cap(self) -> int:
-        return self._policy.max_tokens_cap or CAP_FACTOR * (max_tokens_of(self._terms.config) or 0)
+    def _cap(self, trail: Trail) -> int:
+        return self._policy.max_tokens_cap or CAP_FACTOR * (max_tokens_of(trail.first.config) or 0)
 
     async def _value(self, trail: Trail, completion: Completion) -> Any:
         values = []

@@ -47,19 +47,29 @@ class Terms(NamedTuple):
         model: Name on the server.
         config: Parameters.
         formatter: For base models.
-        identity: The three as stable bytes.
+        scope: Tells servers apart that go by the same model name.
+        identity: The four as stable bytes.
     """
 
     model: str
     config: GenerationConfig
     formatter: ConversationFormatter | None
+    scope: int
     identity: bytes
 
+    def with_config(self, config: GenerationConfig) -> Terms:
+        """Return the terms with another `config`."""
+        return terms_of(self.model, config, self.formatter, self.scope)
 
-def terms_of(model: str, config: GenerationConfig, formatter: ConversationFormatter | None = None) -> Terms:
+
+def terms_of(
+    model: str, config: GenerationConfig, formatter: ConversationFormatter | None = None, scope: int = 0
+) -> Terms:
     """Return the terms, with the identity that request keys are made of."""
     values = {"model": model, "formatter": describe_formatter(formatter), **asdict(config)}
-    return Terms(model, config, formatter, orjson.dumps(values, option=orjson.OPT_SORT_KEYS, default=repr))
+    if scope:
+        values["scope"] = scope
+    return Terms(model, config, formatter, scope, orjson.dumps(values, option=orjson.OPT_SORT_KEYS, default=repr))
 
 
 def describe_formatter(formatter: ConversationFormatter | None) -> str | None:

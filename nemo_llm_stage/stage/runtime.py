@@ -1,5 +1,5 @@
 """
-What a stage holds open in one process: the loop, the client ready on it, and the scheduler.
+What a stage holds open in one process: the loop, the clients ready on it, and the scheduler.
 
 Made at the stage's first use and closed with it. Knows nothing of prompts, values or tables.
 """
@@ -10,17 +10,18 @@ import time
 from collections.abc import Callable, Sequence
 
 from nemo_llm_stage.client.llm_client import AsyncLLMClient
-from nemo_llm_stage.core import RowResult
-from nemo_llm_stage.stage.ask import Asker, Row
+from nemo_llm_stage.core import Outcome
+from nemo_llm_stage.stage.ask import Row
 from nemo_llm_stage.stage.health import Health
 from nemo_llm_stage.stage.loop import LoopThread
 from nemo_llm_stage.stage.query import CompletionStore
+from nemo_llm_stage.stage.row import Known, RowAsker
 from nemo_llm_stage.stage.scheduler import Scheduler
 
 TROUBLE_SHOWN_S = 90.0
 """Rows that are put off come back after at most 60 s; a trouble older than this is over."""
 
-OnDone = Callable[[RowResult], None]
+OnDone = Callable[[Outcome], None]
 
 
 class Runtime:
@@ -28,22 +29,27 @@ class Runtime:
     Runs rows on an event loop of its own until `close`.
 
     Args:
-        client: Set up here.
-        make_asker: Makes what asks a row, told of what is known of the server.
+        clients: Set up here. Those that a row's first requests go to come first.
+        num_first: How many those are.
+        asker: Asks a row.
+        healths: What is known of the servers, of each column.
     """
 
-    def __init__(self, client: AsyncLLMClient, make_asker: Callable[[Health], Asker]) -> None:
-        client.setup()
+    def __init__(
+        self, clients: Sequence[AsyncLLMClient], num_first: int, asker: RowAsker, healths: Sequence[Health]
+    ) -> None:
+        for client in clients:
+            client.setup()
         self.loop = LoopThread()
-        self._client = client
-        self._health = Health()
-        self._asker = make_asker(self._health)
-        self._scheduler = self.loop.run(self._make_scheduler())
+        self._clients = clients
+        self._asker = asker
+        self._healths = healths
+        self._scheduler = self.loop.run(self._make_scheduler(num_first))
 
     @property
     def num_in_flight(self) -> int:
         """Requests in flight now."""
-        return self._limit.in_flight
+        return sum(limit.in_flight for limit in self._limits)
 
     @property
     def num_started(self) -> int:
@@ -53,25 +59,40 @@ class Runtime:
     @property
     def trouble(self) -> str | None:
         """The error for which a row was put off of late; None where all is well."""
-        trouble = self._health.trouble
-        if trouble is None or time.monotonic() - trouble.at_monotonic_s > TROUBLE_SHOWN_S:
+        troubles = [health.trouble for health in self._healths if health.trouble is not None]
+        if not troubles:
             return None
-        return trouble.error
+        latest = max(troubles, key=lambda trouble: trouble.at_monotonic_s)
+        return latest.error if time.monotonic() - latest.at_monotonic_s <= TROUBLE_SHOWN_S else None
 
-    async def _make_scheduler(self) -> Scheduler:
-        self._limit = self._client.limit
-        return Scheduler(self._limit)
+    async def _make_scheduler(self, num_first: int) -> Scheduler:
+        self._limits = [client.limit for client in self._clients]
+        return Scheduler(*self._limits[:num_first])
 
     async def ask_all(
-        self, rows: Sequence[Row], store: CompletionStore | None, on_done: OnDone | None
-    ) -> list[RowResult]:
-        """Return the rows' results in order; runs on `loop`."""
+        self,
+        rows: Sequence[Row],
+        known: Sequence[Known] | None,
+        store: CompletionStore | None,
+        on_done: OnDone | None,
+    ) -> list[Outcome]:
+        """Return the rows' outcomes in order; runs on `loop`."""
+        if known is None:
 
-        async def ask(row: Row) -> RowResult:
-            return await self._asker.ask(row, store)
+            async def ask(row: Row) -> Outcome:
+                return await self._asker.ask(row, store)
 
-        return await self._scheduler.run(rows, ask, on_done)
+            return await self._scheduler.run(rows, ask, on_done)
+
+        async def ask_unknown(pair: tuple[Row, Known]) -> Outcome:
+            return await self._asker.ask(pair[0], store, pair[1])
+
+        return await self._scheduler.run(list(zip(rows, known, strict=True)), ask_unknown, on_done)
 
     def close(self) -> None:
-        """Close the client's connections and stop the loop."""
-        self.loop.close(self._client.aclose)
+        """Close the clients' connections and stop the loop."""
+        self.loop.close(self._close_clients)
+
+    async def _close_clients(self) -> None:
+        for client in self._clients:
+            await client.aclose()

@@ -28,23 +28,23 @@ class Scheduler:
     Started and unfinished rows are at most ``2 · limit + 1024``, whatever the dataset's size, so memory stays flat.
 
     Args:
-        limit: The client's limit. A row takes its permit inside of `ask`; the scheduler only watches it, so that a row
-            that sleeps before a retry makes room for another.
+        limits: Those under which rows make their first requests, one for each client. A row takes its permits inside
+            of `ask`; the scheduler only watches, so that a row that sleeps before a retry makes room for another. A
+            row is started where one of the limits has room.
 
     Attributes:
         num_started: Rows started since there is a scheduler.
     """
 
-    def __init__(self, limit: Limit) -> None:
-        self._limit = limit
+    def __init__(self, *limits: Limit) -> None:
+        self._limits = limits
         self._runs: deque[_Run[Any, Any]] = deque()
         self._num_open = 0
         self.num_started = 0
         self._starting: set[asyncio.Task[None]] = set()  # created, not yet at the limit
-        self._max_open = 2 * limit.max_in_flight + NUM_OPEN_BEYOND_LIMIT
-        # Enough rows stand at the limit to fill every permit that one turn of the event loop may free.
-        self._num_ahead = max(4, limit.max_in_flight // 4)
-        limit.on_release = self._start_rows
+        self._max_open = 2 * sum(limit.max_in_flight for limit in limits) + NUM_OPEN_BEYOND_LIMIT
+        for limit in limits:
+            limit.on_release = self._start_rows
 
     async def run(
         self, rows: Sequence[R], ask: Callable[[R], Awaitable[T]], on_done: Callable[[T], None] | None = None
@@ -73,10 +73,8 @@ class Scheduler:
         return run.results
 
     def _start_rows(self) -> None:
-        limit = self._limit
         while self._runs and self._num_open < self._max_open:
-            room = self._num_ahead + limit.max_in_flight - limit.in_flight
-            if limit.num_waiting + len(self._starting) >= room:
+            if not any(map(self._has_room, self._limits)):
                 return
             run = self._runs[0]
             row = next(run.rows, None)
@@ -90,6 +88,11 @@ class Scheduler:
             run.tasks.add(task)
             task.add_done_callback(run.tasks.discard)
             task.add_done_callback(self._close)
+
+    def _has_room(self, limit: Limit) -> bool:
+        # Enough rows stand at the limit to fill every permit that one turn of the event loop may free.
+        num_ahead = max(4, limit.max_in_flight // 4)
+        return limit.num_waiting + len(self._starting) < num_ahead + limit.max_in_flight - limit.in_flight
 
     async def _ask(self, run: _Run[R, T], index: int, row: R) -> None:
         self._starting.discard(asyncio.current_task())

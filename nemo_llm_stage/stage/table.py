@@ -72,6 +72,11 @@ def with_columns(table: Any, fields: Sequence[pa.Field], arrays: Sequence[pa.Arr
     return copy
 
 
+def take_rows(table: Any, indices: Sequence[int]) -> Any:
+    """Return the rows of `table` at `indices`, in that order and as often as they stand there."""
+    return table.iloc[list(indices)] if hasattr(table, "iloc") else table.take(pa.array(indices, pa.int64()))
+
+
 def _values(table: Any, name: str) -> list[Any]:
     if isinstance(table, pa.Table | pa.RecordBatch):
         values: list[Any] = table.column(name).to_pylist()

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from nemo_llm_stage.client.llm_client import GenerationConfig
 from nemo_llm_stage.core import Completion, Message, Origin, RowResult, sum_usages
-from nemo_llm_stage.stage.query import CompletionStore, Terms, terms_of
+from nemo_llm_stage.stage.query import CompletionStore, Terms
 
 T = TypeVar("T")
 
@@ -21,10 +21,13 @@ class Trail:
     The state of one row while it is asked.
 
     Args:
-        terms: Of the next request.
+        terms: Of the first request.
         store: Where its answers are looked up and kept.
 
     Attributes:
+        first: Terms of the first request.
+        terms: Of the next request.
+        own: The parameters that come from the row: name → value.
         messages: Of the next request.
         completion: The latest answer.
         origin: Where it came from.
@@ -38,15 +41,18 @@ class Trail:
         "_steps",
         "attempts",
         "completion",
+        "first",
         "messages",
         "num_fits",
         "origin",
+        "own",
         "store",
         "terms",
     )
 
     def __init__(self, terms: Terms, store: CompletionStore | None) -> None:
-        self.terms = terms
+        self.first = self.terms = terms
+        self.own: dict[str, Any] = {}
         self.store = store
         self.messages: list[Message] = []
         self.completion: Completion | None = None
@@ -64,7 +70,12 @@ class Trail:
 
     def change_config(self, config: GenerationConfig) -> None:
         """Ask with `config` from now on."""
-        self.terms = terms_of(self.terms.model, config, self.terms.formatter)
+        self.terms = self.terms.with_config(config)
+
+    def begin(self, terms: Terms, own: dict[str, Any]) -> None:
+        """Ask with `terms`, of which `own` come from the row."""
+        self.first = self.terms = terms
+        self.own = own
 
     def take(self, completion: Completion, origin: Origin) -> None:
         """Take note of a new answer; the one before is of no use."""

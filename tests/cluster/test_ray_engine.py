@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from nemo_llm_stage import AsyncHTTPClient, ConfigError, FatalError, LLMStage, run_job
+from nemo_llm_stage import AsyncHTTPClient, ConfigError, FatalError, LLMStage, MultiColumnStage, run_job
 from nemo_llm_stage.testing import SimulatedServer, expected_answer
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(stage: LLMStage, folder: Path, **settings: Any) -> Any:
+def run(stage: Any, folder: Path, **settings: Any) -> Any:
     options = {"input": folder / "in", "output": folder / "out", "rows_per_partition": 40, "progress": False}
     return run_job(stage=stage, **options | settings)
 
@@ -97,3 +97,22 @@ def worker_pid() -> int:
     return next(
         int(actor.pid) for actor in list_actors() if "PartitionActor" in actor.class_name and actor.state == "ALIVE"
     )
+
+
+def test_several_columns_run_in_actors(folder: Path) -> None:
+    """Under one limit for each actor; rows that are dropped are counted."""
+    with SimulatedServer(service_time_s=0.02) as server:
+        client = AsyncHTTPClient(server.base_url, max_concurrent_requests=8)
+        common = {"client": client}
+        stages = [
+            make_stage(server, output_column="a", **common),
+            make_stage(server, output_column="b", prompt="Again {{ a }}", **common),
+            make_stage(server, output_column="c", prompt="Other {{ text }}", **common),
+        ]
+        stage = MultiColumnStage(stages, keep_if="text != 'row 7'")
+        result = run(stage, folder, actors=2, rows_per_partition=20)
+        assert server.stats.max_in_flight <= 16
+        assert server.stats.num_requests == 1200
+    out = pd.read_parquet(folder / "out")
+    assert out["a"].tolist() == [answer for number, answer in enumerate(answers(400)) if number != 7]
+    assert (result.counters.num_answered, result.counters.num_dropped) == (399, 1)

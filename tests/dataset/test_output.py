@@ -39,8 +39,8 @@ def test_a_committed_file_tells_its_counts_without_its_rows(output: OutputFolder
     name = f"part-00000000.{output.format}"
     assert commit(output, name, [1, 2], num_failed=1)
     assert output.committed() == {name}
-    assert output.read_counters(name) == Counters(num_rows=2, num_failed=1)
-    assert output.inspect(name, "a_error").num_rows == 2
+    assert output.read_counters(name) == Counters(num_rows=2, num_failed=1, num_written=2)
+    assert output.inspect(name, ["a"]).num_rows == 2
 
 
 def test_a_second_writer_changes_nothing(output: OutputFolder) -> None:

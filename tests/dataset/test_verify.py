@@ -51,6 +51,7 @@ def commit(
     if error:
         counted.num_failed, counted.num_skipped = (0, 1) if error.startswith("skipped") else (1, 0)
         counted.errors = {} if counted.num_skipped else {"timeout": 1}
+        counted.errors_by_column = {"x": 1}
     with output.writer(schema) as writer:
         writer.write(table)
         writer.commit(name, counters or counted)
@@ -93,7 +94,7 @@ def test_a_file_with_other_rows_than_its_input_is_named(output: OutputFolder, pl
     output.folder.remove(name(output, 1))
     output.folder.remove(f"_nemo_llm_stage/commits/{name(output, 1)}.json")
     commit(output, name(output, 1), 9)
-    assert verify(output, plan).problems == [f"{name(output, 1)} holds 9 rows, but its input has 10."]
+    assert verify(output, plan).problems == [f"{name(output, 1)}: 9 rows were finished, but its input has 10."]
 
 
 def test_a_file_that_was_cut_off_is_named(output: OutputFolder, plan: Plan) -> None:
@@ -110,7 +111,7 @@ def test_counts_that_the_rows_do_not_bear_out_are_named(output: OutputFolder, pl
     output.folder.remove(f"_nemo_llm_stage/commits/{name(output, 2)}.json")
     commit(output, name(output, 2), 10, error="timeout: slow", counters=Counters(num_rows=10))
     problems = verify(output, plan).problems
-    assert problems == [f"{name(output, 2)} has 1 rows with an error, but 0 failed or skipped rows were counted."]
+    assert problems == [f"{name(output, 2)} has 1 rows with an error in x, but 0 were counted."]
 
 
 def test_another_schema_is_named(tmp_path: Path, plan: Plan) -> None:

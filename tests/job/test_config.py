@@ -295,3 +295,106 @@ def test_a_rendering_stage_needs_no_server() -> None:
     stage = config_of(client="local", model=None).make_stage()
     assert isinstance(stage.client, AsyncHTTPClient)
     assert stage.prompt.render({"text": "a"}) == [{"role": "user", "content": "Say a"}]
+
+
+CHAIN: dict[str, Any] = {
+    "prompt": None,
+    "output_column": None,
+    "generation_config": {"max_tokens": 64, "seed": 3},
+    "columns": [
+        {"output_column": "summary", "prompt": "Sum up {{ text }}", "answer": "text"},
+        {
+            "output_column": "quality",
+            "prompt": "Rate {{ summary }}",
+            "model": "judge",
+            "generation_config": {"max_tokens": 4, "temperature": "{{ t }}"},
+            "answer": {"pattern": r"\d", "arrow_type": "int64"},
+        },
+    ],
+    "keep_if": "quality >= 3",
+}
+
+
+def test_a_job_may_have_several_columns() -> None:
+    """What a column does not say is as the job has it; they share the job's client."""
+    with SimulatedServer(
+        answer=lambda body: "5" if body["model"] == "judge" else "short", model=("sim", "judge")
+    ) as server:
+        rows = ask(server, [{"text": "a", "t": 0.5}], **CHAIN)
+        asked = [request.body for request in server.requests]
+    assert rows == [{"summary": "short", "summary_error": None, "quality": 5, "quality_error": None}]
+    names = ("model", "max_tokens", "seed", "temperature")
+    assert [tuple(body[name] for name in names) for body in asked] == [("sim", 64, 3, 0.0), ("judge", 4, 3, 0.5)]
+
+
+def test_a_config_of_columns_survives_being_written_down() -> None:
+    """As the record of a job, which `retry-failed` reads."""
+    config = config_of(**CHAIN)
+    again = make_config(json.loads(json.dumps(config.model_dump(mode="json"))))
+    assert again == config
+    assert again.make_stage().describe() == config.make_stage().describe()
+    assert again.num_at_once == 64
+
+
+def test_a_columns_client_stands_for_itself() -> None:
+    """The job's key is not sent to another server."""
+    own = {"client": {"base_url": "http://other/v1"}, "output_column": "b", "prompt": "b", "model": "m"}
+    job = {"client": {"base_url": "http://one/v1", "api_key_env": "ONE_KEY"}}
+    config = config_of(**{**CHAIN, **job, "columns": [own], "keep_if": None})
+    assert config.columns[0].client.api_key_env is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"prompt": "x"}, "prompt stands beside columns: put it into one of them"),
+        ({"output_column": "x"}, "output_column stands beside columns"),
+        ({"columns": [{"prompt": "x"}]}, "columns.0: output_column is missing"),
+        ({"columns": [{"output_column": "x"}]}, "columns.0: there is nothing to ask"),
+        ({"columns": [{"output_column": "x", "promt": "y"}]}, "unknown key 'columns.0.promt'; did you mean 'prompt'?"),
+        (
+            {"columns": [{"output_column": "x", "prompt": "y", "client": {"base_ur": "z"}}]},
+            "unknown key 'columns.0.client.base_ur'; did you mean 'base_url'?",
+        ),
+        (
+            {"columns": [{"output_column": "x", "prompt": "y", "answer": {"type": "choices", "choices": 3}}]},
+            "columns.0.answer.choices: ",
+        ),
+        ({"columns": [{"output_column": "x", "prompt": "y", "client": {"api_key": "k"}}]}, "a key does not belong"),
+        ({"columns": {"a": 1}}, "columns: "),
+    ],
+)
+def test_a_mistake_in_a_column_is_told_by_its_place(settings: dict[str, Any], words: str) -> None:
+    """From 0."""
+    with pytest.raises(ConfigError) as failure:
+        config_of(**CHAIN | {"keep_if": None} | settings)
+    assert words in str(failure.value)
+
+
+def test_a_mistake_of_the_job_is_told_once() -> None:
+    """Not for each column that takes it over."""
+    with pytest.raises(ConfigError) as failure:
+        config_of(**CHAIN | {"max_reasks": -1})
+    assert len(str(failure.value).splitlines()) == 2
+
+
+def test_settings_of_a_column_can_be_set_and_filled_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its place; texts for the model are left as they are."""
+    monkeypatch.setenv("JUDGE", "big")
+    path = tmp_path / "job.yaml"
+    path.write_text("columns:\n- {output_column: a, model: '${JUDGE}', prompt: '${JUDGE}'}\n")
+    settings = read_job_file(path)
+    assert settings["columns"] == [{"output_column": "a", "model": "big", "prompt": "${JUDGE}"}]
+    changed = override(settings, ["columns.0.model=small", "columns.0.generation_config.max_tokens=3"])
+    assert changed["columns"][0]["model"] == "small"
+    assert changed["columns"][0]["generation_config"] == {"max_tokens": 3}
+    assert settings["columns"][0]["model"] == "big"
+
+
+def test_the_schema_knows_columns() -> None:
+    """A job file of columns is valid, one with a typo is not."""
+    schema = json_schema()
+    job = {key: value for key, value in {**BASE, **CHAIN}.items() if value is not None}
+    jsonschema_rs.validate(schema, job)
+    with pytest.raises(jsonschema_rs.ValidationError):
+        jsonschema_rs.validate(schema, job | {"columns": [{"output_column": "x", "promt": "y"}]})
