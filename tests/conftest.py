@@ -1,7 +1,8 @@
-"""What all tests share: one Ray, and one S3 server, for those that need it."""
+"""What all tests share: one Ray, clusters that can be killed, and one S3 server, for those that need them."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import subprocess
 import sys
@@ -9,6 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from ray_cluster import RayCluster
 
 S3_KEY = "AKIDCANARY0123456789"
 S3_SECRET = "canary-secret-7f1c5e0d9b"
@@ -25,6 +30,13 @@ def ray_session() -> Iterator[None]:
     quiet_ray_data()
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def make_ray_cluster() -> Iterator[Callable[..., RayCluster]]:
+    """Start a Ray cluster in processes of its own: its nodes can be added, looked into and killed."""
+    with contextlib.ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(RayCluster(**settings))
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -208,34 +207,16 @@ def test_the_module_is_the_command() -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_submitted_job_gives_the_same_files(server: SimulatedServer, folder: Path, tmp_path: Path) -> None:
+def test_a_submitted_job_gives_the_same_files(
+    server: SimulatedServer, folder: Path, tmp_path: Path, make_ray_cluster: Callable[..., Any]
+) -> None:
     """By `ray job submit` against a running cluster."""
-    import ray as session
-
-    session.shutdown()  # `ray stop` takes down every Ray of this machine, and a driver that lost its own dies
     assert run(server, folder).exit_code == 0
-    ray = Path(sys.executable).with_name("ray")
-    environment = {**os.environ, "RAY_TMPDIR": "/tmp", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "ab" * 32}
-    start = [
-        ray,
-        "start",
-        "--head",
-        "--num-cpus",
-        "2",
-        "--port",
-        "0",
-        "--dashboard-port",
-        "8299",
-        "--disable-usage-stats",
-    ]
-    subprocess.run(start, check=True, capture_output=True, env=environment)
-    try:
-        command = [sys.executable, "-m", "nemo_llm_stage", "run", "--input", folder / "in.parquet"]
-        command += ["--output", tmp_path / "submitted", "--base-url", server.base_url, "--model", "sim"]
-        command += ["--prompt", "Say {{ text }}", "--output-column", "x"]
-        submit = [ray, "job", "submit", "--address", "http://127.0.0.1:8299", "--", *command]
-        result = subprocess.run(submit, capture_output=True, text=True, env=environment, timeout=180, check=False)
-        assert result.returncode == 0, result.stdout + result.stderr
-    finally:
-        subprocess.run([ray, "stop", "--force"], check=False, capture_output=True, env=environment)
+    cluster = make_ray_cluster()
+    command = [sys.executable, "-m", "nemo_llm_stage", "run", "--input", folder / "in.parquet"]
+    command += ["--output", tmp_path / "submitted", "--base-url", server.base_url, "--model", "sim"]
+    command += ["--prompt", "Say {{ text }}", "--output-column", "x"]
+    submit = [Path(sys.executable).with_name("ray"), "job", "submit", "--address", cluster.dashboard, "--", *command]
+    result = subprocess.run(submit, capture_output=True, text=True, env=cluster.env, timeout=180, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
     pd.testing.assert_series_equal(pd.read_parquet(tmp_path / "submitted")["x"], pd.read_parquet(folder / "out")["x"])

@@ -6,20 +6,27 @@ Knows the SDK's parameter names; imports nothing of it.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from nemo_llm_stage.client.llm_client import ConversationFormatter, GenerationConfig
-from nemo_llm_stage.client.secret import HIDDEN, Secret
+from nemo_llm_stage.client.secret import HIDDEN, KeySource, Secret
 from nemo_llm_stage.core import Message
+from nemo_llm_stage.errors import ConfigError
 
 DEFAULT_TIMEOUT_S = 120.0
+_SDK_KEY_ENV = "OPENAI_API_KEY"
 
 
 class SDKSettings:
     """
-    A base of both clients.
+    A base of both clients: what they take beside the SDK's own arguments.
+
+    ``api_key_env`` and ``api_key_file`` name where the key is, as `AsyncHTTPClient`'s do; it is read where requests are
+    sent from, and what is pickled holds the name.
 
     Attributes:
         timeout: Seconds, for each request.
@@ -34,17 +41,32 @@ class SDKSettings:
         self.timeout = kwargs.pop("timeout", DEFAULT_TIMEOUT_S)
         api_key = kwargs.pop("api_key", None)
         self._api_key = Secret(api_key) if isinstance(api_key, str) else api_key
+        named = kwargs.pop("api_key_env", None), kwargs.pop("api_key_file", None)
+        self._named_key = KeySource(api_key, *named) if any(named) else None
         self.openai_kwargs = kwargs
         self._warned: set[str] = set()
 
     @property
     def secrets(self) -> list[str]:
         """Texts that must not show in an error."""
-        return [self._api_key.reveal()] if isinstance(self._api_key, Secret) else []
+        if isinstance(self._api_key, Secret):
+            return [self._api_key.reveal()]
+        key: str | None = os.environ.get(_SDK_KEY_ENV) if self._api_key is None else None
+        if self._named_key is not None:
+            with suppress(ConfigError):
+                key = self._named_key.read()
+        return [key] if key else []
 
     def sdk_kwargs(self) -> dict[str, Any]:
-        """Return what the SDK's client is made with."""
+        """
+        Return what the SDK's client is made with.
+
+        Raises:
+            ConfigError: The key's variable or file is missing.
+        """
         api_key = self._api_key.reveal() if isinstance(self._api_key, Secret) else self._api_key
+        if self._named_key is not None:
+            api_key = self._named_key.read()
         return self.openai_kwargs if api_key is None else {"api_key": api_key, **self.openai_kwargs}
 
     def create_kwargs(
@@ -91,4 +113,6 @@ class SDKSettings:
         if self._api_key is not None:
             shown["api_key"] = HIDDEN
         settings = "".join(f", {name}={value!r}" for name, value in shown.items())
+        if self._named_key is not None:
+            settings += f", {self._named_key!r}"
         return f"{type(self).__name__}(timeout={self.timeout}{settings})"

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nemo_llm_stage.dataset import jsonl
+from nemo_llm_stage.dataset.arrow_types import storage_schema
 from nemo_llm_stage.dataset.bad_input import BadInput, OnBad, is_damage, unreadable
 from nemo_llm_stage.dataset.files import InputFile
 from nemo_llm_stage.dataset.storage import open_filesystem
@@ -180,24 +181,12 @@ def _look_into_parquet(file: InputFile) -> _Contents:
     fs, path = open_filesystem(file.path)
     try:
         with fs.open(path, "rb") as raw, pq.ParquetFile(raw) as parquet:
-            return _Contents(file, _plain(parquet.schema_arrow), parquet.metadata.num_rows)
+            return _Contents(file, storage_schema(parquet.schema_arrow), parquet.metadata.num_rows)
     except Exception as error:
         if not isinstance(error, OSError | pa.ArrowException):
             raise unreadable(file.path, error) from error
         advice = " A Parquet file that is still being written, or was cut off, has no footer."
         raise unreadable(file.path, error, advice) from error
-
-
-def _plain(schema: pa.Schema) -> pa.Schema:
-    """Return `schema` without metadata and extension types, which may carry code, as their plain storage."""
-    return pa.schema(
-        [
-            pa.field(
-                field.name, field.type.storage_type if isinstance(field.type, pa.BaseExtensionType) else field.type
-            )
-            for field in schema
-        ]
-    )
 
 
 def _check_names(content: _Contents) -> None:

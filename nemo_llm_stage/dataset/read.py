@@ -105,7 +105,5 @@ def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
             arrays.append(pa.nulls(table.num_rows, field.type))
             continue
         column = table.column(field.name)
-        if isinstance(column.type, pa.BaseExtensionType):
-            column = pa.chunked_array([chunk.storage for chunk in column.chunks], type=column.type.storage_type)
         arrays.append(column if column.type == field.type else column.cast(field.type))
     return pa.table(arrays, schema=schema)

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from nemo_llm_stage.core import Completion
-from nemo_llm_stage.errors import ParseError
+from nemo_llm_stage.errors import ConfigError, ParseError
 from nemo_llm_stage.identity import describe_callable
 
 
@@ -77,11 +77,16 @@ class FunctionOutput(Output):
     Args:
         function: From the text to a value. An exception it raises fails the answer with the exception's words.
         arrow_type: What the column holds; a value of another kind fails the answer.
+
+    Raises:
+        ConfigError: `arrow_type` is an extension type: reading one may run code.
     """
 
     def __init__(self, function: Callable[[str], Any], arrow_type: pa.DataType | None = None) -> None:
         self._function = function
         self.arrow_type = pa.string() if arrow_type is None else arrow_type
+        if "extension<" in str(self.arrow_type):
+            raise ConfigError(f"arrow_type is {self.arrow_type}, an extension type; give its storage type.")
 
     def parse(self, text: str, completion: Completion, choice: int) -> Any:
         """

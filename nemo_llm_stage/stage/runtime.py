@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from nemo_llm_stage.client.llm_client import AsyncLLMClient
 from nemo_llm_stage.core import Outcome
+from nemo_llm_stage.errors import ConfigError, LLMStageError
 from nemo_llm_stage.stage.ask import Row
 from nemo_llm_stage.stage.health import Health
 from nemo_llm_stage.stage.loop import LoopThread
@@ -33,13 +34,16 @@ class Runtime:
         num_first: How many those are.
         asker: Asks a row.
         healths: What is known of the servers, of each column.
+
+    Raises:
+        ConfigError: A client cannot be set up, e.g. for want of a key.
     """
 
     def __init__(
         self, clients: Sequence[AsyncLLMClient], num_first: int, asker: RowAsker, healths: Sequence[Health]
     ) -> None:
         for client in clients:
-            client.setup()
+            _set_up(client)
         self.loop = LoopThread()
         self._clients = clients
         self._asker = asker
@@ -96,3 +100,12 @@ class Runtime:
     async def _close_clients(self) -> None:
         for client in self._clients:
             await client.aclose()
+
+
+def _set_up(client: AsyncLLMClient) -> None:
+    try:
+        client.setup()
+    except LLMStageError:
+        raise
+    except Exception as error:  # the openai SDK has one of its own for a key that is missing
+        raise ConfigError(f"{type(client).__name__} cannot be set up: {error}") from error

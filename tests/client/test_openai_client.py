@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import warnings
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -14,7 +15,7 @@ from openai.types.chat import ChatCompletion
 from nemo_llm_stage.client.llm_client import GenerationConfig, LLMClient
 from nemo_llm_stage.client.openai_client import AsyncOpenAIClient, OpenAIClient
 from nemo_llm_stage.client.retry import as_request_error
-from nemo_llm_stage.errors import ClientError, FatalError, RequestTimeoutError
+from nemo_llm_stage.errors import ClientError, ConfigError, FatalError, RequestTimeoutError
 from nemo_llm_stage.testing import Fault, SimulatedServer, expected_answer
 
 from .conftest import MESSAGES, RawServer, response
@@ -165,6 +166,28 @@ def test_the_key_shows_nowhere(make: Any) -> None:
     with pytest.raises(FatalError) as caught:
         asyncio.run(scenario())
     assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["api_key_env", "api_key_file"])
+def test_a_key_may_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    """By its variable or its file, read where requests are sent from."""
+    monkeypatch.setenv("SOME_KEY", KEY)
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    value = "SOME_KEY" if source == "api_key_env" else str(tmp_path / "key")
+
+    async def scenario() -> list[str]:
+        client = AsyncOpenAIClient(base_url=server.base_url, **{source: value})
+        assert f"{source}={value!r}" in repr(client)
+        texts = await client.query_model(messages=MESSAGES, model="sim")
+        await client.aclose()
+        return texts
+
+    with SimulatedServer(api_key=KEY) as server:
+        assert asyncio.run(scenario()) == [expected_answer(MESSAGES)]
+    with pytest.raises(ConfigError, match="NOT_THERE"):
+        AsyncOpenAIClient(base_url="http://localhost:1", api_key_env="NOT_THERE").setup()
+    with pytest.raises(ConfigError, match="not several"):
+        AsyncOpenAIClient(api_key=KEY, **{source: value})
 
 
 def test_no_key_is_the_sdks_error(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,301 @@
+"""A key that is used in a whole run is found nowhere afterwards; a row's text and an input's types run no code."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from ray import cloudpickle
+
+from nemo_llm_stage import AsyncHTTPClient, AsyncOpenAIClient, LLMStage, run_job
+from nemo_llm_stage.dataset import failpoints
+from nemo_llm_stage.testing import Fault, SimulatedServer, expected_answer
+
+CANARY = "sk-canary-5b1f0f6e8d2c4a97"
+RAY = str(Path(sys.executable).with_name("ray"))
+STATE = ("actors", "tasks", "objects", "workers", "jobs", "nodes", "runtime_envs", "placement_groups")
+"""What Ray's state listing knows, by the dashboard's names."""
+
+
+def needles() -> list[bytes]:
+    """The key as it is, and as it would look in Base64, whatever stands before it."""
+    packed = [base64.b64encode(b"x" * shift + CANARY.encode())[8:-8] for shift in range(3)]
+    return [CANARY.encode(), *packed]
+
+
+def files_with_the_key(folder: Path) -> list[str]:
+    return [
+        str(path)
+        for path in folder.rglob("*")
+        if path.is_file() and any(needle in path.read_bytes() for needle in needles())
+    ]
+
+
+def assert_clean(name: str, text: str | bytes) -> None:
+    data = text.encode() if isinstance(text, str) else text
+    assert not any(needle in data for needle in needles()), f"the key is in {name}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    pq.write_table(pa.table({"text": [f"row {number}" for number in range(120)]}), tmp_path / "in.parquet")
+    return tmp_path
+
+
+@pytest.fixture
+def server() -> Iterator[SimulatedServer]:
+    faults = [Fault(400, contains="row 7"), Fault(500, attempts=1, contains="row 8"), Fault("html", rate=0.1)]
+    with SimulatedServer(api_key=CANARY, service_time_s=0.005, faults=faults) as server:
+        yield server
+
+
+def job(server: SimulatedServer, folder: Path, *more: str) -> list[str]:
+    words = ["run", "--input", str(folder / "in.parquet"), "--output", str(folder / "out"), "--model", "sim"]
+    words += ["--base-url", server.base_url, "--prompt", "Say {{ text }}", "--output-column", "x", "--keep-raw"]
+    words += ["--rows-per-partition", "10", "--base-delay", "0.01", "--max-failed-rows", "50"]
+    return [sys.executable, "-m", "nemo_llm_stage", *words, *more]
+
+
+def run(command: list[str], env: dict[str, str]) -> tuple[int, str]:
+    result = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
+    return result.returncode, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("client", ["http", "openai"])
+def test_the_key_is_nowhere_after_a_run_that_was_killed_and_went_on(
+    server: SimulatedServer, folder: Path, client: str
+) -> None:
+    """In no output, journal, raw answer, record, message or summary; with failed rows, retries and another try."""
+    words = job(server, folder, "--engine", "local", "--client", client, "--api-key-env", "CANARY_KEY")
+    env = {"CANARY_KEY": CANARY}
+    code, said = run(words, {**env, failpoints.VARIABLE: "commit.before_publish"})
+    assert code == -9, said
+    assert list(folder.glob("out/_nemo_llm_stage/journal/*/*"))
+    assert files_with_the_key(folder) == []
+    more = [run(words, env), run([*words[:3], "verify", str(folder / "out")], env)]
+    more.append(run([*words[:3], "retry-failed", str(folder / "out")], env))
+    assert [code for code, _ in more] == [0, 0, 0], more
+    assert_clean("what was printed", said + "".join(text for _, text in more))
+    assert files_with_the_key(folder) == []
+
+
+@pytest.mark.parametrize("client", ["http", "openai"])
+def test_a_wrong_key_is_not_repeated(folder: Path, client: str) -> None:
+    """Not in the message either."""
+    with SimulatedServer(api_key="another-key") as server:
+        words = job(server, folder, "--engine", "local", "--client", client, "--api-key-env", "CANARY_KEY")
+        code, said = run(words, {"CANARY_KEY": CANARY})
+    assert (code, "401" in said) == (1, True)
+    assert_clean("the message", said)
+
+
+@contextmanager
+def indiscreet_server() -> Iterator[str]:
+    """Refuses every other row, and tells the request's own headers in doing so; gives its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._answer(200, {"data": [{"id": "sim"}]})
+
+        def do_POST(self) -> None:
+            text = json.loads(self.rfile.read(int(self.headers["content-length"])))["messages"][-1]["content"]
+            if int(text.split()[-1]) % 2:
+                self._answer(400, {"error": {"message": f"not with these headers: {dict(self.headers)}"}})
+                return
+            choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+            self._answer(200, {"choices": [choice]})
+
+        def _answer(self, status: int, body: dict[str, Any]) -> None:
+            data = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args: object) -> None: ...
+
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("make", [AsyncHTTPClient, AsyncOpenAIClient])
+def test_a_server_that_repeats_the_key_does_not_get_it_into_the_output(folder: Path, make: Any) -> None:
+    """Its words are in the error column, the key is not."""
+    with indiscreet_server() as base_url:
+        client = make(base_url=base_url, api_key=CANARY)
+        stage = LLMStage(client=client, model="sim", prompt="Say {{ text }}", output_column="x")
+        options: dict[str, Any] = {"input": folder / "in.parquet", "output": folder / "out", "engine": "local"}
+        run_job(stage=stage, **options, max_failed_rows=None, keep_raw=True, progress=False)
+    errors = pq.read_table(folder / "out").column("x_error").drop_null().to_pylist()
+    assert len(errors) == 60
+    assert all("not with these headers" in error for error in errors)
+    assert files_with_the_key(folder) == []
+
+
+@pytest.mark.parametrize("make", [AsyncHTTPClient, AsyncOpenAIClient])
+def test_a_stage_that_was_used_takes_no_key_along(
+    server: SimulatedServer, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pickle holds the variable's name; its repr not even that of a key given in words."""
+    monkeypatch.setenv("CANARY_KEY", CANARY)
+    stages = [
+        LLMStage(client=make(base_url=server.base_url, **key), model="sim", prompt="{{ text }}", output_column="x")
+        for key in ({"api_key_env": "CANARY_KEY"}, {"api_key": CANARY})
+    ]
+    for stage in stages:
+        stage.process(pa.table({"text": ["a"]}))
+        assert_clean("a repr", f"{stage!r} {stage.client!r} {stage.describe()} {vars(stage)}")
+    assert_clean("the pickle", pickle.dumps(stages[0]) + cloudpickle.dumps(stages[0]))
+
+
+SCRIPT = """
+import os, sys
+from nemo_llm_stage import AsyncHTTPClient, LLMStage, run_job
+base_url, folder = sys.argv[1:]
+client = AsyncHTTPClient(base_url, api_key=os.environ["CANARY_KEY"], base_delay=0.01)
+stage = LLMStage(client=client, model="sim", prompt="Say {{ text }}", output_column="x")
+run_job(stage=stage, input=f"{folder}/in.parquet", output=f"{folder}/out", rows_per_partition=10, max_failed_rows=50)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["env", "file", "literal"])
+def test_the_key_is_nowhere_in_ray(folder: Path, make_ray_cluster: Callable[..., Any], way: str) -> None:
+    """In none of its logs, state listings, job infos and messages, while a submitted job runs and afterwards."""
+    key_file = folder.parent / f"key-{way}"
+    key_file.write_text(CANARY)
+    (folder / "job.py").write_text(SCRIPT)
+    cluster = make_ray_cluster(env={"CANARY_KEY": CANARY})
+    found: list[str] = []
+    listed: list[bytes] = []
+    has_looked = threading.Event()
+
+    def look() -> None:
+        has_looked.set()
+        listings = [f"/api/v0/{name}?detail=1&limit=10000" for name in STATE]
+        for path in (*listings, "/api/jobs/", "/logical/actors", "/nodes?view=summary"):
+            listed.append(cluster.ask(path))
+            if any(needle in listed[-1] for needle in needles()):
+                found.append(path)
+
+    def answer(body: dict[str, Any]) -> str:
+        if not has_looked.is_set():
+            look()
+        return expected_answer(body["messages"])
+
+    with SimulatedServer(api_key=CANARY, answer=answer, faults=[Fault(400, contains="row 7")]) as server:
+        if way == "literal":
+            words = [sys.executable, str(folder / "job.py"), server.base_url, str(folder)]
+        else:
+            key = {"env": ["--api-key-env", "CANARY_KEY"], "file": ["--api-key-file", str(key_file)]}[way]
+            words = job(server, folder, *key)
+        submit = [RAY, "job", "submit", "--address", cluster.dashboard, "--", *words]
+        code, said = run(submit, cluster.env)
+    assert code == 0, said
+    look()
+    assert len(listed) == 2 * (len(STATE) + 3)
+    assert b"PartitionActor" in listed[0]
+    assert found == []
+    assert_clean("what was printed", said)
+    assert pq.read_table(folder / "out").column("x").null_count == 11
+    assert len(list(cluster.folder.rglob("*.log"))) > 5
+    assert files_with_the_key(cluster.folder) + files_with_the_key(folder) == []
+
+
+ATTACKS = [
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{% for x in ().__class__.__base__.__subclasses__() %}{{ x }}{% endfor %}",
+    "{{ cycler.__init__.__globals__.os.system('touch OWNED') }}",
+    "{{ row.update({'text': 1}) }}",
+    "{text.__class__} %(text)s ${text} #{7*7} {{ 7 * 7 }}",
+    "__import__('os').system('touch OWNED')",
+    "!!python/object/apply:os.system ['touch OWNED']",
+]
+
+
+def test_a_rows_text_runs_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes to the server, and out again, letter for letter."""
+    monkeypatch.chdir(folder)
+    pq.write_table(pa.table({"text": ATTACKS}), folder / "in.parquet")
+    with SimulatedServer(answer=lambda body: body["messages"][-1]["content"]) as server:
+        stage = LLMStage(
+            client=AsyncHTTPClient(server.base_url),
+            model="sim",
+            prompt="{{ text }}|{{ row['text'] }}",
+            system_prompt="{{ text | upper }}",
+            output_column="x",
+        )
+        run_job(stage=stage, input=folder / "in.parquet", output=folder / "out", engine="local", progress=False)
+    assert pq.read_table(folder / "out").column("x").to_pylist() == [f"{text}|{text}" for text in ATTACKS]
+    assert not (folder / "OWNED").exists()
+
+
+class Bomb:
+    """Leaves a file behind where it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (open, (self.path, "w"))
+
+
+@pytest.mark.parametrize("name", ["arrow.py_extension_type", "ray.data.arrow_pickled_object"])
+def test_an_inputs_extension_types_run_nothing_and_are_not_passed_on(folder: Path, name: str) -> None:
+    """Types that are made by unpickling what the file says come as what they are stored as."""
+    import ray.data  # noqa: F401 - registers its types
+
+    pickled = pickle.dumps(Bomb(str(folder / "OWNED")))
+    metadata = {"ARROW:extension:name": name, "ARROW:extension:metadata": pickled}
+    storage = {"ray.data.arrow_pickled_object": pa.large_binary()}.get(name, pa.binary())
+    schema = pa.schema([pa.field("text", pa.string()), pa.field("evil", storage, metadata=metadata)])
+    pq.write_table(pa.table([["row 1"], [pickled]], schema=schema), folder / "in.parquet")
+    with SimulatedServer() as server:
+        stage = LLMStage(client=AsyncHTTPClient(server.base_url), model="sim", prompt="{{ text }}", output_column="x")
+        run_job(stage=stage, input=folder / "in.parquet", output=folder / "out", engine="local", progress=False)
+    field = pq.read_schema(folder / "out" / "part-00000000.parquet").field("evil")
+    assert (field.type, field.metadata) == (storage, None)
+    assert not (folder / "OWNED").exists()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.uuid(),
+        pa.list_(pa.uuid()),
+        pa.large_list(pa.uuid()),
+        pa.list_(pa.uuid(), 1),
+        pa.struct([("id", pa.list_(pa.uuid()))]),
+        pa.map_(pa.string(), pa.uuid()),
+    ],
+    ids=str,
+)
+def test_extension_types_inside_others_are_not_passed_on_either(folder: Path, kind: pa.DataType) -> None:
+    """A column of lists or structs of them."""
+    column = pa.nulls(1, type=kind)
+    pq.write_table(pa.table({"text": ["row 1"], "id": column}), folder / "in.parquet")
+    with SimulatedServer() as server:
+        stage = LLMStage(client=AsyncHTTPClient(server.base_url), model="sim", prompt="{{ text }}", output_column="x")
+        run_job(stage=stage, input=folder / "in.parquet", output=folder / "out", engine="local", progress=False)
+    assert "extension" not in str(pq.read_schema(folder / "out" / "part-00000000.parquet").field("id").type)
