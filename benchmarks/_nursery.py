@@ -137,6 +137,7 @@ def _run(job: CrashJob, stage: LLMStage) -> None:
 def _attempt(job: CrashJob, place: str, nth: float, *, is_stopped: bool) -> None:
     stage = _stage_of(job)
     passes = 0
+    passing = threading.Lock()  # while one thread stops the process there, no other slips by
 
     def die() -> None:
         # One more: an answer that has come and is not yet journaled has given its permit back.
@@ -147,9 +148,10 @@ def _attempt(job: CrashJob, place: str, nth: float, *, is_stopped: bool) -> None
     def hook(name: str) -> None:
         nonlocal passes
         if name == place:
-            passes += 1
-            if passes == nth:
-                die()
+            with passing:
+                passes += 1
+                if passes == nth:
+                    die()
 
     if place == "time":
         threading.Thread(target=lambda: (time.sleep(nth), die()), daemon=True).start()
