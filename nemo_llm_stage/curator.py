@@ -13,38 +13,29 @@ pipeline.add_stage(ParquetWriter("out/"))
 ```
 
 How it flows on each executor. Curator gives a worker one batch of partitions at a time and waits for it, so requests
-flow freely within a batch, and the last rows of one batch run out before the next begins. Hence `batch_size` is 8
-partitions, and `with_(batch_size=…)` takes more where partitions are small; `ROWS_PER_PERMIT` is the rule.
+flow freely within a batch, and the last rows of one batch run out before the next begins. Hence `batch_size` is 16
+partitions: `ROWS_PER_PERMIT` is the rule, and `with_(batch_size=…)` takes more where partitions are small, fewer where
+16 of them are too much for a worker's memory.
 
-| executor | a batch is made of | slots busy |
-| --- | --- | --- |
-| Ray Data | partitions as they are read, the last batch of what is left | 0.91 |
-| Xenna, streaming | partitions as they are read, the last batch of what is left | 0.95 |
-| Xenna, batch | partitions after all of them were read | 0.91 |
-| Ray actor pool | partitions after all of them were read | 0.87 |
+| executor | a batch is made of | slots busy | Curator's own stage and client |
+| --- | --- | --- | --- |
+| Ray Data | partitions as they are read, the last batch of what is left | 0.92 | Event loop is closed |
+| Xenna, streaming | partitions as they are read, the last batch of what is left | 0.91 | Event loop is closed |
+| Xenna, batch | partitions after all of them were read | 0.99 | Event loop is closed |
+| Ray actor pool | partitions after all of them were read | 1.00 | Event loop is closed |
 
-On Ray Data it is 0.57 with ``batch_size=1``, where every partition is a barrier, and 0.99 with 10. Measured with 2,000
-rows in 10 partitions, 64 in flight, one run each, on a simulated server of 64 slots whose answers take 0.25 s (median,
-lognormal, sigma 0.6), from its first answer to its last start; 2 shared cores, November 2026.
+Measured with 2,000 rows in 10 partitions, 64 in flight, on a simulated server of 64 slots with lognormal times (sigma
+1, mean 0.37 s), from its first answer to its last start, the lowest of two runs; 2 busy cores, November 2026:
+``python benchmarks/bench_curator.py --executors ray_data xenna xenna_batch actor_pool``. Where uvloop is installed, as
+this package does, Curator's own client survives, opens 64 new connections for each partition, and keeps 0.56 busy on
+Ray Data.
 
-There is one worker, since one keeps thousands of requests in flight. Each worker has a limit of its own: with
-``with_(num_workers=2)`` two clients of ``max_concurrent_requests=64`` have up to 128 in flight together, and each fills
-the gap at the end of the other's batch: 0.92 of the same slots with ``batch_size=2``. Xenna's streaming mode runs all
-stages at once, each with whole CPUs, and refuses to start where they do not fit; its batch mode and the others wait.
+There is one worker, since one keeps thousands of requests in flight, and its limit is what the server sees; Curator's
+own stages get several, each with a client. With ``with_(num_workers=2)`` two clients of ``max_concurrent_requests=64``
+have up to 128 in flight together. Xenna's streaming mode runs all stages at once, each with whole CPUs, and refuses to
+start where they do not fit; its batch mode and the others wait.
 
-From Curator's synthetic stages to this one:
-
-| NeMo Curator | here |
-| --- | --- |
-| ``AsyncOpenAIClient(base_url=…, api_key=…)`` | the same, imported from here, or the faster ``AsyncHTTPClient`` |
-| ``GenerationConfig(…)`` | the same; ``top_k`` is sent by ``AsyncHTTPClient`` |
-| ``BaseSyntheticStage`` and its subclasses | ``LLMProcessingStage(LLMStage(…))`` |
-| ``prompt="… {document} …"``, ``input_field="text"`` | ``prompt="… {{ text }} …"``, any number of columns |
-| ``system_prompt``, ``generation_config`` | the same names, of `LLMStage` |
-| ``output_field``, ``model_name`` | ``output_column``, ``model`` |
-| ``_process_llm_response`` | ``parser=`` a function, a pydantic model or a JSON Schema |
-| one failing row fails its partition | its ``X_error`` says why, the others go on |
-| ``extra_kwargs={"extra_body": {…}}`` | the same; with ``AsyncHTTPClient`` the parameters themselves |
+What of Curator's synthetic stages maps to what here: README, "Coming from …".
 """
 
 from __future__ import annotations

@@ -3,19 +3,7 @@ The stage as a Ray Data transform: Dataset in, Dataset out.
 
 Knows Ray Data's blocks and actors; the rest is the stage's.
 
-From ray.data.llm:
-
-| ray.data.llm | here |
-| --- | --- |
-| ``build_processor(config, preprocess, postprocess)(ds)`` | ``LLMStage(…).map(ds)`` |
-| ``HttpRequestProcessorConfig(url=".../v1/chat/completions")`` | ``client=AsyncHTTPClient(".../v1")`` |
-| ``headers={"Authorization": …}`` | ``api_key_env=``: the key never travels |
-| in flight: as many as concurrent batches, at most 4 | ``max_concurrent_requests`` of the client, per actor |
-| ``concurrency`` | ``map(ds, num_actors=…)`` |
-| ``preprocess`` makes a payload | ``prompt``, ``system_prompt``, ``model``, ``generation_config`` |
-| ``postprocess`` must name each column to keep | all columns stay; ``parser`` makes the value |
-| ``max_retries`` (0), then the job fails | ``max_retries`` (3), then the row's ``X_error`` |
-| ``qps`` | none: the limit, and ``Retry-After`` from the server |
+What of ray.data.llm maps to what here: README, "Coming from …".
 """
 
 from __future__ import annotations

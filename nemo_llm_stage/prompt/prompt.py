@@ -7,6 +7,7 @@ Pure, but for reading template files when made and image files that rows name. K
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ RowFunction = Callable[[Mapping[str, Any]], "str | list[Message]"]
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 """Roles of the chat protocol. Source: OpenAI chat completions."""
+
+_JINJA = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
+_SINGLE_BRACES = re.compile(r"\{([^\W\d]\w*)\}")
 
 
 class Prompt:
@@ -53,7 +57,8 @@ class Prompt:
         needs_all_columns: Whether a function or ``{{ row }}`` may look at any column.
 
     Raises:
-        ConfigError: A template is wrong, or there is nothing to ask.
+        ConfigError: A template is wrong, or there is nothing to ask; or no column is mentioned but in single braces, as
+            for ``str.format``, so that every row would be asked the same.
     """
 
     def __init__(
@@ -88,6 +93,8 @@ class Prompt:
         named = {*self._images, *([messages_column] if messages_column is not None else [])}
         self.required_columns = frozenset(named).union(*(template.required_columns for template in templates))
         self.needs_all_columns = self._function is not None or any(t.needs_all_columns for t in templates)
+        if not self.required_columns and not self.needs_all_columns:
+            _refuse_single_braces(templates)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], **settings: Any) -> Prompt:
@@ -172,6 +179,14 @@ def _template(source: str | os.PathLike[str], on_null: OnNull) -> Template:
         raise ConfigError(f"the template file {path} cannot be read: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def _refuse_single_braces(templates: Sequence[Template | Expression]) -> None:
+    for template in templates:
+        if found := _SINGLE_BRACES.search(_JINJA.sub("", template.source)):
+            raise ConfigError(
+                f"the prompt uses no column: {found[0]} is plain text, write {{{{ {found[1]} }}}} for the column."
+            )
 
 
 def _turn_template(turn: Mapping[str, Any], on_null: OnNull) -> tuple[str, Template]:

@@ -17,14 +17,16 @@ from nemo_curator.backends.ray_actor_pool import RayActorPoolExecutor
 from nemo_curator.backends.ray_data import RayDataExecutor
 from nemo_curator.backends.xenna import XennaExecutor
 from nemo_curator.pipeline import Pipeline
+from nemo_curator.stages.synthetic.nemotron_cc.nemotron_cc import WikipediaParaphrasingStage
 from nemo_curator.stages.text.filters import ScoreFilter
 from nemo_curator.stages.text.filters.heuristic.string import WordCountFilter
 from nemo_curator.stages.text.io.reader import JsonlReader, ParquetReader
 from nemo_curator.stages.text.io.writer import JsonlWriter, ParquetWriter
+from nemo_curator.tasks import DocumentBatch
 from nemo_curator.tasks.utils import TaskPerfUtils
 
 from nemo_llm_stage import LLMStage
-from nemo_llm_stage.curator import AsyncHTTPClient, LLMProcessingStage
+from nemo_llm_stage.curator import AsyncHTTPClient, GenerationConfig, LLMProcessingStage
 from nemo_llm_stage.testing import Fault, SimulatedServerProcess, expected_answer
 
 pytestmark = [
@@ -138,6 +140,41 @@ def test_a_failed_partition_is_asked_again_at_the_next_run(
     run(tmp_path, "arrow", stage, RayDataExecutor(), checkpoint_path=tmp_path / "checkpoint")
     assert read_output(tmp_path)["x"].tolist() == [answer(i) for i in KEPT]
     assert server_process.stats.num_requests == 18
+
+
+@pytest.mark.parametrize("executor", ["ray_data", "xenna"])
+def test_curators_own_stage_runs_over_many_partitions_with_our_client(
+    executor: str, server_process: SimulatedServerProcess, tmp_path: Path
+) -> None:
+    """Each worker keeps its client over all of its partitions."""
+    write_input(tmp_path / "in", 6, "pandas")
+    client = AsyncHTTPClient(server_process.base_url, max_concurrent_requests=8)
+    stages = [
+        ParquetReader(str(tmp_path / "in"), files_per_partition=1),
+        WikipediaParaphrasingStage(client=client, model_name="sim", input_field="text", output_field="x"),
+        ParquetWriter(str(tmp_path / "out")),
+    ]
+    Pipeline(name="test", stages=stages).run(EXECUTORS[executor]())
+    out = read_output(tmp_path)
+    assert out["id"].tolist() == list(range(NUM_ROWS))
+    assert out["x"].nunique() == out["text"].nunique()
+    assert server_process.stats.num_requests == NUM_ROWS
+
+
+def test_a_pipeline_may_begin_with_rows_that_are_made(server_process: SimulatedServerProcess, tmp_path: Path) -> None:
+    """In place of a stage that makes them by asking: several samples of one prompt, each asked for."""
+    client = AsyncHTTPClient(server_process.base_url, max_concurrent_requests=8)
+    stage = LLMStage(
+        client=client,
+        model="sim",
+        prompt="A question in {{ language }}",
+        output_column="x",
+        generation_config=GenerationConfig(temperature=0.9, seed=None),
+    )
+    rows = pd.DataFrame({"id": range(20), "language": ["English", "French"] * 10})
+    pipeline = Pipeline(name="test", stages=[LLMProcessingStage(stage), JsonlWriter(str(tmp_path / "out"))])
+    pipeline.run(RayDataExecutor(), initial_tasks=[DocumentBatch(dataset_name="qa", data=rows)])
+    assert read_output(tmp_path)["x"].notna().sum() == server_process.stats.num_requests == 20
 
 
 def test_an_unreachable_server_ends_the_pipeline_before_anything_is_read(tmp_path: Path) -> None:

@@ -157,12 +157,19 @@ def test_a_typo_names_the_nearest_column() -> None:
         ({"messages": [{"role": "usr", "content": "x"}]}, "did you mean 'user'"),
         ({"messages": [{"role": "user", "text": "x"}]}, "role and content"),
         ({"messages": [{"role": "user", "content": 5}]}, "template's text or a path"),
+        ({"prompt": "Text: {document}"}, r"no column: \{document\} is plain text, write \{\{ document \}\}"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:
     """When the prompt is made."""
     with pytest.raises(ConfigError, match=message):
         Prompt(**settings)
+
+
+@pytest.mark.parametrize("text", ["one joke", '{"a": 1}', "{{ '{a}' }}", "{# {a} #}", "{a} {{ a }}", "{a} {{ row }}"])
+def test_braces_that_are_meant_are_left(text: str) -> None:
+    """And a prompt may well be the same for all rows."""
+    assert Prompt(text).render({"a": "b"})
 
 
 def test_a_pickled_prompt_renders_the_same() -> None:
