@@ -50,13 +50,13 @@ import pyarrow as pa
 from loguru import logger
 from nemo_curator.backends.base import NodeInfo, WorkerMetadata
 from nemo_curator.backends.utils import get_configured_actor_pool_sizing_keys
-from nemo_curator.models.client import llm_client as curator_client
 from nemo_curator.stages.base import ProcessingStage
 from nemo_curator.stages.resources import Resources
 from nemo_curator.tasks import DocumentBatch
 from nemo_curator.tasks.sentinels import FailedTask
 from nemo_curator.utils.performance_utils import StagePerfStats
 
+from nemo_llm_stage.client.curators import count_as_curators
 from nemo_llm_stage.client.http_client import AsyncHTTPClient
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig, LLMClient
 from nemo_llm_stage.client.openai_client import AsyncOpenAIClient, OpenAIClient
@@ -72,19 +72,8 @@ Source: list scheduling on 64 permits of times that are lognormal with sigma 0.6
 """
 
 
-def register_clients() -> None:
-    """
-    Make this package's clients count as Curator's own in ``isinstance``. Done when this module is imported.
-
-    Curator's stages look at that once, when they are made, to tell asynchronous clients from synchronous ones; so the
-    module must be imported in the program that makes them, and need not be in the workers.
-    """
-    curator_client.AsyncLLMClient.register(AsyncLLMClient)
-    curator_client.LLMClient.register(LLMClient)
-    curator_client.ConversationFormatter.register(ConversationFormatter)
-
-
-register_clients()
+for _base in (AsyncLLMClient, LLMClient, ConversationFormatter):
+    count_as_curators(_base)
 
 
 class LLMProcessingStage(ProcessingStage[DocumentBatch, DocumentBatch]):  # type: ignore[misc] # Curator may be absent
@@ -101,7 +90,7 @@ class LLMProcessingStage(ProcessingStage[DocumentBatch, DocumentBatch]):  # type
     ``total_prompt_tokens``, ``total_output_tokens``, ``total_output_chars``, ``num_output_length_truncated`` and
     ``num_empty_outputs``. All of them add up over partitions in ``TaskPerfUtils``.
 
-    `with_` sets `name`, `resources` (0.5 CPUs), `batch_size` (8 partitions at once) and the number of workers (1).
+    `with_` sets `name`, `resources` (0.5 CPUs), `batch_size` (16 partitions at once) and the number of workers (1).
 
     Args:
         stage: What to ask.
@@ -111,7 +100,7 @@ class LLMProcessingStage(ProcessingStage[DocumentBatch, DocumentBatch]):  # type
     """
 
     resources = Resources(cpus=0.5)
-    batch_size = 8
+    batch_size = 16
 
     def __init__(self, stage: Stage, *, max_failed_rows: int | None = None) -> None:
         self.stage = stage

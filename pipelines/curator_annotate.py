@@ -21,6 +21,7 @@ from nemo_curator.stages.text.io.reader import ParquetReader
 from nemo_curator.stages.text.io.writer import ParquetWriter
 
 from nemo_llm_stage import LLMStage
+from nemo_llm_stage.cli import Command
 from nemo_llm_stage.curator import AsyncHTTPClient, LLMProcessingStage
 from nemo_llm_stage.local.corpus import write_python_docs
 from nemo_llm_stage.local.server import LocalServer
@@ -28,8 +29,13 @@ from nemo_llm_stage.local.server import LocalServer
 EXECUTORS = {"ray_data": RayDataExecutor, "actor_pool": RayActorPoolExecutor, "xenna": XennaExecutor}
 
 
-@click.command(help=__doc__)
-@click.option("--input", "source", help="Parquet file or folder with a column `text` [this Python's documentation].")
+@click.command(help=__doc__, cls=Command)
+@click.option(
+    "--input",
+    "source",
+    type=click.Path(exists=True),
+    help="Parquet file or folder with a column `text` [this Python's documentation].",
+)
 @click.option("--output", default="out/curator_annotate", show_default=True, help="Folder to write.")
 @click.option("--rows", default=24, show_default=True, help="Texts, where no --input is given.")
 @click.option("--base-url", help="OpenAI-compatible server [the embedded model].")

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
+from nemo_llm_stage.client.curators import count_as_curators
 from nemo_llm_stage.client.generation import ConversationFormatter, GenerationConfig
 from nemo_llm_stage.client.limit import Limit, LoopLocal
 from nemo_llm_stage.client.outcome import completion_of_texts, note_failures
@@ -80,6 +81,7 @@ class AsyncLLMClient(ABC):
             raise ConfigError(f"max_concurrent_requests is {max_concurrent_requests}; it must be at least 1.")
         if max_retries < 0 or base_delay < 0:
             raise ConfigError("max_retries and base_delay must not be negative.")
+        count_as_curators(AsyncLLMClient)
         self.max_concurrent_requests = max_concurrent_requests
         self.max_retries = max_retries
         self.base_delay = base_delay

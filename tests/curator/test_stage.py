@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import textwrap
 import threading
 from typing import Any
 
@@ -115,7 +116,7 @@ def test_with_changes_a_copy_even_of_a_stage_in_use(server: SimulatedServer) -> 
     stage.process(make_task("a"))
     other = stage.with_(name="n", resources=Resources(cpus=2), batch_size=3, num_workers=5)
     assert (other.name, other.resources.cpus, other.batch_size, other.num_workers()) == ("n", 2, 3, 5)
-    assert (stage.name, stage.batch_size, stage.num_workers()) == ("llm_x", 8, 1)
+    assert (stage.name, stage.batch_size, stage.num_workers()) == ("llm_x", 16, 1)
     assert stage.with_(num_workers_per_node=2).num_workers() is None
     assert stage.with_(ray_stage_spec={"max_workers": 2}).num_workers() is None
     other.setup()
@@ -187,6 +188,19 @@ def test_our_clients_run_curators_stages_over_many_partitions(make_client: Any, 
     )
     qa.setup()
     assert [len(qa.process(EmptyTask()).to_pandas()) for _ in range(3)] == [3, 3, 3]
+
+
+def test_our_clients_count_as_curators_whatever_is_imported() -> None:
+    """Only the import of the client was changed; this package's Curator module was never loaded."""
+    code = """
+        import sys
+        from nemo_curator.models.client.llm_client import AsyncLLMClient
+        from nemo_llm_stage import AsyncHTTPClient, AsyncOpenAIClient
+        for client in (AsyncHTTPClient("http://x/v1"), AsyncOpenAIClient(base_url="http://x/v1", api_key="none")):
+            assert isinstance(client, AsyncLLMClient)
+        assert "nemo_llm_stage.curator" not in sys.modules
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
 
 
 def test_the_synchronous_client_counts_as_one(server: SimulatedServer) -> None:
