@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from nemo_llm_stage import AsyncHTTPClient, InputError, LLMStage
+from nemo_llm_stage import AsyncHTTPClient, InputError, LLMStage, MultiColumnStage
 from nemo_llm_stage.testing import SimulatedServer, expected_answer
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
@@ -90,6 +90,29 @@ def test_two_stages_stand_between_other_transforms(server: SimulatedServer, tmp_
     first = [answer(f"Say row {i}!") for i in range(300)]
     assert out["x"].tolist() == first
     assert out["z"].tolist() == [answer(f"Again {text}").upper() for text in first]
+
+
+def test_several_columns_in_one_pass_may_drop_rows_and_make_more(server: SimulatedServer, tmp_path: Path) -> None:
+    """Also for a stage that follows, and for who only counts."""
+    client = AsyncHTTPClient(server.base_url, max_concurrent_requests=16)
+    members = [
+        LLMStage(client=client, model="sim", prompt=prompt, output_column=name)
+        for name, prompt in (("x", "Say {{ text }}"), ("y", "Again {{ x }}"))
+    ]
+    kept = MultiColumnStage(members, keep_if="id % 3 == 0").map(parquet(tmp_path))
+    samples = LLMStage(
+        client=client,
+        model="sim",
+        prompt="Vary {{ y }}",
+        output_column="z",
+        generation_config={"n": 2, "temperature": 1.0, "seed": None},
+        explode=True,
+    )
+    dataset = samples.map(kept)
+    assert dataset.count() == 200
+    out = dataset.to_pandas().sort_values(["id", "z_choice"])
+    assert out["id"].tolist() == [i for i in range(0, 300, 3) for _ in range(2)]
+    assert out["y"].tolist()[::2] == [answer(f"Again {answer(f'Say row {i}')}") for i in range(0, 300, 3)]
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from nemo_curator.tasks.sentinels import FailedTask
 from nemo_curator.tasks.utils import TaskPerfUtils
 from ray import cloudpickle as pickle
 
-from nemo_llm_stage import ConfigError, InputError, LLMStage
+from nemo_llm_stage import ConfigError, InputError, LLMStage, MultiColumnStage
 from nemo_llm_stage.curator import AsyncHTTPClient, AsyncOpenAIClient, LLMProcessingStage, OpenAIClient
 from nemo_llm_stage.testing import Fault, SimulatedServer, expected_answer
 
@@ -135,6 +135,45 @@ def test_metrics_add_up_over_partitions_whatever_the_batches(server: SimulatedSe
     metrics = TaskPerfUtils.aggregate_task_metrics(outs)
     names = ("num_input_rows", "num_failed_rows", "num_skipped_rows", "num_attempts", "total_output_tokens")
     assert [metrics[f"llm_x_custom.{name}_sum"] for name in names] == [5, 1, 1, 4, server.stats.output_tokens]
+
+
+def test_several_columns_in_one_pass_with_rows_dropped(server: SimulatedServer) -> None:
+    """A later prompt uses an earlier answer; a partition of which nothing is kept comes out empty."""
+    client = AsyncHTTPClient(server.base_url, max_concurrent_requests=4)
+    members = [
+        LLMStage(client=client, model="sim", prompt=prompt, output_column=name, has_meta=False)
+        for name, prompt in (("x", "Say {{ text }}"), ("y", "Again {{ x }}"))
+    ]
+    stage = LLMProcessingStage(MultiColumnStage(members, keep_if="text != 'bad'"))
+    assert (stage.name, stage.inputs()[1], stage.outputs()[1]) == (
+        "llm_x_y", ["text"], ["x", "x_error", "y", "y_error"],
+    )  # fmt: skip
+    outs = stage.process_batch([make_task("a", "bad"), make_task("bad")])
+    assert outs[0].to_pandas()["y"].tolist() == [
+        expected_answer([{"role": "user", "content": f"Again {answer('a')}"}]),
+    ]
+    assert outs[1].num_items == 0
+    assert outs[1].data.schema.equals(outs[0].data.schema)
+    metrics = TaskPerfUtils.aggregate_task_metrics(outs)
+    names = ("num_input_rows", "num_output_rows", "num_failed_rows")
+    assert [metrics[f"llm_x_y_custom.{name}_sum"] for name in names] == [3, 1, 0]
+
+
+def test_each_of_several_answers_may_become_a_row(server: SimulatedServer) -> None:
+    """Beside the columns of the row that was asked."""
+    stage = LLMProcessingStage(
+        LLMStage(
+            client=AsyncHTTPClient(server.base_url),
+            model="sim",
+            prompt="Say {{ text }}",
+            output_column="x",
+            generation_config={"n": 3, "temperature": 1.0, "seed": None},
+            explode=True,
+        )
+    )
+    out = stage.process(make_task("a", "b")).to_pandas()
+    assert out["text"].tolist() == ["a"] * 3 + ["b"] * 3
+    assert out["x_choice"].tolist() == [0, 1, 2] * 2
 
 
 def test_the_stage_closes_its_connections_when_nobody_tears_it_down(server: SimulatedServer) -> None:
