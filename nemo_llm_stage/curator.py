@@ -63,6 +63,8 @@ from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatt
 from nemo_llm_stage.client.openai_client import AsyncOpenAIClient, OpenAIClient
 from nemo_llm_stage.core import Counters, Outcome
 from nemo_llm_stage.stage.base import Stage
+from nemo_llm_stage.stage.multi import as_stage
+from nemo_llm_stage.stage.stage import LLMStage
 
 __all__ = ["AsyncHTTPClient", "AsyncOpenAIClient", "GenerationConfig", "LLMProcessingStage", "OpenAIClient"]
 
@@ -95,17 +97,20 @@ class LLMProcessingStage(ProcessingStage[DocumentBatch, DocumentBatch]):  # type
     `with_` sets `name`, `resources` (0.5 CPUs), `batch_size` (16 partitions at once) and the number of workers (1).
 
     Args:
-        stage: What to ask.
+        stage: What to ask: an `LLMStage`, a `MultiColumnStage`, or a list of stages for several columns in one pass.
         max_failed_rows: A partition with more failed rows than this is not handed on but reported to Curator as failed,
             so that a run with ``checkpoint_path`` asks it again the next time; without one its rows are missing in the
             output. None hands on every partition.
+
+    Raises:
+        ConfigError: `stage` is none of these.
     """
 
     resources = Resources(cpus=0.5)
     batch_size = 16
 
-    def __init__(self, stage: Stage, *, max_failed_rows: int | None = None) -> None:
-        self.stage = stage
+    def __init__(self, stage: Stage | Sequence[LLMStage], *, max_failed_rows: int | None = None) -> None:
+        self.stage = stage = as_stage(stage)
         self.max_failed_rows = max_failed_rows
         self.name = f"llm_{'_'.join(stage.output_columns)}"
         self._is_advised = False

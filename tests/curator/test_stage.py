@@ -18,6 +18,7 @@ pytest.importorskip("nemo_curator", reason="NeMo Curator is not installed: pip i
 from loguru import logger
 from nemo_curator.backends.base import BaseStageAdapter
 from nemo_curator.models.client import llm_client as curator_client
+from nemo_curator.models.client.openai_client import AsyncOpenAIClient as CuratorsClient
 from nemo_curator.stages.resources import Resources
 from nemo_curator.stages.synthetic.nemotron_cc.nemotron_cc import WikipediaParaphrasingStage
 from nemo_curator.stages.synthetic.qa_multilingual_synthetic import QAMultilingualSyntheticStage
@@ -144,6 +145,8 @@ def test_several_columns_in_one_pass_with_rows_dropped(server: SimulatedServer) 
         LLMStage(client=client, model="sim", prompt=prompt, output_column=name, has_meta=False)
         for name, prompt in (("x", "Say {{ text }}"), ("y", "Again {{ x }}"))
     ]
+    with pytest.raises(ConfigError, match="list of stages"):
+        LLMProcessingStage(client)
     stage = LLMProcessingStage(MultiColumnStage(members, keep_if="text != 'bad'"))
     assert (stage.name, stage.inputs()[1], stage.outputs()[1]) == (
         "llm_x_y", ["text"], ["x", "x_error", "y", "y_error"],
@@ -240,6 +243,17 @@ def test_our_clients_count_as_curators_whatever_is_imported() -> None:
         assert "nemo_llm_stage.curator" not in sys.modules
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
+def test_curators_own_client_runs_in_our_stage_over_many_partitions(server: SimulatedServer) -> None:
+    """There is one event loop for the worker's life, so it never meets a closed one."""
+    client = CuratorsClient(max_concurrent_requests=4, base_url=server.base_url, api_key="none")
+    stage = LLMProcessingStage(LLMStage(client=client, model="sim", prompt="Say {{ text }}", output_column="x"))
+    for part in range(4):
+        texts = [f"part {part} row {i}" for i in range(8)]
+        assert stage.process(make_task(*texts)).to_pandas()["x"].tolist() == [answer(text) for text in texts]
+    stage.teardown()
+    assert server.stats.num_requests == 32
 
 
 def test_the_synchronous_client_counts_as_one(server: SimulatedServer) -> None:
