@@ -210,7 +210,7 @@ def test_batches_that_cannot_keep_the_limit_full_are_told_once(server: Simulated
     stage.teardown()
     advice = [line for line in lines if "llm_x" in line]
     assert len(advice) == 1
-    assert "with_(batch_size=64)" in advice[0]
+    assert "with_(batch_size=128)" in advice[0]
 
 
 @pytest.mark.parametrize("make_client", [AsyncHTTPClient, AsyncOpenAIClient], ids=lambda make: make.__name__)
