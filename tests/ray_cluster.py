@@ -69,8 +69,14 @@ class RayCluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def add_node(self, num_cpus: int = 1) -> int:
-        """Start another node and return its number; it joins in a few seconds."""
+        """Start another node and return its number when it has joined: two at once get in each other's way."""
+        num_before = self._num_alive()
         self._nodes.append(self._start(["--address", self.address, "--num-cpus", str(num_cpus)]))
+        give_up_s = time.monotonic() + START_TIMEOUT_S
+        while self._num_alive() <= num_before:
+            if time.monotonic() > give_up_s:
+                raise RuntimeError(f"the node has not joined within {START_TIMEOUT_S:g} s")
+            time.sleep(0.2)
         return len(self._nodes) - 1
 
     def kill_node(self, number: int) -> None:
@@ -96,6 +102,9 @@ class RayCluster:
         log = self.folder / f"start-{len(getattr(self, '_nodes', []))}.log"
         with log.open("wb") as file:
             return subprocess.Popen(command, env=self.env, stdout=file, stderr=file, start_new_session=True)
+
+    def _num_alive(self) -> int:
+        return self.ask("/api/v0/nodes").count(b'"ALIVE"')
 
     def _is_up(self) -> bool:
         with suppress(URLError, OSError):
