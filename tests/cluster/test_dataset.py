@@ -80,6 +80,27 @@ def test_a_dataset_of_any_source_gets_the_columns(
     assert server.stats.num_duplicates == 0
 
 
+@pytest.mark.filterwarnings("default")
+def test_a_table_becomes_another_one(server: SimulatedServer, tmp_path: Path) -> None:
+    """Iceberg to Iceberg: the new table has the columns as the stage declares them."""
+    import pyarrow as pa
+    import ray.data
+
+    sql = pytest.importorskip("pyiceberg.catalog.sql", reason="`pyiceberg[sql-sqlite]` is not installed")
+    settings = {"name": "c", "type": "sql", "uri": f"sqlite:///{tmp_path}/c.db", "warehouse": f"file://{tmp_path}/data"}
+    catalog = sql.SqlCatalog(**settings)
+    catalog.create_namespace("db")
+    source = pa.Table.from_pandas(FRAME, preserve_index=False)
+    catalog.create_table("db.source", schema=source.schema).append(source)
+    stage = make_stage(server)
+    target = catalog.create_table("db.target", schema=pa.schema([*source.schema, *stage.fields]))
+    dataset = ray.data.read_iceberg(table_identifier="db.source", catalog_kwargs=settings)
+    stage.map(dataset).write_iceberg(table_identifier="db.target", catalog_kwargs=settings)
+    out = target.refresh().scan().to_pandas().sort_values("id")
+    assert out["x"].tolist() == [answer(f"Say row {i}") for i in range(300)]
+    assert out["x_error"].isna().all()
+
+
 def test_two_stages_stand_between_other_transforms(server: SimulatedServer, tmp_path: Path) -> None:
     """The second asks about the first one's answers."""
     dataset = parquet(tmp_path).map_batches(lambda batch: {**batch, "text": batch["text"] + "!"})
