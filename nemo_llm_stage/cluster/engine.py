@@ -111,7 +111,7 @@ class _Seat:
             self._is_up = True
             news.set_result(call.result())
         elif isinstance(error, ray.exceptions.RayActorError) and not error.actor_init_failed:
-            news.set_exception(WorkerLostError(str(error)))
+            news.set_exception(WorkerLostError(_first_lines(error, num=1)))
         elif isinstance(error, ray.exceptions.RayActorError | ray.exceptions.RayTaskError):
             news.set_exception(RunError(f"a worker broke: {error}"))
         else:

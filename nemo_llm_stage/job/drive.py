@@ -20,8 +20,8 @@ from nemo_llm_stage.job.host import Failure, News
 from nemo_llm_stage.job.spec import WorkerSpec
 from nemo_llm_stage.job.task import PartitionReport, Task
 
-MAX_DEATHS = 10
-"""Deaths in a row of one worker, none of its tasks done in between, after which the run is given up."""
+MAX_DEATHS = 30
+"""Deaths in a row of one worker, not one row finished in between, after which the run is given up."""
 
 
 class WorkerLostError(Exception):
@@ -103,12 +103,14 @@ class _Sitter:
         except WorkerLostError as error:
             self._num_deaths += 1
             if self._num_deaths == MAX_DEATHS:
-                raise RunError(f"a worker died {MAX_DEATHS} times in a row: {error}") from error
+                raise RunError(
+                    f"a worker died {MAX_DEATHS} times in a row before it had finished a row: {error} See Ray's logs."
+                ) from error
             handout.put_back(self._name)
             self.start()
             return
         reports = self.news.reports
-        if reports:
+        if reports or self.news.open.num_rows:
             self._num_deaths = 0
         for report in reports:
             if isinstance(report, Failure):

@@ -38,6 +38,12 @@ from nemo_llm_stage.stage.runtime import OnDone
 ROWS_PER_CHUNK = 1024
 """Rows read, asked and written at once: what a partition holds in memory does not depend on its size."""
 
+MAX_ROWS_AHEAD = 2 * ROWS_PER_CHUNK
+"""Rows of all partitions read and not yet started, beyond which no more are read; or four for each permit."""
+
+POLL_S = 0.02
+"""How often a partition that is far ahead looks whether it is still."""
+
 MAX_OPEN_ROWS = 64 * ROWS_PER_CHUNK
 """Rows of one partition read and not yet written: a slow row holds up writing, not asking, this far."""
 
@@ -164,15 +170,10 @@ class PartitionWorker:
 
     def _open_journal(self, name: str, **options: Any) -> Journal:
         folder, kept = self._output.journal_folder(name), self._output.raw_folder(name)
-        # Of a row that failed, an answer that was kept is one that could not be used.
+        interval_s = self.spec.flush_interval_s
+        reads_kept = self.spec.retry_kinds is None  # a kept answer of a row that failed is one that could not be used
         with writing_to(self._output.url):
-            return Journal(
-                folder,
-                kept,
-                reads_kept=self.spec.retry_kinds is None,
-                flush_interval_s=self.spec.flush_interval_s,
-                **options,
-            )
+            return Journal(folder, kept, reads_kept=reads_kept, flush_interval_s=interval_s, **options)
 
     def _run(self, task: Task, asked: Counters) -> PartitionReport:
         partition = task.partition
@@ -232,6 +233,10 @@ class PartitionWorker:
             counters.count(outcome, is_dropped=index in extended.dropped)
         return extended._replace(table=extended.table.cast(self._schema))
 
+    def _is_far_ahead(self) -> bool:
+        num_ready = self._num_submitted - self.spec.stage.num_started
+        return num_ready > max(MAX_ROWS_AHEAD, 4 * self.spec.num_permits)
+
     def _input_rows(self, partition: Partition, bad: list[BadInput]) -> Iterator[pa.Table]:
         """Yield the partition's rows; what of it cannot be read is added to `bad`, if the job allows that."""
         on_bad = bad.append if self.spec.skips_bad_input else None
@@ -278,12 +283,13 @@ class PartitionWorker:
                     self._unread[partition] = self._unread.get(partition, 0) - chunk.table.num_rows
                 window.append((chunk, future))
                 num_open += chunk.table.num_rows
-                while window[0][1].done() or num_open >= MAX_OPEN_ROWS:
-                    done, future = window.popleft()
+                while window and (window[0][1].done() or num_open >= MAX_OPEN_ROWS or self._is_far_ahead()):
+                    done, future = window[0]
+                    if num_open < MAX_OPEN_ROWS and not concurrent.futures.wait([future], POLL_S).done:
+                        continue
+                    window.popleft()
                     yield done, future.result()
                     num_open -= done.table.num_rows
-                    if not window:
-                        break
             self._unread.pop(partition, None)
             while window:
                 done, future = window.popleft()
