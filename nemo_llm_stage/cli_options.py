@@ -152,7 +152,7 @@ _RUN_OPTIONS = options(
     click.option("--num-cpus-per-actor", type=float, help="Reserved in Ray [0.5]."),
     click.option("--address", help="Ray cluster to join [RAY_ADDRESS, else Ray is started here]."),
     click.option("--output-format", type=click.Choice(["parquet", "jsonl"]), help="[parquet]"),
-    click.option("--rows-per-partition", type=int, help="Rows of one output file [about 64 files of 128 to 10,000]."),
+    click.option("--rows-per-partition", type=int, help="Rows of one output file [about 64 files of 1,000 to 10,000]."),
     click.option("--max-failed-rows", type=_NUMBER, help="Stop at so many failed rows, or at this fraction [0.05]."),
     click.option("--keep-raw", is_flag=True, default=None, help="Keep raw answers: a new parser needs no request."),
     click.option("--give-up-after", type=float, help="Seconds a row is asked again after passing failures [21600]."),

@@ -69,7 +69,7 @@ def run_job(
         num_cpus_per_actor: Reserved in Ray for each.
         address: Ray cluster to join; None takes ``RAY_ADDRESS``, or starts Ray on this machine.
         output_format: ``parquet`` or ``jsonl``.
-        rows_per_partition: None takes about 64 partitions of 128 to 10,000 rows.
+        rows_per_partition: None takes about 64 partitions of 1,000 to 10,000 rows.
         scan_input: ``auto``, ``full`` or ``sample``: how much of a JSONL input is read for its types beforehand.
         max_failed_rows: Stops the run when this many rows (an int) or this fraction of them (a float, from 200 rows
             on) have failed; None never does.

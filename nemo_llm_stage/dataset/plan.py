@@ -22,7 +22,7 @@ from nemo_llm_stage.dataset.storage import open_filesystem
 from nemo_llm_stage.errors import InputError
 
 MAX_ROWS_PER_PARTITION = 10_000
-MIN_ROWS_PER_PARTITION = 128
+MIN_ROWS_PER_PARTITION = 1_000
 NUM_PARTITIONS_WANTED = 64
 """By default a small dataset has this many partitions: enough for every actor, and a short tail at the end."""
 
@@ -98,8 +98,8 @@ def make_plan(
 
     Args:
         files: From `find_files`.
-        rows_per_partition: None takes about 64 partitions of 128 to 10,000 rows. JSONL that is too large to be counted
-            is cut by bytes, so that its partitions have about as many rows; a compressed file is one partition.
+        rows_per_partition: None takes about 64 partitions of 1,000 to 10,000 rows. JSONL that is too large to be
+            counted is cut by bytes, so that its partitions have about as many rows; a compressed file is one partition.
         scan_input: ``full`` reads all of a JSONL input to check every line and take the types from all of them;
             ``sample`` looks at the first 4 MiB of each file; ``auto`` does the first up to 256 MiB in all.
         on_bad: Told of damaged files, which are left out; broken lines are for `read_partition` to tell. None makes

@@ -80,6 +80,7 @@ class WorkerHost:
         self._changed = threading.Condition()
         self._reports: list[Report | Failure] = []
         self._num_open = 0
+        self._is_stopped = False
 
     def exchange(self, tasks: Sequence[Task], num_rows_ahead: int, patience_s: float) -> News:
         """
@@ -93,8 +94,10 @@ class WorkerHost:
             self._pool.submit(self._run, task)
         with self._changed:
             give_up_s = time.monotonic() + patience_s
-            while not self._reports and time.monotonic() < give_up_s and not self._wants_more(num_rows_ahead):
+            while not (self._reports or self._is_stopped or self._wants_more(num_rows_ahead)):
                 self._changed.wait(POLL_S)
+                if time.monotonic() > give_up_s:
+                    break
             reports, self._reports = self._reports, []
         worker = self._worker
         return News(
@@ -108,6 +111,9 @@ class WorkerHost:
 
     def stop(self) -> None:
         """Abandon what runs, and return when it is: answers that came are journaled."""
+        with self._changed:
+            self._is_stopped = True
+            self._changed.notify()
         self._worker.stop()
         self._pool.shutdown()
 

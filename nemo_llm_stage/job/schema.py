@@ -38,7 +38,7 @@ class JobConfig(ColumnSettings):
         num_cpus_per_actor: Reserved in Ray.
         address: Ray cluster; None takes ``RAY_ADDRESS`` or starts Ray here.
         output_format: ``parquet`` or ``jsonl``.
-        rows_per_partition: Rows of one output file; None takes about 64 files of 128 to 10,000 rows.
+        rows_per_partition: Rows of one output file; None takes about 64 files of 1,000 to 10,000 rows.
         scan_input: How much of a JSONL input is read for its types beforehand.
         on_bad_input: A damaged file or a broken line: ``stop``, or ``skip`` leaves it out and writes it down.
         max_failed_rows: Stops the run at so many failed rows (an int), or at this fraction (0.05, from 200 rows on).

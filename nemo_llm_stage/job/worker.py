@@ -197,6 +197,7 @@ class PartitionWorker:
             raise
         with writing_to(self._output.url):
             journal.retire(keep=self.spec.keep_raw)
+        pa.default_memory_pool().release_unused()  # its allocator would keep what this thread has used
         return PartitionReport(partition.index, name, counters, is_first)
 
     def _fill(self, writer: PartitionWriter, partition: Partition, journal: Journal) -> Counters:

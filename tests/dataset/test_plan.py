@@ -72,10 +72,11 @@ def test_large_jsonl_is_cut_by_bytes_and_loses_nothing(tmp_path: Path, rows_per_
     assert read_all(plan, 1000) == rows
 
 
-def test_default_partitions_are_many_for_a_small_dataset(tmp_path: Path) -> None:
-    """2,000 rows make 16 partitions, so that several actors have something to do."""
-    pq.write_table(pa.table({"i": range(2000)}), tmp_path / "a.parquet")
-    assert len(make_plan(find_files(tmp_path)).partitions) == 16
+@pytest.mark.parametrize(("num_rows", "num_partitions"), [(900, 1), (2_000, 2), (100_000, 64), (1_000_000, 100)])
+def test_default_partitions_are_about_64_of_a_fair_size(tmp_path: Path, num_rows: int, num_partitions: int) -> None:
+    """A thousand rows at least, as each costs a commit, and ten thousand at most."""
+    pq.write_table(pa.table({"i": range(num_rows)}), tmp_path / "a.parquet")
+    assert len(make_plan(find_files(tmp_path)).partitions) == num_partitions
 
 
 def test_types_come_from_all_lines(tmp_path: Path) -> None:
