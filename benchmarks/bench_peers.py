@@ -48,6 +48,7 @@ class Peer:
 PEERS = {
     "ours_local": Peer("nemo_llm_stage", "nemo-llm-stage"),
     "ours_ray": Peer("nemo_llm_stage", "nemo-llm-stage"),
+    "ours_map": Peer("nemo_llm_stage", "nemo-llm-stage"),
     "openai_script": Peer("openai", "openai"),
     "datatrove_runner": Peer(
         "datatrove.pipeline.inference", "datatrove httpx orjson aiofiles aiosqlite xxhash pyarrow"

@@ -40,9 +40,10 @@ def map_dataset(
     """
     Return `dataset` with the stage's columns: the same rows, each with its own answer.
 
-    Blocks are cut for the actors first (``repartition``), which also keeps Ray Data from fusing them with a read. They
-    are small, and so would be the files: write with ``min_rows_per_file``. Settings that cannot keep the limit full,
-    or that leave no CPU to read with, are told in one line on the logger ``nemo_llm_stage``.
+    Only `keep_if` drops rows, and only `explode` makes more of them. Blocks are cut for the actors first
+    (``repartition``), which also keeps Ray Data from fusing them with a read. They are small, and so would be the
+    files: write with ``min_rows_per_file``. Settings that cannot keep the limit full, or that leave no CPU to read
+    with, are told in one line on the logger ``nemo_llm_stage``.
 
     Args:
         stage: What to ask; each actor holds one copy with a client and a limit of its own.
