@@ -36,6 +36,7 @@ KNEE = 0.95
 """The knee is the lowest concurrency that reaches this share of the best rate."""
 
 MIN_ROWS = 64
+COLUMN = "answer"
 COLUMNS = (
     "in flight", "rows/s", "in tok/s", "out tok/s", "p50 s", "p90 s", "p99 s", "failed", "cut off",
     "running", "waiting", "KV use", "cache hits", "$/M rows",
@@ -76,14 +77,14 @@ def run_level(
     )
     config = GenerationConfig(max_tokens=options.max_tokens, temperature=options.temperature)
     stage = LLMStage(
-        client=client, model=model, prompt=options.prompt, output_column="answer",
+        client=client, model=model, prompt=options.prompt, output_column=COLUMN,
         generation_config=config, deduplicate=False,
     )  # fmt: skip
     done: list[tuple[float, RowResult]] = []
     try:
         stage.check_server()
         started_s = time.monotonic()
-        stage.submit(rows, on_done=lambda result: done.append((time.monotonic(), result))).result()
+        stage.submit(rows, on_done=lambda row: done.append((time.monotonic(), row[COLUMN]))).result()
     finally:
         stage.close()
     return summarize(options, concurrency, started_s, done, watch)

@@ -44,7 +44,10 @@ class ParquetCursor:
         fs, inner = open_filesystem(path)
         self._raw = fs.open(inner, "rb")
         try:
-            self._file = pq.ParquetFile(self._raw, buffer_size=1 << 20, page_checksum_verification=True)
+            # Not pre-buffered, as that would hold a whole row group, however large.
+            self._file = pq.ParquetFile(
+                self._raw, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
+            )
         except BaseException:
             self._raw.close()
             raise

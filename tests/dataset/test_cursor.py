@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nemo_llm_stage.dataset.cursor import MAX_KEPT, ParquetCursors
+from nemo_llm_stage.dataset.cursor import MAX_KEPT, ParquetCursor, ParquetCursors
 
 NUM_ROWS = 100
 
@@ -71,3 +71,21 @@ def test_readers_that_nobody_needs_are_closed(tmp_path: Path) -> None:
         cursors.give_back(taken[-1])
     assert cursors.take(str(tmp_path / "1.parquet"), 0) is taken[1]
     assert cursors.take(str(tmp_path / "0.parquet"), 0) is not taken[0]
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="needs Linux to tell what was read")
+def test_a_huge_row_group_is_read_as_it_is_needed(tmp_path: Path) -> None:
+    """Its first rows do not bring all of it into memory."""
+    texts = [f"{number} " + "word " * 200 for number in range(60_000)]
+    path = tmp_path / "huge.parquet"
+    pq.write_table(pa.table({"text": texts}), path, row_group_size=60_000, compression="none", use_dictionary=False)
+    cursor = ParquetCursor(str(path), 1024)
+    before = _num_bytes_read()
+    batch = next(cursor.read(0, 60_000))
+    assert batch.num_rows <= 1024
+    assert _num_bytes_read() - before < path.stat().st_size / 4
+    cursor.close()
+
+
+def _num_bytes_read() -> int:
+    return int(Path("/proc/self/io").read_text().split()[1])
