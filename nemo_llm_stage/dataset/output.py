@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +21,13 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nemo_llm_stage.core import Completion, Counters, RowResult, Usage
+from nemo_llm_stage.core import Counters
 from nemo_llm_stage.dataset.bad_input import BadInput, read_bad_input, write_bad_input
 from nemo_llm_stage.dataset.failpoints import reach
 from nemo_llm_stage.dataset.journal import retire_journal
 from nemo_llm_stage.dataset.jsonl import read_lines
 from nemo_llm_stage.dataset.plan import Partition
+from nemo_llm_stage.dataset.recount import recount
 from nemo_llm_stage.dataset.storage import Folder, writing_to
 from nemo_llm_stage.dataset.writer import STATE, SUMMARIES, SUMMARY_KEY, TMP, PartitionWriter
 from nemo_llm_stage.errors import OutputConflictError, RunError
@@ -35,6 +36,7 @@ SUCCESS = "_SUCCESS"
 BAD_FILES = "files"
 """Stands for whole files of the input in `OutputFolder.write_bad_input`."""
 
+_PREFIX = "part-"
 _JOB = f"{STATE}/job.json"
 _BAD_INPUT = f"{STATE}/bad_input"
 
@@ -87,7 +89,7 @@ class OutputFolder:
 
     def name_of(self, partition: Partition) -> str:
         """Return the file name of a committed partition; names sort in input order up to 10^8 partitions."""
-        return f"part-{partition.index:08}.{self.format}"
+        return f"{_PREFIX}{partition.index:08}.{self.format}"
 
     def check_writable(self) -> None:
         """
@@ -180,7 +182,7 @@ class OutputFolder:
 
     def data_files(self) -> set[str]:
         """Return the names of all files that a reader of the folder takes for rows of the job, of any format."""
-        return {name for name in self.folder.names() if name.startswith("part-")}
+        return {name for name in self.folder.names() if name.startswith(_PREFIX)}
 
     def writer(self, schema: pa.Schema, job_id: str = "") -> PartitionWriter:
         """Return a writer for one partition's file of `schema`, not yet visible."""
@@ -228,24 +230,10 @@ class OutputFolder:
             return _parse_summary(self._read_footer(name).metadata[SUMMARY_KEY])
         if self.folder.exists(f"{SUMMARIES}/{name}.json"):
             return _parse_summary(self.folder.read(f"{SUMMARIES}/{name}.json"))
-        return self._recount(name), None  # its writer died between the file and the counts
-
-    def _recount(self, name: str) -> Counters:
-        """Count a JSONL file by its rows; tokens and attempts as far as the meta columns have them."""
-        job = self.read_job() or {}
-        columns = output_columns_of(job)
-        counters = Counters(num_left_out=sum(record.num_rows for record in self.read_bad_input(name)))
-        for row in self.rows(name):
-            counters.num_written += 1
-            if all(row.get(f"{column}_choice") in (0, None) for column in columns):  # the others are of the same row
-                counters.count({column: _result_of(row, column) for column in columns})
-        if not job["stage"].get("keep_if"):
-            return counters
-        num_rows = job["partitions"][int(name.partition(".")[0].removeprefix("part-"))][3]
-        if num_rows is not None:  # dropped rows have left nothing behind
-            counters.num_dropped = max(0, num_rows - counters.num_left_out - counters.num_rows)
-            counters.num_rows += counters.num_dropped
-        return counters
+        # Its writer died between the file and the counts.
+        num_left_out = sum(record.num_rows for record in self.read_bad_input(name))
+        number = int(name.partition(".")[0].removeprefix(_PREFIX))
+        return recount(self.rows(name), self.read_job() or {}, number, num_left_out), None
 
     def head(self, num_rows: int) -> list[dict[str, Any]]:
         """Return the first committed rows, at most `num_rows`, of the first files."""
@@ -281,24 +269,6 @@ class OutputFolder:
     def remove_success(self) -> None:
         """Take back `write_success`."""
         self.folder.remove(SUCCESS)
-
-
-def output_columns_of(job: Mapping[str, Any]) -> list[str]:
-    """Return the names of the generated columns, without the ones beside them, that a job's record tells."""
-    stage = job["stage"]
-    return list(stage["columns"]) if "columns" in stage else [stage["output_column"]]
-
-
-def explodes(job: Mapping[str, Any]) -> bool:
-    """Whether a job gives each of a row's answers a row of its own."""
-    return bool(job["stage"].get("explode"))
-
-
-def _result_of(row: Mapping[str, Any], column: str) -> RowResult:
-    meta = row.get(f"{column}_meta") or {}
-    usage = Usage(meta.get("input_tokens"), meta.get("output_tokens"), meta.get("cached_tokens"))
-    completion = Completion(texts=(), usage=usage)
-    return RowResult(None, row[f"{column}_error"], completion, meta.get("attempts") or 0)
 
 
 def _record_of_bad(name: str) -> str:

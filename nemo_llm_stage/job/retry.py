@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 
 from nemo_llm_stage.errors import SkippedError
-from nemo_llm_stage.stage.base import Extended, Stage
+from nemo_llm_stage.stage.base import Stage
+from nemo_llm_stage.stage.extend import Extended
 from nemo_llm_stage.stage.row import Known
 from nemo_llm_stage.stage.stage import LLMStage
 

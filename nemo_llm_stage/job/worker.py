@@ -32,7 +32,7 @@ from nemo_llm_stage.job.garbage import collect_as_usual, collect_rarely
 from nemo_llm_stage.job.retry import Asked, FailedRows, put_back, to_columns
 from nemo_llm_stage.job.spec import WorkerSpec
 from nemo_llm_stage.job.task import PartitionReport, PieceReport, Report, Task, settle
-from nemo_llm_stage.stage.base import Extended
+from nemo_llm_stage.stage.extend import Extended
 from nemo_llm_stage.stage.runtime import OnDone
 
 ROWS_PER_CHUNK = 1024

@@ -22,34 +22,20 @@ from nemo_llm_stage.core import Outcome
 from nemo_llm_stage.errors import ConfigError
 from nemo_llm_stage.prompt.template import check_columns
 from nemo_llm_stage.stage.ask import Row
+from nemo_llm_stage.stage.extend import Extended, drop, extend
 from nemo_llm_stage.stage.health import Health
 from nemo_llm_stage.stage.keep import KeepIf
 from nemo_llm_stage.stage.memo import Memo
 from nemo_llm_stage.stage.query import CompletionStore
 from nemo_llm_stage.stage.row import AskedColumn, Known, RowAsker
 from nemo_llm_stage.stage.runtime import OnDone, Runtime
-from nemo_llm_stage.stage.table import column_names, rows_of, take_rows, with_columns
+from nemo_llm_stage.stage.table import column_names, rows_of
 
 if TYPE_CHECKING:
     import pandas as pd
     import ray.data
 
     from nemo_llm_stage.stage.stage import LLMStage
-
-
-class Extended(NamedTuple):
-    """
-    A table with a stage's columns.
-
-    Attributes:
-        table: The rows that stay.
-        rows: For each of them, the index of the row that it was made from; rising.
-        dropped: Indices of the rows of which nothing stays, by `keep_if`.
-    """
-
-    table: Any
-    rows: Sequence[int]
-    dropped: frozenset[int]
 
 
 class _Needs(NamedTuple):
@@ -196,21 +182,8 @@ class Stage(ABC):
 
     def extend(self, table: Any, outcomes: Sequence[Outcome]) -> Extended:
         """Return `table` with the columns that `outcomes` make, less the rows that `keep_if` drops."""
-        arrays: list[pa.Array] = []
-        rows: Sequence[int] = range(len(outcomes))
-        for member in self.members:
-            column, rows = member.columns.arrays([outcome[member.output_column] for outcome in outcomes])
-            arrays += column
-        if len(rows) > len(outcomes):
-            table = take_rows(table, rows)
-        extended = with_columns(table, self.fields, arrays)
-        if self.keep_if is None:
-            return Extended(extended, rows, frozenset())
-        kept = self._kept(self.keep_if, table, arrays, [outcomes[row] for row in rows])
-        if len(kept) == len(rows):
-            return Extended(extended, rows, frozenset())
-        rows_kept = [rows[place] for place in kept]
-        return Extended(take_rows(extended, kept), rows_kept, frozenset(rows) - frozenset(rows_kept))
+        extended = extend(table, outcomes, self.members)
+        return extended if self.keep_if is None else drop(extended, outcomes, self.keep_if, self._judged)
 
     def check_server(self) -> None:
         """
@@ -297,16 +270,6 @@ class Stage(ABC):
             yield _Needs("the prompt", member.own_columns, frozenset(self._generated_by(others)))
         if self.keep_if is not None:
             yield _Needs("keep_if", self.keep_if.required_columns, frozenset(self._judged))
-
-    def _kept(self, keep_if: KeepIf, table: Any, arrays: Sequence[pa.Array], outcomes: Sequence[Outcome]) -> list[int]:
-        """Return the places of the rows that stay."""
-        names = {field.name: array for field, array in zip(self.fields, arrays, strict=True)}
-        answers = {name: names[name].to_pylist() for name in keep_if.required_columns & names.keys()}
-        rows = rows_of(table, keep_if.needs(names))
-        for place, row in enumerate(rows):
-            row |= {name: values[place] for name, values in answers.items()}
-        pairs = enumerate(zip(rows, outcomes, strict=True))
-        return [place for place, (row, outcome) in pairs if keep_if.keeps(row, outcome, self._judged)]
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what is open in this process."""

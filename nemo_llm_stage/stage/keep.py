@@ -7,7 +7,7 @@ Pure. Knows values and expressions; knows nothing of how answers come about.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -86,10 +86,6 @@ class KeepIf:
                 logger.warning("keep_if %r cannot be evaluated for a row, which stays: %s", self.source, error)
             return True
         return value is None or bool(value)
-
-    def needs(self, generated: Collection[str]) -> list[str]:
-        """Return the columns of the input that the expression uses."""
-        return sorted(self.required_columns - set(generated))
 
 
 def _example(kind: pa.DataType) -> Any:
