@@ -136,7 +136,8 @@ def verification_table(verification: Verification, output: str) -> Group:
         table.add_row("left out", f"{counters.num_left_out:,}", "rows of the input that cannot be read")
     _add_costs(table, counters)
     if verification.is_complete:
-        verdict = Text("every row is here exactly once", style="green")
+        dropped = ", or was dropped" if counters.num_dropped else ""
+        verdict = Text(f"every row is here exactly once{dropped}", style="green")
     else:
         lines = [*verification.problems]
         if verification.num_missing:
