@@ -57,14 +57,14 @@ class ChoicesAnswer(Settings):
     Attributes:
         type: ``choices``.
         choices: The labels.
-        guided: Whether to have the server write nothing else: ``true`` by vLLM's guided choice, ``json`` by a JSON
-            Schema, which vLLM, SGLang and llama.cpp take.
+        guided: Whether to have the server write nothing else: ``true`` by vLLM's guided choice, which other
+            servers pass over, ``json`` by a JSON Schema, which vLLM, SGLang and llama.cpp take.
         logprobs: Whether to keep how sure the model was: the value is then a struct of choice and logprob.
     """
 
     type: Literal["choices"] = "choices"
     choices: Annotated[tuple[str, ...], BeforeValidator(_labels)]
-    guided: bool | Literal["json"] = False
+    guided: bool | Literal["json"] = True
     logprobs: bool = False
 
     def make(self) -> Output:

@@ -31,8 +31,9 @@ class ChoiceOutput(Output):
 
     Args:
         choices: The labels, at least one.
-        guided: Whether to have the server write nothing else. True asks by ``structured_outputs``, which vLLM has;
-            ``"json"`` by a JSON Schema, which vLLM, SGLang and llama.cpp take: the answer is then a quoted label.
+        guided: Whether to have the server write nothing else. True asks by ``structured_outputs``, which vLLM has and
+            others pass over; where one refuses it, rows are asked without. ``"json"`` asks by a JSON Schema, which
+            vLLM, SGLang and llama.cpp take: the answer is then a quoted label.
         logprobs: Whether the value is a struct of ``choice`` and ``logprob``: the sum of the natural logarithms of
             the answer's token probabilities, null where the server does not tell them.
 
@@ -41,7 +42,7 @@ class ChoiceOutput(Output):
     """
 
     def __init__(
-        self, choices: Sequence[str], *, guided: bool | Literal["json"] = False, logprobs: bool = False
+        self, choices: Sequence[str], *, guided: bool | Literal["json"] = True, logprobs: bool = False
     ) -> None:
         self._choices = tuple(choices)
         if isinstance(choices, str) or not all(isinstance(choice, str) and choice.strip() for choice in choices):

@@ -39,7 +39,8 @@ class JsonOutput(Output):
 
     Args:
         schema: A JSON Schema; a pydantic model or any other type that pydantic can validate, e.g. ``list[Model]``.
-        guided: Whether to send the schema as ``response_format``, for servers that then write nothing else.
+        guided: Whether to send the schema as ``response_format``, for servers that then write nothing else. Where one
+            refuses it, rows are asked without.
         strict: Whether to set ``strict`` in it. OpenAI then holds the model to the schema, and takes only some schemas.
 
     Raises:

@@ -13,7 +13,14 @@ from typing import Any
 
 from nemo_llm_stage.client.llm_client import ConversationFormatter, GenerationConfig
 from nemo_llm_stage.core import Completion, RowResult
-from nemo_llm_stage.errors import ContextOverflowError, ParseError, RequestError, RowError, TruncatedError
+from nemo_llm_stage.errors import (
+    BadRequestError,
+    ContextOverflowError,
+    ParseError,
+    RequestError,
+    RowError,
+    TruncatedError,
+)
 from nemo_llm_stage.output import Output, reask_messages, split_reasoning
 from nemo_llm_stage.prompt import Prompt
 from nemo_llm_stage.stage.adjust import (
@@ -25,6 +32,7 @@ from nemo_llm_stage.stage.adjust import (
     shrunk,
     with_max_tokens,
 )
+from nemo_llm_stage.stage.guide import Guide
 from nemo_llm_stage.stage.health import Health
 from nemo_llm_stage.stage.parameters import Parameters
 from nemo_llm_stage.stage.policy import CAP_FACTOR, RecoveryPolicy
@@ -86,6 +94,7 @@ class Asker:
         self._hides_reasoning = hides_reasoning
         self._health = health
         self._is_list = (config.n or 1) > 1
+        self._guide = Guide(output.request_kwargs(), parameters.config.extra_kwargs)
         self._terms_with = functools.lru_cache(MAX_TERMS)(self._make_terms)
 
     async def ask(self, row: Row, store: CompletionStore | None = None) -> RowResult:
@@ -130,6 +139,9 @@ class Asker:
             except ContextOverflowError as error:
                 self._fit(trail, error)
                 trail.attempts += error.attempts
+            except BadRequestError as error:
+                self._unguide(trail, error)
+                trail.attempts += error.attempts
             except TruncatedError as error:  # all was spent before the first word
                 self._lengthen(trail, error)
                 trail.attempts += error.attempts
@@ -141,6 +153,16 @@ class Asker:
                 if self._policy.on_truncated == "continue":
                     return await self._go_on(trail, completion, cut)
                 self._lengthen(trail, cut)
+
+    def _unguide(self, trail: Trail, error: BadRequestError) -> None:
+        """Ask this row, and those to come, without what the server does not take, or raise `error`."""
+        config = self._guide.without(trail.terms.config)
+        if config == trail.terms.config or not self._guide.is_refused_by(error):
+            raise error
+        self._terms = self._terms.with_config(self._guide.without(self._terms.config))
+        self._terms_with.cache_clear()
+        trail.change_config(config)
+        trail.note("unguided")
 
     def _fit(self, trail: Trail, error: ContextOverflowError) -> None:
         """Change the request so that it fits, or raise `error`."""

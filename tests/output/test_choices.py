@@ -65,18 +65,18 @@ def test_choices_that_cannot_work_are_refused(choices: list[str]) -> None:
         ChoiceOutput(choices)
 
 
-def test_the_server_is_guided_only_where_asked() -> None:
-    """Servers other than vLLM refuse the parameter."""
-    assert ChoiceOutput(["a", "b"]).request_kwargs() == {}
+def test_the_server_is_guided_as_asked() -> None:
+    """By vLLM's parameter, by a schema, or not at all."""
+    assert ChoiceOutput(["a", "b"], guided=False).request_kwargs() == {}
     schema = ChoiceOutput(["a", "b"], guided="json").request_kwargs()["response_format"]["json_schema"]["schema"]
     assert schema == {"type": "string", "enum": ["a", "b"]}
     guide = {"structured_outputs": {"choice": ["a", "b"]}}
-    assert ChoiceOutput(["a", "b"], guided=True).request_kwargs() == {"extra_body": guide}
+    assert ChoiceOutput(["a", "b"]).request_kwargs() == {"extra_body": guide}
 
 
 def test_the_certainty_of_a_label_is_the_sum_of_its_tokens() -> None:
     """For chats and plain completions; null where the server does not say."""
-    output = ChoiceOutput(["yes", "no"], logprobs=True)
+    output = ChoiceOutput(["yes", "no"], guided=False, logprobs=True)
     assert output.request_kwargs() == {"logprobs": True}
     chat = {"content": [{"token": "y", "logprob": -0.25}, {"token": "es", "logprob": -0.5}]}
     completion = Completion(texts=("no", "yes", "yes"), logprobs=(None, chat, {"token_logprobs": [-1.0, None]}))

@@ -10,6 +10,7 @@ import pytest
 
 from nemo_llm_stage import AsyncHTTPClient, Completion, ConfigError, ConversationFormatter, Counters, LLMStage, Usage
 from nemo_llm_stage.client.formatters import PlainFormatter
+from nemo_llm_stage.errors import BadRequestError
 from nemo_llm_stage.output import ChoiceOutput
 from nemo_llm_stage.testing import Fault, ScriptedClient, SimulatedServer
 
@@ -455,3 +456,42 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], words: 
     """At construction."""
     with pytest.raises(ConfigError, match=words):
         make_stage(ScriptedClient(), **settings)
+
+
+REFUSAL = "HTTP 400: Invalid parameter: 'response_format' of type 'json_schema' is not supported with this model."
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
+
+def unguided(messages: list[dict[str, Any]], config: Any) -> str:
+    """Answer as a server that takes no response_format."""
+    if "response_format" in (config.extra_kwargs or {}):
+        raise BadRequestError(REFUSAL)
+    return '{"a": 1}'
+
+
+class UnguidedClient(ScriptedClient):
+    """Takes no response_format."""
+
+    async def _query_model_impl(self, **request: Any) -> list[str]:
+        config = request["generation_config"]
+        self.configs = [*getattr(self, "configs", []), config]
+        return [unguided(request["messages"], config)]
+
+
+def test_what_a_server_does_not_take_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """Told once; all rows are answered, and what is not about the answer's form stays."""
+    client = UnguidedClient(max_concurrent_requests=1)
+    settings = {"parser": SCHEMA, "generation_config": {"extra_kwargs": {"min_p": 0.5}}}
+    rows, counters = ask(make_stage(client, **settings), "one", "two", "three")
+    assert [row["x"] for row in rows] == [{"a": 1}] * 3
+    assert [row["x_meta"]["recovery"] for row in rows] == ["unguided", None, None]
+    assert [set(config.extra_kwargs) for config in client.configs] == [{"min_p", "response_format"}] + [{"min_p"}] * 3
+    assert counters.num_attempts == 4
+    assert [record.message for record in caplog.records if "does not take response_format" in record.message]
+
+
+def test_what_the_user_asked_for_is_never_left_out() -> None:
+    """The row fails with the server's words."""
+    settings = {"parser": SCHEMA, "generation_config": {"extra_kwargs": {"response_format": {"type": "json_object"}}}}
+    [row], _ = ask(make_stage(UnguidedClient(), **settings), "one")
+    assert row["x_error"] == f"bad_request: {REFUSAL}"
