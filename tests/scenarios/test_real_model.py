@@ -43,24 +43,17 @@ FACT = {
     "type": "object",
     "properties": {
         "kind": {"enum": ["function", "class", "module"]},
-        "size": {"type": "integer", "minimum": 0, "maximum": 9},
         "about": {
             "type": "object",
-            "properties": {"letter": {"type": "string", "maxLength": 1}, "sure": {"type": "boolean"}},
-            "required": ["sure"],
+            "properties": {"size": {"type": "integer", "minimum": 0, "maximum": 9}},
+            "required": ["size"],
             "additionalProperties": False,
         },
     },
-    "required": ["kind", "size", "about"],
+    "required": ["kind", "about"],
     "additionalProperties": False,
 }
-FACT_TYPE = pa.struct(
-    [
-        ("kind", pa.string()),
-        ("size", pa.int64()),
-        ("about", pa.struct([("letter", pa.string()), ("sure", pa.bool_())])),
-    ]
-)
+FACT_TYPE = pa.struct([("kind", pa.string()), ("about", pa.struct([("size", pa.int64())]))])
 
 
 @pytest.fixture(scope="module")
