@@ -43,7 +43,7 @@ REAL_ROWS = 600
 REAL_LIMIT = 16
 REAL_ACTORS = 2
 REAL_TIMEOUT_S = 600.0
-CHANCES = {"journal.before_write": 0.006, "journal.after_write": 0.006} | dict.fromkeys(
+CHANCES = {"journal.before_write": 0.003, "journal.after_write": 0.003} | dict.fromkeys(
     (
         "read.before",
         "piece.before",
@@ -57,7 +57,7 @@ CHANCES = {"journal.before_write": 0.006, "journal.after_write": 0.006} | dict.f
         "finish.before",
         "finish.after",
     ),
-    0.05,
+    0.02,
 )
 """Of dying at a failpoint, at each pass; a job of 30 partitions dies a dozen times or so."""
 
@@ -128,7 +128,7 @@ def crash_real(num_crashes: int, folder: Path, rng: random.Random, max_s: float)
     ways = ("failpoints", "worker", "driver")
     results = {f"Ray, {way}": (Tally(), 0.0) for way in ways}
     started_s, number = time.monotonic(), 0
-    with SimulatedServerProcess(service_time_s=0.02) as server:
+    with SimulatedServerProcess(service_time_s=0.1) as server:
         while sum(tally.num_crashes for tally, _ in results.values()) < num_crashes:
             if time.monotonic() - started_s > max_s:
                 break
@@ -138,7 +138,7 @@ def crash_real(num_crashes: int, folder: Path, rng: random.Random, max_s: float)
             write_input(place, REAL_ROWS)
             server.reset()
             job = RealJob(server.base_url, place, CHANCES if way == "failpoints" else {})
-            _run_until_done(job, place, way, rng, tally)
+            _run_until_done(job, server, way, rng, tally)
             check_output(CrashJob(server.base_url, str(place)), REAL_ROWS, tally)
             stats = server.stats
             tally.num_extra += stats.num_duplicates
@@ -150,28 +150,31 @@ def crash_real(num_crashes: int, folder: Path, rng: random.Random, max_s: float)
     return results
 
 
-def _run_until_done(job: RealJob, folder: Path, way: str, rng: random.Random, tally: Tally) -> None:
-    num_kills = 0
+def _run_until_done(job: RealJob, server: SimulatedServerProcess, way: str, rng: random.Random, tally: Tally) -> None:
+    """Kill workers or the driver within a second of each attempt's first requests, and run again until it is done."""
+    num_kills = num_given_up = num_before = 0
     process = job.start()
     give_up_s = time.monotonic() + REAL_TIMEOUT_S
     next_kill_s = 0.0
     while True:
-        has_begun = (folder / "out" / "_nemo_llm_stage" / "journal").exists()
         now = time.monotonic()
         if process.poll() is not None:
             if process.returncode == 0:
                 break
-            if process.returncode != -signal.SIGKILL:
-                assert process.stderr is not None
-                tally.problems.append(f"exit code {process.returncode}: {process.stderr.read().decode()[-2000:]}")
+            assert process.stderr is not None
+            said = process.stderr.read().decode()
+            has_given_up = "times in a row" in said  # a worker that dies at once, again and again, ends the attempt
+            if process.returncode != -signal.SIGKILL and not has_given_up:
+                tally.problems.append(f"exit code {process.returncode}: {said[-2000:]}")
                 break
-            process, next_kill_s = job.start(), 0.0
+            num_given_up += has_given_up
+            process, next_kill_s, num_before = job.start(), 0.0, server.stats.num_requests
         elif now > give_up_s:
             process.kill()
             tally.problems.append("hung")
             break
-        elif has_begun and next_kill_s == 0.0:
-            next_kill_s = now + rng.uniform(0.0, 3.0)
+        elif next_kill_s == 0.0 and server.stats.num_requests > num_before:
+            next_kill_s = now + rng.uniform(0.0, 1.0)
         elif next_kill_s and now > next_kill_s:
             if way == "driver":
                 process.kill()
@@ -180,13 +183,13 @@ def _run_until_done(job: RealJob, folder: Path, way: str, rng: random.Random, ta
                 for pid in job.worker_pids():
                     os.kill(pid, signal.SIGKILL)
                     num_kills += 1
-            next_kill_s = 0.0
+            next_kill_s, num_before = 0.0, server.stats.num_requests
         time.sleep(0.02)
     places = job.deaths()
     tally.places.update(places or {way: num_kills})
     tally.num_crashes += num_kills + len(places)
     num_workers = REAL_ACTORS if way == "driver" else 1
-    tally.num_in_flight += REAL_LIMIT * num_workers * (num_kills + len(places))
+    tally.num_in_flight += REAL_LIMIT * (num_workers * (num_kills + len(places)) + REAL_ACTORS * num_given_up)
 
 
 def _row(kind: str, tally: Tally, seconds: float) -> list[object]:
