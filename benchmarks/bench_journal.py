@@ -73,7 +73,7 @@ def journal_costs(folder: Path, num_rows: int, num_words: int) -> dict[str, floa
 
 def resume(folder: Path, num_rows: int, rows_per_partition: int) -> dict[str, float]:
     """Return what it takes to go on with a job of which only the last file is missing."""
-    source = write_texts(folder, num_rows, num_words=50)
+    source = write_texts(folder, num_rows, num_words=200)
     output = folder / "resumed"
     shutil.rmtree(output, ignore_errors=True)
     options: dict[str, Any] = {"rows_per_partition": rows_per_partition}

@@ -19,6 +19,7 @@ from nemo_llm_stage.job.client import ClientConfig
 from nemo_llm_stage.job.column import ColumnConfig, ColumnSettings, with_defaults
 from nemo_llm_stage.stage.base import Stage
 from nemo_llm_stage.stage.multi import MultiColumnStage
+from nemo_llm_stage.stage.query import GIVE_UP_AFTER_S
 
 __all__ = ["ClientConfig", "JobConfig"]
 
@@ -50,7 +51,7 @@ class JobConfig(ColumnSettings):
     output: str
     columns: tuple[ColumnConfig, ...] = ()
     keep_if: str | None = None
-    give_up_after: float = Field(default=6 * 3600.0, ge=0)
+    give_up_after: float = Field(default=GIVE_UP_AFTER_S, ge=0)
     engine: Literal["ray", "local"] = "ray"
     actors: int = Field(default=1, ge=1)
     num_cpus_per_actor: float = Field(default=0.5, gt=0)

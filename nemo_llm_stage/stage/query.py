@@ -7,6 +7,7 @@ Answers already paid for are behind the `CompletionStore` seam. Knows nothing of
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import time
 from contextlib import nullcontext
@@ -18,7 +19,7 @@ import orjson
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
 from nemo_llm_stage.client.retry import backoff_s
 from nemo_llm_stage.core import Completion, Message, Origin
-from nemo_llm_stage.errors import QuarantinedError, RequestError, TransientError
+from nemo_llm_stage.errors import QuarantinedError, RequestError, RunError, TransientError
 from nemo_llm_stage.stage.health import (
     NUM_DEATHS_TO_QUARANTINE,
     NUM_DEATHS_TO_SUSPECT,
@@ -27,6 +28,9 @@ from nemo_llm_stage.stage.health import (
     count_deaths,
 )
 from nemo_llm_stage.stage.memo import Memo
+
+GIVE_UP_AFTER_S = 6 * 3600.0
+"""In a job an outage must not use rows up; and what a row costs that waits is a little memory."""
 
 
 class CompletionStore(Protocol):
@@ -98,16 +102,20 @@ class Querier:
     Args:
         client: Ready to be used on the running loop.
         give_up_after_s: How long a request is sent again after failures that may pass, counted from its first send,
-            once the client's own retries are used up; 0 fails it at once.
+            once the client's own retries are used up; 0 fails it at once. None waits where answers are kept, by
+            `GIVE_UP_AFTER_S`, and nowhere else.
         health: Shared by all rows of a run.
         memo: Where identical requests meet; None asks each on its own.
     """
 
-    def __init__(self, client: AsyncLLMClient, *, give_up_after_s: float, health: Health, memo: Memo | None) -> None:
+    def __init__(
+        self, client: AsyncLLMClient, *, give_up_after_s: float | None, health: Health, memo: Memo | None
+    ) -> None:
         self._client = client
         self._give_up_after_s = give_up_after_s
         self._health = health
         self._memo = memo
+        self._store_error: RunError | None = None
 
     async def query(
         self, messages: list[Message], terms: Terms, store: CompletionStore | None
@@ -125,26 +133,36 @@ class Querier:
             RunError: The store cannot keep the answer.
         """
         if store is None and self._memo is None:
-            return await self._ask(messages, terms), Origin.ASKED
+            return await self._ask(messages, terms, self._give_up_after_s or 0.0), Origin.ASKED
         key = request_key(terms.identity, messages)
         completion = None if store is None else store.get(key)
         if completion is not None:
             if self._memo is not None:
                 self._memo.keep(key, completion)
             return completion, Origin.JOURNAL
+        if self._store_error is not None:  # an answer that cannot be kept must not be paid for
+            raise self._store_error
+        give_up_after_s = self._give_up_after_s
+        if give_up_after_s is None:
+            give_up_after_s = 0.0 if store is None else GIVE_UP_AFTER_S
         origin = Origin.ASKED
         if self._memo is None:
-            completion = await self._ask(messages, terms)
+            completion = await self._ask(messages, terms, give_up_after_s)
         else:
-            completion, is_shared = await self._memo.get(key, lambda: self._ask(messages, terms))
+            ask = functools.partial(self._ask, messages, terms, give_up_after_s)
+            completion, is_shared = await self._memo.get(key, ask)
             origin = Origin.SHARED if is_shared else Origin.ASKED
         if store is not None:
-            store.put(key, completion)
+            try:
+                store.put(key, completion)
+            except RunError as error:
+                self._store_error = error
+                raise
         return completion, origin
 
-    async def _ask(self, messages: list[Message], terms: Terms) -> Completion:
+    async def _ask(self, messages: list[Message], terms: Terms, give_up_after_s: float) -> Completion:
         """Ask the server, again and again as long as that may help."""
-        give_up_at_monotonic_s = time.monotonic() + self._give_up_after_s
+        give_up_at_monotonic_s = time.monotonic() + give_up_after_s
         failures: tuple[str, ...] = ()
         num_rounds = 0
         while True:

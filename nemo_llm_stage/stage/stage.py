@@ -49,7 +49,7 @@ class LLMStage(Stage):
         output_type: Arrow type of what a function or a pattern gives; string if not given.
         conversation_formatter: Renders messages for a base model behind ``/v1/completions``.
         give_up_after_s: Seconds that a row is asked again, beyond the client's own retries, after failures that may
-            pass; 0 fails it at once.
+            pass; 0 fails it at once. None is 6 hours in a job, which keeps its answers, and 0 elsewhere.
         deduplicate: Whether identical requests are sent once and share the answer; None does so where a request has
             one answer: at temperature 0 or with a seed.
         has_meta: Whether to add ``X_meta``.
@@ -79,7 +79,7 @@ class LLMStage(Stage):
         parser: Any = None,
         output_type: pa.DataType | None = None,
         conversation_formatter: ConversationFormatter | None = None,
-        give_up_after_s: float = 0.0,
+        give_up_after_s: float | None = None,
         deduplicate: bool | None = None,
         has_meta: bool = True,
         field_columns: bool = False,

@@ -167,9 +167,9 @@ def test_a_missing_column_is_told_before_anything_is_asked(server: SimulatedServ
 
 
 def test_failed_rows_are_values_and_counted_by_kind(server: SimulatedServer, folder: Path) -> None:
-    """With an example each."""
+    """With an example each; a row that is not to be asked again for hours fails."""
     server.faults = [Fault(400, contains="row 1"), Fault(500, contains="row 20")]
-    counters = run(server, folder).counters
+    counters = run(server, folder, stage=make_stage(server, give_up_after_s=0)).counters
     assert counters.errors == {"bad_request": 11, "server_error": 1}
     assert counters.num_failed == 12
     assert counters.examples["server_error"].startswith("server_error: ")

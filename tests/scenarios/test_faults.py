@@ -45,9 +45,9 @@ def write_rows(folder: Path, num_rows: int) -> Path:
     return path
 
 
-def make_stage(base_url: str, *, timeout: float = 30.0, give_up_after_s: float = 60.0, **settings: Any) -> LLMStage:
+def make_stage(base_url: str, *, timeout: float = 30.0, **settings: Any) -> LLMStage:
     client = AsyncHTTPClient(base_url, max_concurrent_requests=16, base_delay=0.01, timeout=timeout, max_retries=3)
-    options = {"model": "sim", "prompt": "Say {{ text }}", "output_column": "x", "give_up_after_s": give_up_after_s}
+    options = {"model": "sim", "prompt": "Say {{ text }}", "output_column": "x"}
     return LLMStage(client=client, **options | settings)
 
 
@@ -127,9 +127,12 @@ def test_no_healthy_row_waits_behind_a_sleeping_one(server: SimulatedServer, tmp
     assert max(first) < min(again)
 
 
-def test_a_server_that_is_gone_for_a_while_costs_no_row(server: SimulatedServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [1.0, pytest.param(60.0, marks=pytest.mark.slow)])
+def test_a_server_that_is_gone_for_a_while_costs_no_row(
+    server: SimulatedServer, tmp_path: Path, seconds: float
+) -> None:
     """It dies with all connections in the middle of the run and is back later."""
-    server.faults = [Fault("exit", attempts=1, contains="row 40.", seconds=1.0)]
+    server.faults = [Fault("exit", attempts=1, contains="row 40.", seconds=seconds)]
     run(make_stage(server.base_url), tmp_path, 200)
     assert_all_answered(tmp_path, 200)
     assert server.stats.num_duplicates <= 16 + 3 * 16  # in flight as it died, and sent while it was gone
