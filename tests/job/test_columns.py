@@ -179,3 +179,23 @@ def test_lost_counts_of_such_files_are_counted_anew(job: Any, servers: Servers, 
     assert verification.is_complete, verification.problems
     counters = verification.counters
     assert (counters.num_rows, counters.num_dropped) == (result.counters.num_rows, result.counters.num_dropped)
+
+
+def test_several_workers_share_such_rows(job: Any, output_format: str) -> None:
+    """Pieces of partitions too: each request is counted as often as it was sent, whatever fails or is dropped."""
+    with Servers(Fault(400, contains="B [A row 7")) as broken:
+        stage = broken.chain(keep_if="c != '[C row 8]'")
+        result = job.run(stage, actors=3, rows_per_partition=25, output_format=output_format, max_failed_rows=None)
+        assert result.counters.num_attempts == broken.server.stats.num_requests
+    assert [row["id"] for row in job.rows()] == [number for number in range(40) if number != 8]
+    counters = result.counters
+    assert (counters.num_answered, counters.num_failed, counters.num_dropped) == (38, 1, 1)
+    assert counters.errors_by_column == {"b": 1}
+
+
+def test_several_workers_share_rows_that_become_several(job: Any, servers: Servers) -> None:
+    """In their order."""
+    stage = servers.stage("x", "{{ text }}", explode=True, generation_config={"n": 2})
+    result = job.run(stage, actors=3, rows_per_partition=25)
+    assert [(row["id"], row["x_choice"]) for row in job.rows()] == [(i, choice) for i in range(40) for choice in (0, 1)]
+    assert (result.counters.num_rows, result.counters.num_written) == (40, 80)
