@@ -280,7 +280,8 @@ def _finish(job: Job, num_rows_before: int, started_monotonic_s: float) -> JobRe
     """Check the output as a whole, and only then mark it as complete."""
     verification = verify(job.output, job.plan)
     if not verification.is_complete:
-        problems = verification.problems or [f"{verification.num_missing} partitions are missing"]
+        missing = f"{verification.num_missing} partitions are not committed yet; run the job again to go on"
+        problems = verification.problems or [missing]
         raise RunError("the output does not hold every row exactly once:\n  " + "\n  ".join(problems[:20]))
     job.output.tidy(keep_raw=job.keep_raw)
     if not job.output.folder.exists(SUCCESS):

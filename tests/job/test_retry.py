@@ -88,7 +88,7 @@ def test_an_unfinished_job_is_told(job: Any) -> None:
     job.run()
     (job.folder / "out" / "part-00000002.parquet").unlink()
     refuse(job)
-    with pytest.raises(RunError, match="1 partitions are missing"):
+    with pytest.raises(RunError, match="1 partitions are not committed yet; run the job again"):
         job.retry()
 
 
