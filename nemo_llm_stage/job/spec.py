@@ -13,12 +13,6 @@ import pyarrow as pa
 from nemo_llm_stage.dataset.journal import FLUSH_INTERVAL_S
 from nemo_llm_stage.stage.base import Stage
 
-ROWS_OPEN_PER_PERMIT = 12
-"""Rows that a worker has open for each permit, over its partitions, so that no permit waits for a row."""
-
-MIN_PARTITIONS_AT_ONCE = 3
-MAX_PARTITIONS_AT_ONCE = 64
-
 
 @dataclass(frozen=True)
 class WorkerSpec:
@@ -54,9 +48,3 @@ class WorkerSpec:
     def num_permits(self) -> int:
         """Requests that a worker keeps in flight."""
         return self.stage.max_concurrent_requests
-
-    @property
-    def num_partitions_at_once(self) -> int:
-        """How many partitions a worker runs side by side, so that there is always a next row to send."""
-        wanted = -(-ROWS_OPEN_PER_PERMIT * self.num_permits // max(1, self.rows_per_partition))
-        return min(MAX_PARTITIONS_AT_ONCE, max(MIN_PARTITIONS_AT_ONCE, wanted))

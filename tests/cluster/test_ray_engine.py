@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from nemo_llm_stage import AsyncHTTPClient, ConfigError, FatalError, LLMStage, MultiColumnStage, run_job
+from nemo_llm_stage import AsyncHTTPClient, ConfigError, FatalError, LLMStage, MultiColumnStage, RunError, run_job
 from nemo_llm_stage.testing import SimulatedServer, expected_answer
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
@@ -116,3 +116,17 @@ def test_several_columns_run_in_actors(folder: Path) -> None:
     out = pd.read_parquet(folder / "out")
     assert out["a"].tolist() == [answer for number, answer in enumerate(answers(400)) if number != 7]
     assert (result.counters.num_answered, result.counters.num_dropped) == (399, 1)
+
+
+def test_a_worker_that_cannot_be_made_ends_the_run(server: SimulatedServer, folder: Path) -> None:
+    """With the reason, at once."""
+
+    class Unpackable(AsyncHTTPClient):
+        """Breaks where it arrives."""
+
+        def __setstate__(self, state: dict[str, Any]) -> None:
+            raise ImportError("no module named elsewhere")
+
+    client = Unpackable(server.base_url)
+    with pytest.raises(RunError, match="no module named elsewhere"):
+        run(make_stage(server, client=client), folder)
