@@ -28,7 +28,7 @@ from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.read import read_partition
 from nemo_llm_stage.dataset.storage import writing_to
 from nemo_llm_stage.dataset.writer import PartitionWriter
-from nemo_llm_stage.job.garbage import collect_as_usual, collect_rarely
+from nemo_llm_stage.job.garbage import collect_as_usual, collect_rarely, give_memory_back
 from nemo_llm_stage.job.retry import Asked, FailedRows, put_back, to_columns
 from nemo_llm_stage.job.spec import WorkerSpec
 from nemo_llm_stage.job.task import PartitionReport, PieceReport, Report, Task, settle
@@ -197,7 +197,7 @@ class PartitionWorker:
             raise
         with writing_to(self._output.url):
             journal.retire(keep=self.spec.keep_raw)
-        pa.default_memory_pool().release_unused()  # its allocator would keep what this thread has used
+        give_memory_back()
         return PartitionReport(partition.index, name, counters, is_first)
 
     def _fill(self, writer: PartitionWriter, partition: Partition, journal: Journal) -> Counters:
