@@ -180,6 +180,11 @@ class OutputFolder:
         """Return the names of the committed partitions' files."""
         return {name for name in self.data_files() if name.endswith(f".{self.format}")}
 
+    def has(self, name: str) -> bool:
+        """Whether the partition whose file is `name` is committed."""
+        with writing_to(self.url):
+            return self.folder.exists(name)
+
     def data_files(self) -> set[str]:
         """Return the names of all files that a reader of the folder takes for rows of the job, of any format."""
         return {name for name in self.folder.names() if name.startswith(_PREFIX)}

@@ -35,6 +35,16 @@ def test_a_stopped_worker_asks_nothing_more(tmp_path: Path) -> None:
         assert server.stats.num_requests == 10
 
 
+def test_a_partition_that_is_committed_is_not_asked_again(tmp_path: Path) -> None:
+    """A worker may die after the commit and before it tells of it: whoever takes its place finds the file."""
+    with SimulatedServer() as server:
+        job = make_job(server, tmp_path)
+        reports = [PartitionWorker(job.spec).run(job.pending[0]) for _ in range(2)]
+        assert server.stats.num_requests == 10
+    assert [report.is_first for report in reports] == [True, False]
+    assert reports[0].counters == reports[1].counters
+
+
 def test_the_first_failure_is_every_partitions(tmp_path: Path) -> None:
     """A disk that is full for one is full for all: nothing more is asked whose answer could not be kept."""
 
