@@ -164,14 +164,15 @@ def schema() -> None:
 
 @main.command()
 @click.argument("output")
-def verify(output: str) -> None:
+@click.option("--rows", is_flag=True, help="Also read input and output again, and compare them row by row.")
+def verify(output: str, rows: bool) -> None:
     """Prove that every row of a job's input is in OUTPUT exactly once; exit code 1 if not."""
     from rich.console import Console
 
     from nemo_llm_stage.cluster.run import verify_output
     from nemo_llm_stage.report.summary import verification_table
 
-    verification = verify_output(output)
+    verification = verify_output(output, compares_rows=rows)
     Console().print(verification_table(verification, output))
     sys.exit(0 if verification.is_complete else EXIT_RUN)
 

@@ -231,14 +231,14 @@ def head(url: str, num_rows: int) -> list[dict[str, Any]]:
     return open_output(url)[0].head(num_rows)
 
 
-def verify_output(url: str) -> Verification:
+def verify_output(url: str, *, compares_rows: bool = False) -> Verification:
     """
-    Check the output folder of a job against its plan.
+    Check the output folder of a job against its plan; see `verify`.
 
     Raises:
         OutputConflictError: No job of this package has written there.
     """
-    return verify(*open_output(url))
+    return verify(*open_output(url), compares_rows=compares_rows)
 
 
 def _num_failed(counters: Counters, kinds: Collection[str]) -> int:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from nemo_llm_stage.core import Counters
 from nemo_llm_stage.dataset.bad_input import BadInput
+from nemo_llm_stage.dataset.compare import first_misplaced
 from nemo_llm_stage.dataset.output import BAD_FILES, OutputFolder
 from nemo_llm_stage.dataset.plan import Partition, Plan
 from nemo_llm_stage.dataset.recount import explodes, output_columns_of
@@ -50,11 +51,16 @@ class Verification:
         return not self.problems and not self.num_missing
 
 
-def verify(output: OutputFolder, plan: Plan) -> Verification:
+def verify(output: OutputFolder, plan: Plan, *, compares_rows: bool = False) -> Verification:
     """
     Check each committed file against the plan: there, whole, as many rows as were read, one schema for all.
 
     Of Parquet files it reads the footers only; JSONL files it reads.
+
+    Args:
+        output: The folder.
+        plan: What it should hold.
+        compares_rows: Whether to read input and output again as well, and set them beside each other row by row.
     """
     job = output.read_job() or {}
     columns = output_columns_of(job)
@@ -67,7 +73,10 @@ def verify(output: OutputFolder, plan: Plan) -> Verification:
     schema: pa.Schema | None = None
 
     def look_at(name: str) -> _Look:
-        return _look(output, name, expected[name], columns, is_exploded, job.get("id"))
+        look = _look(output, name, expected[name], columns, is_exploded, job.get("id"))
+        if compares_rows and not look.problems:
+            look.problems.extend(_compare(output, name, expected[name], plan.schema, is_exploded))
+        return look
 
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         for name, look in zip(present, pool.map(look_at, present), strict=True):
@@ -113,3 +122,11 @@ def _look(
     if job_id is not None and file.job_id not in (None, job_id):
         problems.append(f"{name} was written by an earlier job; remove it and run the job again: it is made anew.")
     return _Look(counters, file.schema, problems)
+
+
+def _compare(output: OutputFolder, name: str, partition: Partition, schema: pa.Schema, is_exploded: bool) -> list[str]:
+    try:
+        number = first_misplaced(output, name, partition, schema, repeats=is_exploded)
+    except (LLMStageError, OSError, ValueError, pa.ArrowException) as error:
+        return [f"{name} cannot be compared with its input: {error}"]
+    return [] if number is None else [f"{name}, row {number}, is not the row of {partition.path!r} that it should be."]

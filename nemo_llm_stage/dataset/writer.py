@@ -145,9 +145,9 @@ class PartitionWriter:
         if self._is_parquet:
             self._file.write_table(table)
         else:
-            self._file.write(b"".join(orjson.dumps(row, default=_plain) + b"\n" for row in table.to_pylist()))
+            self._file.write(b"".join(orjson.dumps(row, default=plain_json) + b"\n" for row in table.to_pylist()))
 
 
-def _plain(value: Any) -> str:
+def plain_json(value: Any) -> str:
     """Return what JSON has no type for as text; bytes as Base64."""
     return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
