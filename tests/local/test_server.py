@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -139,12 +140,22 @@ def test_it_ends_with_its_parent() -> None:
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_serving_by_hand_ends_cleanly(signum: signal.Signals) -> None:
     """Ctrl-C and SIGTERM end it without a traceback; what it printed can be used."""
-    command = [sys.executable, "-c", "from nemo_llm_stage.local.server import serve_forever; serve_forever()"]
+    # A shell starts what runs in its background deaf to SIGINT, and the tests may run there.
+    code = """
+        import signal
+        from nemo_llm_stage.local.server import serve_forever
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        serve_forever()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         welcome = "".join(process.stdout.readline() for _ in range(3))
         os.kill(process.pid, signum)
-        _, errors = process.communicate(timeout=TIMEOUT_S)
+        try:
+            _, errors = process.communicate(timeout=TIMEOUT_S)
+        finally:
+            process.kill()
     assert "SmolLM2-135M-Instruct is served at http://127.0.0.1:" in welcome
     assert "curl http://127.0.0.1:" in welcome
     assert (errors, process.returncode) == ("", 0)
