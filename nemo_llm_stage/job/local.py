@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from nemo_llm_stage.dataset.plan import Partition
+from nemo_llm_stage.errors import ConfigError
 from nemo_llm_stage.job.drive import drive, handout_of
 from nemo_llm_stage.job.engine import Monitor
 from nemo_llm_stage.job.host import News, WorkerHost
@@ -34,13 +35,22 @@ class LocalEngine:
     def run(self, spec: WorkerSpec, partitions: Sequence[Partition], monitor: Monitor) -> Iterator[PartitionReport]:
         """See `nemo_llm_stage.job.engine.Engine.run`."""
         handout = handout_of(spec, partitions, self.num_workers)
-        stages = [spec.stage, *(copy.deepcopy(spec.stage) for _ in range(1, handout.num_workers))]
-        seats = [_Seat(replace(spec, stage=stage)) for stage in stages]
+        seats = [_Seat(spec), *(_Seat(_copy(spec)) for _ in range(1, handout.num_workers))]
         try:
             yield from drive(seats, handout, monitor)
         finally:
             for seat in seats:
                 seat.stop()
+
+
+def _copy(spec: WorkerSpec) -> WorkerSpec:
+    try:
+        return replace(spec, stage=copy.deepcopy(spec.stage))
+    except Exception as error:
+        raise ConfigError(
+            f"several actors need a stage that can be copied, and this one cannot: {error}. "
+            "Use one actor, or make what cannot be copied in the client's setup()."
+        ) from error
 
 
 class _Seat:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nemo_llm_stage import AsyncHTTPClient, ConfigError
 from nemo_llm_stage.dataset import failpoints
 from nemo_llm_stage.testing import Fault
 
@@ -88,3 +90,11 @@ def test_raw_answers_of_pieces_are_kept(job: Any) -> None:
     job.run(job.stage(parser=str.upper), actors=2, restart=True, keep_raw=True)
     assert job.server.stats.num_requests == num_requests
     assert all(row["x"].isupper() for row in job.rows())
+
+
+def test_a_stage_that_cannot_be_copied_is_refused(job: Any) -> None:
+    """By several workers in one process; each needs a client of its own."""
+    client = AsyncHTTPClient(job.server.base_url, max_concurrent_requests=8)
+    client.lock = threading.Lock()  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="a stage that can be copied"):
+        job.run(job.stage(client=client), actors=3, rows_per_partition=25)
