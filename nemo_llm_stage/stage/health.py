@@ -57,9 +57,25 @@ class Health:
 
         self.trouble: Trouble | None = None
         self.one_suspect_at_a_time = asyncio.Lock()
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    async def wait_for_server(self, timeout_s: float) -> None:
+        """Return when the server has answered a row, and at the latest after so long."""
+        answered = asyncio.get_running_loop().create_future()
+        self._waiting.add(answered)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await answered
+        except TimeoutError:
+            pass
+        finally:
+            self._waiting.discard(answered)
 
     def note_answer(self) -> None:
         """The server answered a row."""
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
         self._has_answered = True
         self._num_fatal_in_a_row = 0
 

@@ -19,7 +19,7 @@ import orjson
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
 from nemo_llm_stage.client.retry import backoff_s
 from nemo_llm_stage.core import Completion, Message, Origin
-from nemo_llm_stage.errors import QuarantinedError, RequestError, RunError, TransientError
+from nemo_llm_stage.errors import ConnectionFailedError, QuarantinedError, RequestError, RunError, TransientError
 from nemo_llm_stage.stage.health import (
     NUM_DEATHS_TO_QUARANTINE,
     NUM_DEATHS_TO_SUSPECT,
@@ -179,7 +179,10 @@ class Querier:
             else:
                 self._health.note_answer()
                 return replace(completion, attempts=completion.attempts + len(failures)) if failures else completion
-            await asyncio.sleep(pause_s)  # holds no permit
+            if failures[-1:] == (ConnectionFailedError.kind,):  # it may be back long before the pause is over
+                await self._health.wait_for_server(pause_s)
+            else:
+                await asyncio.sleep(pause_s)  # holds no permit
 
     async def _ask_once(self, messages: list[Message], terms: Terms, failures: tuple[str, ...]) -> Completion:
         """Make one call of the client; carefully, for a request that may have killed the server before."""
