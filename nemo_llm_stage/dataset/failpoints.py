@@ -20,6 +20,7 @@ FAILPOINTS = (
     "read.before",
     "piece.before",
     "journal.before_write",
+    "journal.before_open",
     "journal.after_write",
     "journal.before_put",
     "journal.after_put",

@@ -8,6 +8,7 @@ keys; knows nothing of rows or columns.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
 import os
@@ -32,6 +33,7 @@ FLUSH_INTERVAL_S = 2.0
 """On an object store, answers younger than this are lost with their worker: a segment is put as often."""
 
 _CHECKSUM_CHARS = 8
+_NUM_TRIES = 10
 
 
 class Journal:
@@ -205,8 +207,7 @@ class _FileWriter:
 
     def write(self, line: bytes) -> None:
         if self._fd is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            self._fd = self._open()
         if self._is_torn:  # half a line must not spoil this one
             line = b"\n" + line
         num_written = os.write(self._fd, line)
@@ -214,6 +215,15 @@ class _FileWriter:
         if self._is_torn:
             os.write(self._fd, line[num_written:])  # raises where the disk is full
             self._is_torn = False
+
+    def _open(self) -> int:
+        for _ in range(_NUM_TRIES):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            reach("journal.before_open")
+            # Another run that has just committed the partition may take the empty folder away in between.
+            with contextlib.suppress(FileNotFoundError):
+                return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
 
     def close(self) -> None:
         fd, self._fd = self._fd, None

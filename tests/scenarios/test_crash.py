@@ -69,7 +69,9 @@ def test_every_failpoint_is_on_the_way(tmp_path: Path) -> None:
     assert reached == set(failpoints.FAILPOINTS)
 
 
-@pytest.mark.parametrize("place", ["journal.before_write", "write.before", "commit.before_publish"])
+@pytest.mark.parametrize(
+    "place", ["journal.before_open", "journal.before_write", "write.before", "commit.before_publish"]
+)
 def test_a_worker_that_wakes_up_late_changes_nothing(
     nursery: Nursery, crash_server: SimulatedServerProcess, tmp_path: Path, place: str
 ) -> None:
