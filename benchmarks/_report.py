@@ -22,6 +22,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+WIDTH_IN_FILES = 180
+"""Characters; the widest table has 16 columns."""
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -83,6 +86,8 @@ def show(
     """
     machine = describe_machine()
     console = Console(stderr=True)
+    if not console.is_terminal:  # a file is read with a scroll bar
+        console = Console(stderr=True, width=WIDTH_IN_FILES)
     table = Table(title=f"bench_{benchmark} · {machine['at'][:10]} · {machine['commit']} · {machine['cpu']}")
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right")
