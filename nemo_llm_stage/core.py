@@ -258,19 +258,24 @@ def sum_counters(parts: Iterable[Counters]) -> Counters:
     return total
 
 
-COUNTER_NAMES = (
-    "num_rows",
-    "num_failed",
-    "num_skipped",
-    "num_dropped",
-    "num_written",
+COST_NAMES = (
     "num_resumed",
     "num_shared",
-    "num_left_out",
     "num_attempts",
     "num_wasted_attempts",
     "input_tokens",
     "output_tokens",
     "cached_tokens",
     "wasted_output_tokens",
+)
+"""Counts of what rows cost."""
+
+COUNTER_NAMES = (
+    "num_rows",
+    "num_failed",
+    "num_skipped",
+    "num_dropped",
+    "num_written",
+    "num_left_out",
+    *COST_NAMES,
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nemo_llm_stage.core import Counters
+from nemo_llm_stage.core import COST_NAMES, Counters
 from nemo_llm_stage.dataset.plan import Partition
 
 
@@ -69,17 +69,6 @@ class PieceReport:
 
 Report = PartitionReport | PieceReport
 
-_COSTS = (
-    "num_resumed",
-    "num_shared",
-    "num_attempts",
-    "num_wasted_attempts",
-    "input_tokens",
-    "output_tokens",
-    "cached_tokens",
-    "wasted_output_tokens",
-)
-
 
 def settle(counters: Counters, pieces: Counters, asked: Counters) -> None:
     """
@@ -90,5 +79,5 @@ def settle(counters: Counters, pieces: Counters, asked: Counters) -> None:
         pieces: Of its pieces.
         asked: Of those rows that were asked when the file was made, as their pieces had no answer to them.
     """
-    for name in _COSTS:
+    for name in COST_NAMES:
         setattr(counters, name, getattr(pieces, name) + getattr(asked, name))
