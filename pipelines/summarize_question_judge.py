@@ -1,5 +1,5 @@
 """
-Make training data in one pass: summary, then question, then answer, then a judge; pairs of a low score are dropped.
+Make training data in one pass: summary, then question, then answer, then a judge; pairs that it rejects are dropped.
 
 Each prompt waits for the answers that it uses, row by row. As it is, this runs on the embedded model over documentation
 that comes with this Python (PSF licence); --base-url and --model take any OpenAI-compatible server, --input any Parquet
@@ -22,21 +22,29 @@ pipeline(
         },
         {
             "output_column": "question",
-            "prompt": "Write one question that this text answers, and nothing else.\n\n{{ summary }}",
+            "system_prompt": "Ask one question that the text answers.",
+            "messages": [
+                {"role": "user", "content": "Return the number of items in the list."},
+                {"role": "assistant", "content": "What does it return for a list?"},
+                {"role": "user", "content": "Raises KeyError if the name is unknown."},
+                {"role": "assistant", "content": "When does it raise KeyError?"},
+            ],
+            "prompt": "{{ summary }}",
+            "generation_config": {"max_tokens": 32, "stop": ["\n"]},
         },
         {
             "output_column": "answer",
             "prompt": "Text:\n{{ text | truncate_chars(3000) }}\n\nAnswer in one sentence: {{ question }}",
         },
         {
-            "output_column": "score",
+            "output_column": "verdict",
             "prompt": (
-                "Does the answer below follow from the text and answer the question? Give a score from 1 (no) to 5 "
-                "(fully), the number alone.\n\nText:\n{{ summary }}\n\nQuestion: {{ question }}\nAnswer: {{ answer }}"
+                "Text: {{ summary }}\n\nQuestion: {{ question }}\nAnswer: {{ answer }}\n\n"
+                "Is the answer right, going by the text? Say good or bad."
             ),
-            "answer": {"type": "choices", "choices": ["1", "2", "3", "4", "5"], "guided": "json"},
+            "answer": {"type": "choices", "choices": ["good", "bad"], "guided": "json"},
             "generation_config": {"max_tokens": 8},
         },
     ],
-    keep_if="score | int >= 3",
+    keep_if="verdict == 'good'",
 )
