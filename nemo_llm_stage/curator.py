@@ -54,6 +54,7 @@ import pyarrow as pa
 from loguru import logger
 from nemo_curator.backends.base import NodeInfo, WorkerMetadata
 from nemo_curator.backends.utils import get_configured_actor_pool_sizing_keys
+from nemo_curator.models.client import llm_client as _curators_clients  # noqa: F401 - ours count as these below
 from nemo_curator.stages.base import ProcessingStage
 from nemo_curator.stages.resources import Resources
 from nemo_curator.tasks import DocumentBatch

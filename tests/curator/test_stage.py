@@ -245,6 +245,17 @@ def test_our_clients_count_as_curators_whatever_is_imported() -> None:
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
 
 
+def test_a_client_of_this_module_counts_before_any_stage_is_imported() -> None:
+    """Curator's own module of clients comes with this one."""
+    code = """
+        from nemo_llm_stage.curator import AsyncHTTPClient
+        client = AsyncHTTPClient("http://x/v1")
+        from nemo_curator.stages.synthetic.nemotron_cc.base import BaseSyntheticStage
+        assert BaseSyntheticStage(client=client).is_async_client
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
 def test_curators_own_client_runs_in_our_stage_over_many_partitions(server: SimulatedServer) -> None:
     """There is one event loop for the worker's life, so it never meets a closed one."""
     client = CuratorsClient(max_concurrent_requests=4, base_url=server.base_url, api_key="none")
