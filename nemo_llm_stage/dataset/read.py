@@ -16,6 +16,9 @@ from nemo_llm_stage.dataset.cursor import ParquetCursors
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.errors import InputError
 
+BYTES_PER_CHUNK = 4 << 20
+"""Of JSONL: so many close a chunk early, as rows may be of any size. A usual row of a few kB never gets there."""
+
 
 def read_partition(
     partition: Partition,
@@ -70,11 +73,13 @@ def _read_jsonl(
     parser = jsonl.LineParser(partition.path, on_bad)
     is_whole = partition.path.endswith((".gz", ".zst"))
     lines: list[tuple[int, bytes]] = []
+    num_bytes = 0
     for line in jsonl.read_lines(partition.path, partition.start, None if is_whole else partition.stop):
         lines.append(line)
-        if len(lines) == rows_per_chunk:
+        num_bytes += len(line[1])
+        if len(lines) == rows_per_chunk or num_bytes >= BYTES_PER_CHUNK:
             yield parser.to_table(lines, schema)
-            lines = []
+            lines, num_bytes = [], 0
     if lines:
         yield parser.to_table(lines, schema)
 

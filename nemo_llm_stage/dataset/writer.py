@@ -30,14 +30,14 @@ SUMMARIES = f"{STATE}/commits"
 
 SUMMARY_KEY = b"nemo_llm_stage"
 _ROWS_PER_GROUP = 16_384
-_BYTES_PER_GROUP = 64 << 20
+_BYTES_PER_GROUP = 16 << 20
 
 
 class PartitionWriter:
     """
     Writes a partition aside, group by group, and makes it visible as a whole.
 
-    Holds at most one row group (16,384 rows or 64 MiB) in memory. Leaving its ``with`` block without `commit` leaves
+    Holds at most one row group (16,384 rows or 16 MiB) in memory. Leaving its ``with`` block without `commit` leaves
     nothing behind.
 
     Args:
