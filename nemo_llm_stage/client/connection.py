@@ -121,7 +121,6 @@ class _Exchange:
         "_headers",
         "_heard_at_s",
         "_inflate",
-        "_is_broken_off",
         "_loop",
         "_max_bytes",
         "_num_bytes",
@@ -157,7 +156,7 @@ class _Exchange:
         self._headers: dict[bytes, bytes] = {}
         self._pieces: list[bytes] = []
         self._num_bytes = 0
-        self._has_begun = self._has_head = self._is_broken_off = False
+        self._has_begun = self._has_head = False
         self._inflate: zlib._Decompress | None = None
         self._parser = httptools.HttpResponseParser(self)
         self.is_reusable = False

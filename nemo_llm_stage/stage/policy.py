@@ -6,7 +6,7 @@ Settings, and their checks; the work is done by `ask`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from nemo_llm_stage.errors import ConfigError
@@ -55,6 +55,3 @@ class RecoveryPolicy:
             if word not in words:
                 hint = did_you_mean(str(word), words) or f"it must be one of {', '.join(words)}."
                 raise ConfigError(f"{name} is {word!r}; {hint}")
-
-
-POLICY_NAMES = tuple(field.name for field in fields(RecoveryPolicy))
