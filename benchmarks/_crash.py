@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from _nursery import CrashJob, Nursery
 
-from nemo_llm_stage.cluster.run import verify_output
+from nemo_llm_stage.run import verify_output
 from nemo_llm_stage.testing import Fault, SimulatedServerProcess, expected_answer
 
 NUM_ROWS = 60

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from nemo_llm_stage.testing import ServerConfig
-from nemo_llm_stage.testing.generation import check_request, service_time_for
+from nemo_llm_stage.testing.simulator.generation import check_request, service_time_for
 
 MODEL = "sim"
 MAX_SEEDS = 50

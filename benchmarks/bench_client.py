@@ -32,8 +32,8 @@ import orjson
 from _report import make_parser, show
 
 from nemo_llm_stage import AsyncHTTPClient, AsyncOpenAIClient, GenerationConfig
-from nemo_llm_stage.client.http1 import HTTP1Transport
-from nemo_llm_stage.client.transport import TransportConfig
+from nemo_llm_stage.client.http.http1 import HTTP1Transport
+from nemo_llm_stage.client.http.transport import TransportConfig
 from nemo_llm_stage.testing import SimulatedServerProcess
 
 GOAL_US = 150.0

@@ -28,8 +28,8 @@ from nemo_llm_stage.core import Completion, Counters, Usage
 from nemo_llm_stage.dataset.journal import Journal
 from nemo_llm_stage.dataset.read import read_partition
 from nemo_llm_stage.dataset.storage import Folder
-from nemo_llm_stage.job.job import Job, prepare_job
-from nemo_llm_stage.stage.query import request_key, terms_of
+from nemo_llm_stage.job.prepare import Job, prepare_job
+from nemo_llm_stage.rows.query import request_key, terms_of
 from nemo_llm_stage.testing import SimulatedServerProcess
 
 COLUMNS = ("what", "figure")

@@ -26,10 +26,11 @@ from _report import add_plot_option, make_parser, new_figure, save_figure, show
 from _times import MODEL, choose_times, greedy_makespan_s
 
 from nemo_llm_stage import AsyncHTTPClient, LLMStage
-from nemo_llm_stage.job.engine import Engine
-from nemo_llm_stage.job.job import prepare_job
-from nemo_llm_stage.job.local import LocalEngine
+from nemo_llm_stage.job.prepare import prepare_job
 from nemo_llm_stage.testing import ServerStats, SimulatedServerProcess
+from nemo_llm_stage.worker.engine import Engine
+from nemo_llm_stage.worker.in_process import LocalEngine
+from nemo_llm_stage.worker.spec import spec_of
 
 PROMPT = "{{ text }}"
 COLUMNS = ("run", "slots", "sigma", "busy", "greedy", "÷ greedy", "before tail", "seconds", "÷ bound")
@@ -55,7 +56,7 @@ def run_once(options: argparse.Namespace, engine: str, slots: int, actors: int, 
 def make_engine(name: str, actors: int) -> Engine:
     """Return the engine that `name` means."""
     if name == "ray":
-        from nemo_llm_stage.cluster.engine import RayEngine
+        from nemo_llm_stage.cluster.ray_engine import RayEngine
 
         return RayEngine(actors, num_cpus_per_actor=0.1)
     return LocalEngine(actors)
@@ -71,7 +72,7 @@ def run_engine(
     stage = LLMStage(client=client, model=MODEL, prompt=PROMPT, output_column="answer")
     job = prepare_job(stage, source, output, rows_per_partition=-(-options.rows // partitions))
     stage.close()
-    num_rows = sum(report.counters.num_answered for report in engine.run(job.spec, job.pending, lambda _: None))
+    num_rows = sum(report.counters.num_answered for report in engine.run(spec_of(job), job.pending, lambda _: None))
     if num_rows != options.rows:
         raise SystemExit(f"only {num_rows} of {options.rows} rows were answered")
 

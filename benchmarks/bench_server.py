@@ -46,7 +46,7 @@ COLUMNS = (
 def read_rows(path: str | None, max_rows: int) -> list[dict[str, Any]]:
     """Return rows of a Parquet or JSONL input, or of the running Python's documentation, in an order of their own."""
     if path is None:
-        from nemo_llm_stage.local.corpus import python_docs
+        from nemo_llm_stage.embedded.corpus import python_docs
 
         rows: list[dict[str, Any]] = python_docs(max_rows, max_chars=2_000).to_pylist()
     else:

@@ -41,7 +41,7 @@ from nemo_llm_stage.stage.multi import MultiColumnStage
 from nemo_llm_stage.stage.stage import LLMStage
 
 if TYPE_CHECKING:
-    from nemo_llm_stage.cluster.run import retry_failed, run_job
+    from nemo_llm_stage.run import retry_failed, run_job
 
 __version__ = "0.1.0"
 
@@ -86,7 +86,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import what runs jobs when it is asked for: files and their formats are a third of the import's time."""
     if name in {"retry_failed", "run_job"}:
-        from nemo_llm_stage.cluster import run
+        from nemo_llm_stage import run
 
         return getattr(run, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -23,8 +23,8 @@ from nemo_curator.stages.text.io.writer import ParquetWriter
 from nemo_llm_stage import LLMStage
 from nemo_llm_stage.cli import Command
 from nemo_llm_stage.curator import AsyncHTTPClient, LLMProcessingStage
-from nemo_llm_stage.local.corpus import write_python_docs
-from nemo_llm_stage.local.server import LocalServer
+from nemo_llm_stage.embedded.corpus import write_python_docs
+from nemo_llm_stage.embedded.local_server import LocalServer
 
 EXECUTORS = {"ray_data": RayDataExecutor, "actor_pool": RayActorPoolExecutor, "xenna": XennaExecutor}
 

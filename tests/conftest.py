@@ -15,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from ray_cluster import RayCluster
 
+pytest_plugins = ["job_fixtures"]
+
 S3_KEY = "AKIDCANARY0123456789"
 S3_SECRET = "canary-secret-7f1c5e0d9b"
 

@@ -14,16 +14,26 @@ import nemo_llm_stage
 
 ROOT = Path(nemo_llm_stage.__file__).parent
 BASE = {"core", "errors", "identity", "suggest"}
+ROWS = BASE | {"client", "prompt", "output"}
+STAGE = ROWS | {"rows"}
+CONFIG = STAGE | {"stage", "embedded", "dataset"}
+JOB = CONFIG | {"config"}
+WORKER = JOB | {"job"}
+CLUSTER = WORKER | {"worker"}
 MAY_IMPORT = {
     "client": BASE,
     "prompt": BASE,
     "output": BASE,
-    "stage": BASE | {"client", "prompt", "output"},
+    "rows": ROWS,
+    "stage": STAGE,
+    "embedded": BASE,
+    "config": CONFIG,
     "dataset": BASE,
-    "job": BASE | {"client", "prompt", "output", "stage", "dataset", "local"},
-    "report": BASE | {"dataset"},
-    "cluster": BASE | {"client", "stage", "dataset", "job", "report"},
-    "local": BASE,
+    "job": JOB,
+    "worker": WORKER,
+    "cluster": CLUSTER,
+    "report": CLUSTER | {"cluster"},
+    "cli": CLUSTER | {"cluster", "report", "run", "testing"},
     "testing": BASE | {"client"},
 }
 FACADES = {("stage/base.py", "cluster")}
@@ -35,10 +45,11 @@ HEAVY = {
     "httptools": {"client"},
     "tenacity": {"client"},
     "jinja2": {"prompt", "client"},
-    "xllamacpp": {"local"},
-    "yaml": {"job"},
-    "rich": {"report", "cli.py"},
-    "click": {"cli.py", "cli_options.py"},
+    "xllamacpp": {"embedded"},
+    "yaml": {"config"},
+    "pydantic": {"config", "output"},
+    "rich": {"report", "cli"},
+    "click": {"cli"},
 }
 
 

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from nemo_llm_stage import GenerationConfig
 from nemo_llm_stage.cli import main
-from nemo_llm_stage.job.config import ClientConfig, JobConfig, make_config
+from nemo_llm_stage.config.load import ClientConfig, JobConfig, make_config
 from nemo_llm_stage.job.preview import preview_job
 from nemo_llm_stage.testing import Fault, SimulatedServer
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from nemo_llm_stage.cluster.run import verify_output
+from nemo_llm_stage.run import verify_output
 from nemo_llm_stage.testing import SimulatedServer
 
 ROOT = Path(__file__).parent.parent

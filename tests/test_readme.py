@@ -11,7 +11,7 @@ import yaml
 
 import nemo_llm_stage
 from nemo_llm_stage.cli import main
-from nemo_llm_stage.job.config import make_config
+from nemo_llm_stage.config.load import make_config
 from nemo_llm_stage.testing import SimulatedServer
 
 ROOT = Path(__file__).parent.parent

@@ -1,1 +1,1 @@
-"""."""
+"""One request becomes one completion. Knows nothing of rows, files or Ray."""

@@ -19,15 +19,15 @@ from http import HTTPStatus
 from typing import Any
 
 from nemo_llm_stage.client.endpoints import Endpoint, Endpoints
-from nemo_llm_stage.client.http1 import HTTP1Transport
+from nemo_llm_stage.client.errors.refusal import error_of_refusal
+from nemo_llm_stage.client.errors.retry_after import parse_retry_after_s
+from nemo_llm_stage.client.http.http1 import HTTP1Transport
+from nemo_llm_stage.client.http.transport import Answer, Transport, TransportConfig
 from nemo_llm_stage.client.limit import LoopLocal
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
-from nemo_llm_stage.client.refusal import error_of_refusal
-from nemo_llm_stage.client.retry import parse_retry_after_s
 from nemo_llm_stage.client.secret import HIDDEN, KeySource
 from nemo_llm_stage.client.server_check import check_server
 from nemo_llm_stage.client.sse import StreamedAnswer
-from nemo_llm_stage.client.transport import Answer, Transport, TransportConfig
 from nemo_llm_stage.client.wire import WireRequest, completion_of_answer, decode_answer, encode_request
 from nemo_llm_stage.core import Completion, Message
 from nemo_llm_stage.errors import ConfigError, ConnectionFailedError, FatalError, RequestError, TransientError

@@ -17,10 +17,11 @@ from typing import Any, TypeVar
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
 from nemo_llm_stage.client.curators import count_as_curators
+from nemo_llm_stage.client.errors.foreign import as_request_error, is_transient
 from nemo_llm_stage.client.generation import ConversationFormatter, GenerationConfig
 from nemo_llm_stage.client.limit import Limit, LoopLocal
 from nemo_llm_stage.client.outcome import completion_of_texts, note_failures
-from nemo_llm_stage.client.retry import WaitBackoff, as_request_error, is_transient
+from nemo_llm_stage.client.retry import WaitBackoff
 from nemo_llm_stage.core import Completion, Message
 from nemo_llm_stage.errors import ConfigError, LLMStageError, RequestError
 

@@ -12,9 +12,9 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from nemo_llm_stage.client.http.loop_end import LoopEnd
 from nemo_llm_stage.client.limit import LoopLocal
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig, LLMClient
-from nemo_llm_stage.client.loop_end import LoopEnd
 from nemo_llm_stage.client.sdk_settings import SDKSettings
 from nemo_llm_stage.client.secret import hide
 from nemo_llm_stage.client.sse import StreamedAnswer

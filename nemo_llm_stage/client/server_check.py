@@ -14,9 +14,9 @@ from typing import Any
 import orjson
 
 from nemo_llm_stage.client.endpoints import Endpoint
+from nemo_llm_stage.client.errors.refusal import error_of_refusal
+from nemo_llm_stage.client.http.transport import Transport
 from nemo_llm_stage.client.llm_client import GenerationConfig
-from nemo_llm_stage.client.refusal import error_of_refusal
-from nemo_llm_stage.client.transport import Transport
 from nemo_llm_stage.client.wire import encode_request
 from nemo_llm_stage.errors import ConnectionFailedError, NotFoundError, TransientError
 from nemo_llm_stage.suggest import did_you_mean

@@ -12,8 +12,8 @@ from urllib.parse import urlencode
 
 import orjson
 
+from nemo_llm_stage.client.errors.refusal import error_of_refusal, read_refusal, shorten
 from nemo_llm_stage.client.llm_client import ConversationFormatter, GenerationConfig
-from nemo_llm_stage.client.refusal import error_of_refusal, read_refusal, shorten
 from nemo_llm_stage.core import Completion, Message, Usage
 from nemo_llm_stage.errors import (
     ConfigError,

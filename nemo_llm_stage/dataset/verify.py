@@ -15,7 +15,7 @@ import pyarrow as pa
 from nemo_llm_stage.core import Counters
 from nemo_llm_stage.dataset.bad_input import BadInput
 from nemo_llm_stage.dataset.compare import first_misplaced
-from nemo_llm_stage.dataset.output import BAD_FILES, OutputFolder
+from nemo_llm_stage.dataset.folder import BAD_FILES, OutputFolder
 from nemo_llm_stage.dataset.plan import Partition, Plan
 from nemo_llm_stage.dataset.recount import explodes, output_columns_of
 from nemo_llm_stage.errors import LLMStageError

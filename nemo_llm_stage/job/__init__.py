@@ -1,1 +1,1 @@
-"""Partitions through a stage into committed files; no Ray."""
+"""A job prepared and checked before anything is paid for. Runs nothing."""

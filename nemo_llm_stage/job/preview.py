@@ -16,12 +16,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from nemo_llm_stage.config.job import JobConfig
 from nemo_llm_stage.core import Message, Outcome, RowResult
 from nemo_llm_stage.dataset.files import find_files
 from nemo_llm_stage.dataset.plan import Partition, Plan, make_plan
 from nemo_llm_stage.dataset.read import read_partition
 from nemo_llm_stage.errors import RowError
-from nemo_llm_stage.job.schema import JobConfig
 from nemo_llm_stage.stage.base import Stage
 from nemo_llm_stage.stage.stage import LLMStage
 

@@ -16,7 +16,7 @@ import orjson
 import pyarrow as pa
 
 from nemo_llm_stage.dataset.files import InputFile
-from nemo_llm_stage.dataset.output import OutputFolder
+from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.plan import Partition, Plan
 from nemo_llm_stage.errors import InputError, OutputConflictError
 from nemo_llm_stage.stage.base import Stage

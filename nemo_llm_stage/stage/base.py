@@ -21,13 +21,13 @@ from nemo_llm_stage.client.llm_client import AsyncLLMClient
 from nemo_llm_stage.core import Outcome
 from nemo_llm_stage.errors import ConfigError
 from nemo_llm_stage.prompt.template import check_columns
-from nemo_llm_stage.stage.ask import Row
+from nemo_llm_stage.rows.ask import Row
+from nemo_llm_stage.rows.health import Health
+from nemo_llm_stage.rows.memo import Memo
+from nemo_llm_stage.rows.query import CompletionStore
+from nemo_llm_stage.rows.row import AskedColumn, Known, RowAsker
 from nemo_llm_stage.stage.extend import Extended, drop, extend
-from nemo_llm_stage.stage.health import Health
 from nemo_llm_stage.stage.keep import KeepIf
-from nemo_llm_stage.stage.memo import Memo
-from nemo_llm_stage.stage.query import CompletionStore
-from nemo_llm_stage.stage.row import AskedColumn, Known, RowAsker
 from nemo_llm_stage.stage.runtime import OnDone, Runtime
 from nemo_llm_stage.stage.table import column_names, rows_of
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from nemo_llm_stage.client.llm_client import AsyncLLMClient
 from nemo_llm_stage.core import Outcome
 from nemo_llm_stage.errors import ConfigError, LLMStageError
-from nemo_llm_stage.stage.ask import Row
-from nemo_llm_stage.stage.health import Health
+from nemo_llm_stage.rows.ask import Row
+from nemo_llm_stage.rows.health import Health
+from nemo_llm_stage.rows.query import CompletionStore
+from nemo_llm_stage.rows.row import Known, RowAsker
 from nemo_llm_stage.stage.loop import LoopThread
-from nemo_llm_stage.stage.query import CompletionStore
-from nemo_llm_stage.stage.row import Known, RowAsker
 from nemo_llm_stage.stage.scheduler import Scheduler
 
 TROUBLE_SHOWN_S = 90.0

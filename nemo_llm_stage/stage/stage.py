@@ -17,15 +17,15 @@ from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatt
 from nemo_llm_stage.errors import ConfigError
 from nemo_llm_stage.output import Output, output_of
 from nemo_llm_stage.prompt import Prompt
-from nemo_llm_stage.stage.adjust import with_request_kwargs
-from nemo_llm_stage.stage.ask import Asker
+from nemo_llm_stage.rows.adjust import with_request_kwargs
+from nemo_llm_stage.rows.ask import Asker
+from nemo_llm_stage.rows.health import Health
+from nemo_llm_stage.rows.memo import Memo
+from nemo_llm_stage.rows.parameters import Parameters
+from nemo_llm_stage.rows.policy import OnOverflow, OnTruncated, RecoveryPolicy
+from nemo_llm_stage.rows.query import Querier, describe_formatter
 from nemo_llm_stage.stage.base import Stage
-from nemo_llm_stage.stage.columns import OutputColumns
-from nemo_llm_stage.stage.health import Health
-from nemo_llm_stage.stage.memo import Memo
-from nemo_llm_stage.stage.parameters import Parameters
-from nemo_llm_stage.stage.policy import OnOverflow, OnTruncated, RecoveryPolicy
-from nemo_llm_stage.stage.query import Querier, describe_formatter
+from nemo_llm_stage.stage.output_columns import OutputColumns
 
 
 class LLMStage(Stage):

@@ -1,13 +1,13 @@
 """Doubles that ship with the package: a simulated inference server and a scripted client."""
 
-from nemo_llm_stage.testing.answers import expected_answer
-from nemo_llm_stage.testing.config import ServerConfig
-from nemo_llm_stage.testing.faults import Fault
-from nemo_llm_stage.testing.life import RecordedRequest
-from nemo_llm_stage.testing.process import SimulatedServerProcess
 from nemo_llm_stage.testing.scripted_client import ScriptedAttempt, ScriptedClient
-from nemo_llm_stage.testing.server import SimulatedServer, serve
-from nemo_llm_stage.testing.stats import ServerStats
+from nemo_llm_stage.testing.simulator.answers import expected_answer
+from nemo_llm_stage.testing.simulator.config import ServerConfig
+from nemo_llm_stage.testing.simulator.faults import Fault
+from nemo_llm_stage.testing.simulator.life import RecordedRequest
+from nemo_llm_stage.testing.simulator.process import SimulatedServerProcess
+from nemo_llm_stage.testing.simulator.server import SimulatedServer, serve
+from nemo_llm_stage.testing.simulator.stats import ServerStats
 
 __all__ = [
     "Fault",

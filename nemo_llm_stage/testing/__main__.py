@@ -1,5 +1,5 @@
 """The child process of `SimulatedServerProcess`."""
 
-from nemo_llm_stage.testing.process import run_child
+from nemo_llm_stage.testing.simulator.process import run_child
 
 run_child()

@@ -19,7 +19,7 @@ from nemo_llm_stage.client.llm_client import (
 )
 from nemo_llm_stage.core import Completion, Message
 from nemo_llm_stage.errors import ClientError
-from nemo_llm_stage.testing.answers import expected_answer
+from nemo_llm_stage.testing.simulator.answers import expected_answer
 
 Reply = str | Sequence[str] | Completion | Exception
 """One answer: a text, n texts, a whole Completion, or an exception to raise."""

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from nemo_llm_stage.client.retry import as_request_error, backoff_s, is_transient, parse_retry_after_s
+from nemo_llm_stage.client.errors.foreign import as_request_error, is_transient
+from nemo_llm_stage.client.errors.retry_after import parse_retry_after_s
+from nemo_llm_stage.client.retry import backoff_s
 from nemo_llm_stage.errors import (
     BadRequestError,
     ClientError,

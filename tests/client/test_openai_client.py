@@ -12,9 +12,9 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion
 
+from nemo_llm_stage.client.errors.foreign import as_request_error
 from nemo_llm_stage.client.llm_client import GenerationConfig, LLMClient
 from nemo_llm_stage.client.openai_client import AsyncOpenAIClient, OpenAIClient
-from nemo_llm_stage.client.retry import as_request_error
 from nemo_llm_stage.errors import ClientError, ConfigError, FatalError, RequestTimeoutError
 from nemo_llm_stage.testing import Fault, SimulatedServer, expected_answer
 

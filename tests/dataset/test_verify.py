@@ -11,7 +11,7 @@ import pytest
 
 from nemo_llm_stage.core import Counters
 from nemo_llm_stage.dataset.files import find_files
-from nemo_llm_stage.dataset.output import OutputFolder
+from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.plan import Plan, make_plan
 from nemo_llm_stage.dataset.verify import verify
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nemo_llm_stage import InputError
-from nemo_llm_stage.cluster.run import verify_output
+from nemo_llm_stage.run import verify_output
 from nemo_llm_stage.testing import Fault
 
 Answers = Callable[..., list[str]]

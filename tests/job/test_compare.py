@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nemo_llm_stage.cluster.run import verify_output
+from nemo_llm_stage.run import verify_output
 
 ROWS = [
     {

@@ -14,8 +14,8 @@ from _crash import NUM_ROWS, Tally, check_output, crash_a_job, write_input
 from _nursery import CrashJob, Nursery
 
 from nemo_llm_stage import AsyncHTTPClient, ConfigError, LLMStage, retry_failed, run_job
-from nemo_llm_stage.cluster.run import verify_output
 from nemo_llm_stage.dataset import failpoints
+from nemo_llm_stage.run import verify_output
 from nemo_llm_stage.testing import Fault, SimulatedServer, SimulatedServerProcess
 
 

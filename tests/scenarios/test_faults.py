@@ -17,9 +17,7 @@ import pytest
 
 from nemo_llm_stage import AsyncHTTPClient, JobResult, LLMStage, RunError, run_job
 from nemo_llm_stage.dataset import failpoints
-from nemo_llm_stage.job.engine import Status
-from nemo_llm_stage.job.job import prepare_job
-from nemo_llm_stage.job.local import LocalEngine
+from nemo_llm_stage.job.prepare import prepare_job
 from nemo_llm_stage.testing import (
     Fault,
     RecordedRequest,
@@ -27,6 +25,9 @@ from nemo_llm_stage.testing import (
     SimulatedServerProcess,
     expected_answer,
 )
+from nemo_llm_stage.worker.engine import Status
+from nemo_llm_stage.worker.in_process import LocalEngine
+from nemo_llm_stage.worker.spec import spec_of
 
 MIX: tuple[Any, ...] = (429, 500, 503, "drop", "reset", "half_body", "html", "abort", "null_content")
 
@@ -151,7 +152,7 @@ def test_a_rate_limit_without_end_makes_the_job_wait_and_say_so(server: Simulate
             troubles.append(status.trouble)
             server.faults = []
 
-    reports = list(LocalEngine().run(job.spec, job.pending, watch))
+    reports = list(LocalEngine().run(spec_of(job), job.pending, watch))
     assert troubles[0].startswith("rate_limit: HTTP 429")
     assert sum(report.counters.num_answered for report in reports) == 20
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from ray_cluster import RayCluster
 
-from nemo_llm_stage.cluster.run import verify_output
+from nemo_llm_stage.run import verify_output
 from nemo_llm_stage.testing import SimulatedServer, expected_answer
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

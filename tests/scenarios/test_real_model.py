@@ -20,11 +20,11 @@ from nemo_llm_stage import (
     MultiColumnStage,
     run_job,
 )
-from nemo_llm_stage.cluster.run import verify_output
-from nemo_llm_stage.job.config import make_config
+from nemo_llm_stage.config.load import make_config
+from nemo_llm_stage.embedded.corpus import write_python_docs
+from nemo_llm_stage.embedded.local_server import LocalServer
 from nemo_llm_stage.job.preview import preview_job
-from nemo_llm_stage.local.corpus import write_python_docs
-from nemo_llm_stage.local.server import LocalServer
+from nemo_llm_stage.run import verify_output
 
 pytestmark = pytest.mark.local_model
 

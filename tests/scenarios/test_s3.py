@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from nemo_llm_stage import AsyncHTTPClient, InputError, JobResult, LLMStage, RunError, retry_failed, run_job
-from nemo_llm_stage.cluster.run import verify_output
 from nemo_llm_stage.dataset import failpoints
 from nemo_llm_stage.dataset.storage import Folder
+from nemo_llm_stage.run import verify_output
 from nemo_llm_stage.testing import Fault, SimulatedServer, expected_answer
 
 NUM_ROWS = 60

@@ -1,0 +1,1 @@
+"""What users write: job files, columns, answers and clients, checked and typed."""

@@ -1,0 +1,241 @@
+"""
+Job files and command lines become a checked `JobConfig`.
+
+Reads YAML, fills in environment variables, lays options over it, and says what is wrong in terms of the file: the key,
+and the nearest known one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from nemo_llm_stage.client.llm_client import GenerationConfig
+from nemo_llm_stage.config.answers import ANSWER_TYPES
+from nemo_llm_stage.config.clients import ClientConfig
+from nemo_llm_stage.config.columns import ColumnConfig, ColumnSettings, GenerationSettings
+from nemo_llm_stage.config.job import JobConfig
+from nemo_llm_stage.errors import ConfigError
+from nemo_llm_stage.suggest import did_you_mean
+
+__all__ = ["ClientConfig", "JobConfig", "json_schema", "make_config", "override", "read_job_file"]
+
+_VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_]\w*)(?::-([^}]*))?\}")
+_SECRET_NAME = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:_|$)", re.IGNORECASE)
+_TEXT_KEYS = frozenset({"prompt", "system_prompt", "messages", "skip_when", "keep_if", "answer"})
+"""Settings that go to the model or are a language of their own: a ``${…}`` in them is theirs."""
+
+
+def read_job_file(path: str | Path) -> dict[str, Any]:
+    """
+    Return the mapping that a YAML job file holds, with environment variables filled in.
+
+    ``${NAME}`` and ``${NAME:-default}`` are replaced in every setting but texts for the model; ``$${`` is a plain
+    ``${``. A variable whose name says that it holds a secret is refused: a job file names such variables
+    (``api_key_env``), so that what is pickled, shown and written down holds the name alone.
+
+    Raises:
+        ConfigError: It cannot be read, is not a YAML mapping, or names a variable that is not set or is a secret.
+    """
+    try:
+        settings = yaml.safe_load(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the job file {str(path)!r}: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the job file {str(path)!r} is not YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"the job file {str(path)!r} is not a mapping of settings.")
+    return _with_variables(settings, "")
+
+
+def _with_variables(settings: dict[Any, Any], place: str) -> dict[str, Any]:
+    result = {}
+    for key, value in settings.items():
+        if key == "columns" and isinstance(value, list):
+            columns = enumerate(value)
+            value = [_with_variables(c, f"columns.{i}.") if isinstance(c, dict) else c for i, c in columns]
+        elif key not in _TEXT_KEYS:
+            value = _filled_in(value, f"{place}{key}")
+        result[key] = value
+    return result
+
+
+def _filled_in(value: Any, place: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _filled_in(item, f"{place}.{key}") for key, item in value.items()}
+    if isinstance(value, list):
+        return [_filled_in(item, place) for item in value]
+    if not isinstance(value, str) or "${" not in value:
+        return value
+    text = _VARIABLE.sub(lambda match: _variable(match, place), value)
+    # A variable that is all of a value may be a number or a truth value, as if it had been written there.
+    return yaml.safe_load(text) if _VARIABLE.fullmatch(value) and value[1] == "{" else text
+
+
+def _variable(match: re.Match[str], place: str) -> str:
+    name, default = match[1], match[2]
+    if name is None:
+        return "${"
+    if _SECRET_NAME.search(name):
+        raise ConfigError(
+            f"{place}: ${{{name}}} looks like a secret, and a job file must not hold one: name the variable with "
+            "api_key_env, or a file with api_key_file."
+        )
+    value = os.environ.get(name, default)
+    if value is None:
+        raise ConfigError(f"{place}: the environment variable {name} is not set; ${{{name}:-…}} gives it a default.")
+    return value
+
+
+def override(settings: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """
+    Return `settings` with assignments such as ``generation_config.max_tokens=64`` put over them; modifies nothing.
+
+    Args:
+        settings: As a job file has them.
+        assignments: ``key.key=value``, the value in YAML.
+
+    Raises:
+        ConfigError: One is no assignment, or goes through something that is no mapping.
+    """
+    result = dict(settings)
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not all(path.split(".")):
+            raise ConfigError(f"--set {assignment!r}: it must be key=value, e.g. generation_config.max_tokens=64.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {assignment!r}: the value is not YAML: {error}") from error
+        _put(result, path.split("."), value, assignment)
+    return result
+
+
+def _put(settings: dict[str, Any], path: list[str], value: Any, assignment: str) -> None:
+    first, *rest = path
+    if not rest:
+        settings[first] = value
+        return
+    inner = settings.get(first)
+    if isinstance(inner, list | tuple) and rest[0].isdigit() and int(rest[0]) < len(inner) and len(rest) > 1:
+        items = {str(place): item for place, item in enumerate(inner)}
+        _put(items, rest, value, assignment)
+        settings[first] = list(items.values())
+        return
+    if first in {"client", "answer"} and isinstance(inner, str):
+        inner = {"type": inner}
+    if inner is not None and not isinstance(inner, dict):
+        raise ConfigError(f"--set {assignment!r}: {first} is {inner!r:.100}, which has no {rest[0]!r}.")
+    settings[first] = dict(inner or {})
+    _put(settings[first], rest, value, assignment)
+
+
+def make_config(settings: Mapping[str, Any], source: str = "the job") -> JobConfig:
+    """
+    Return the checked configuration.
+
+    Args:
+        settings: As a job file has them.
+        source: What to call them in a message.
+
+    Raises:
+        ConfigError: One line for each thing that is wrong: the key, what is wrong with it, and the nearest known key.
+    """
+    _refuse_secrets(settings)
+    try:
+        return JobConfig.model_validate(settings)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        # What is wrong with a job's own setting is wrong in each column that takes it over, and told once.
+        told = {(detail["loc"], detail["msg"]) for detail in details}
+        lines = [_explain(d) for d in details if d["loc"][:1] != ("columns",) or (d["loc"][2:], d["msg"]) not in told]
+        raise ConfigError(f"{source} cannot run:\n  " + "\n  ".join(lines)) from error
+
+
+def _refuse_secrets(settings: Mapping[str, Any]) -> None:
+    columns = settings.get("columns")
+    own = [column for column in columns if isinstance(column, Mapping)] if isinstance(columns, list | tuple) else []
+    for place in (settings, *own):
+        client = place.get("client")
+        if "api_key" in place or (isinstance(client, Mapping) and "api_key" in client):
+            raise ConfigError(
+                "a key does not belong into a job file or onto a command line: name the environment variable that "
+                "holds it with api_key_env, or a file with api_key_file."
+            )
+
+
+def _explain(detail: Any) -> str:
+    path = [str(part) for part in detail["loc"] if not re.match(r"(str|int|float|dict|tuple|list)\b", str(part))]
+    known = list(_names(JobConfig))
+    start = 0
+    if path[:1] == ["columns"]:
+        known, start = list(_names(ColumnConfig)), 2
+    if path[start : start + 1] == ["client"]:
+        known = list(_names(ClientConfig))
+    elif path[start : start + 1] == ["answer"] and len(path) > start + 1:
+        known = list(_names(ANSWER_TYPES[path.pop(start + 1)]))
+    name = ".".join(path)
+    if detail["type"] == "extra_forbidden":
+        hint = did_you_mean(path[-1], known) or f"known are {', '.join(known)}"
+        return f"unknown key {name!r}; {hint}"
+    if detail["type"] == "missing":
+        return f"{name} is missing"
+    if detail["type"] == "literal_error" and isinstance(detail["input"], str):
+        words = re.findall(r"'([^']+)'", str(detail["ctx"]["expected"]))
+        hint = did_you_mean(detail["input"], words) or _one_of(words)
+        return f"{name} is {detail['input']!r}; {hint}"
+    if detail["type"] == "union_tag_invalid":
+        tag = str(detail["ctx"]["tag"])
+        return f"{name}.type is {tag!r}; {did_you_mean(tag, ANSWER_TYPES) or _one_of(ANSWER_TYPES)}"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{name}: {message}" if name else message
+
+
+def _one_of(words: Iterable[str]) -> str:
+    return f"it must be one of {', '.join(words)}"
+
+
+def _names(model: type[BaseModel]) -> Iterable[str]:
+    return (field.alias or name for name, field in model.model_fields.items())
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a job file, with every setting's description, for editors."""
+    schema = JobConfig.model_json_schema(by_alias=True)
+    definitions = schema["$defs"]
+    words_of_column = _words_of(ColumnSettings)
+    models: list[type[BaseModel]] = [JobConfig, ColumnConfig, ClientConfig, GenerationSettings]
+    for model in [*models, *ANSWER_TYPES.values()]:
+        part = schema if model is JobConfig else definitions[model.__name__]
+        words = words_of_column | _words_of(GenerationConfig if model is GenerationSettings else model)
+        part["description"] = words.pop("")
+        for name, property_ in part["properties"].items():
+            property_["description"] = words["json_schema" if name == "schema" else name]
+    for part in (schema, definitions["ColumnConfig"]):
+        properties = part["properties"]
+        properties["client"] = _or_word(properties["client"], ["local"])
+        properties["answer"] = _or_word(properties["answer"], ["text"])
+    definitions["ColumnConfig"]["required"] = ["output_column"]  # the rest may come from the job
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "nemo-llm-stage job"}
+
+
+def _or_word(schema: dict[str, Any], words: list[str]) -> dict[str, Any]:
+    description = schema.pop("description")
+    schema.pop("default", None)
+    return {"anyOf": [schema, {"enum": words}], "description": description}
+
+
+def _words_of(model: type[Any]) -> dict[str, str]:
+    """Return what the docstring of `model` says of each attribute, and under "" of the whole."""
+    summary, _, attributes = inspect.getdoc(model).partition("\n\nAttributes:\n")  # type: ignore[union-attr]
+    words = {"": " ".join(summary.split()).replace("``", "`")}
+    for name, text in re.findall(r"^ {4}(\w+): (.+?)(?=^ {4}\w|\Z)", attributes, re.MULTILINE | re.DOTALL):
+        words[name] = " ".join(text.split()).replace("``", "`")
+    return words

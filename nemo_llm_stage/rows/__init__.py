@@ -1,0 +1,1 @@
+"""One row becomes its results: render, query, parse, and repair. Knows no tables and no files."""

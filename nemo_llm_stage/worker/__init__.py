@@ -1,0 +1,1 @@
+"""Runs a prepared job: workers take partitions to committed files. Knows no Ray."""

@@ -1,0 +1,51 @@
+"""
+Engines run a job's partitions: what they promise, and what they tell while they do.
+
+The one in this process is in `local`; the Ray engine lives in the cluster room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from nemo_llm_stage.core import Counters
+from nemo_llm_stage.dataset.plan import Partition
+from nemo_llm_stage.worker.spec import WorkerSpec
+from nemo_llm_stage.worker.task import PartitionReport
+
+TICK_S = 0.5
+"""How often an engine tells its monitor how things stand."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """
+    How a run stands.
+
+    Attributes:
+        open: Counts of the rows finished in partitions that are not committed yet.
+        num_in_flight: Requests in flight, over all workers.
+        trouble: Why rows are being put off, as ``kind: message``; None where all is well.
+    """
+
+    open: Counters = field(default_factory=Counters)
+    num_in_flight: int = 0
+    trouble: str | None = None
+
+
+Monitor = Callable[[Status], None]
+"""Called about twice a second with how the run stands; may raise to stop it."""
+
+
+class Engine(Protocol):
+    """Runs partitions through workers."""
+
+    def run(self, spec: WorkerSpec, partitions: Sequence[Partition], monitor: Monitor) -> Iterator[PartitionReport]:
+        """
+        Run `partitions` and yield a report for each as it is committed, in any order.
+
+        Raises:
+            Exception: What a worker or `monitor` raised; the other partitions are abandoned.
+        """

@@ -1,0 +1,71 @@
+"""
+The in-process engine: workers on threads of this process, without Ray.
+
+For small jobs, for tests, and to see what Ray adds.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from nemo_llm_stage.dataset.plan import Partition
+from nemo_llm_stage.errors import ConfigError
+from nemo_llm_stage.worker.drive import drive, handout_of
+from nemo_llm_stage.worker.engine import Monitor
+from nemo_llm_stage.worker.host import News, WorkerHost
+from nemo_llm_stage.worker.spec import WorkerSpec
+from nemo_llm_stage.worker.task import PartitionReport, Task
+
+
+@dataclass(frozen=True)
+class LocalEngine:
+    """
+    Runs partitions in this process.
+
+    Args:
+        num_workers: Each with a client, a limit and an event loop of its own. One is as fast as any: they share
+            Python's lock.
+    """
+
+    num_workers: int = 1
+
+    def run(self, spec: WorkerSpec, partitions: Sequence[Partition], monitor: Monitor) -> Iterator[PartitionReport]:
+        """See `nemo_llm_stage.worker.engine.Engine.run`."""
+        handout = handout_of(spec, partitions, self.num_workers)
+        seats = [_Seat(spec), *(_Seat(_copy(spec)) for _ in range(1, handout.num_workers))]
+        try:
+            yield from drive(seats, handout, monitor)
+        finally:
+            for seat in seats:
+                seat.stop()
+
+
+def _copy(spec: WorkerSpec) -> WorkerSpec:
+    try:
+        return replace(spec, stage=copy.deepcopy(spec.stage))
+    except Exception as error:
+        raise ConfigError(
+            f"several actors need a stage that can be copied, and this one cannot: {error}. "
+            "Use one actor, or make what cannot be copied in the client's setup()."
+        ) from error
+
+
+class _Seat:
+    """See `nemo_llm_stage.worker.drive.Seat`; the worker lives as long as this process."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._host = WorkerHost(spec)
+        self._thread = ThreadPoolExecutor(1, "worker")
+
+    def start(self) -> Future[News]:
+        return self.exchange((), 0, 0.0)
+
+    def exchange(self, tasks: Sequence[Task], num_rows_ahead: int, patience_s: float) -> Future[News]:
+        return self._thread.submit(self._host.exchange, tasks, num_rows_ahead, patience_s)
+
+    def stop(self) -> None:
+        self._host.stop()
+        self._thread.shutdown()
