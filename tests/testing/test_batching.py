@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from tests.testing.test_slots import read_status, send_chat, wait_for
 
 from nemo_llm_stage.testing import SimulatedServer
 from nemo_llm_stage.testing.simulator.batching import BlockPool, block_keys
+from tests.testing.test_slots import read_status, send_chat, wait_for
 
 
 def test_equal_beginnings_are_taken_from_the_cache(http_to):

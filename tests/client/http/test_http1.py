@@ -21,7 +21,6 @@ from nemo_llm_stage.errors import (
     InvalidResponseError,
     RequestTimeoutError,
 )
-
 from tests.client.conftest import CLOSE, RawServer, response
 
 

@@ -1,4 +1,4 @@
-"""What the README says is true: its Python runs, its job files are valid, its rooms exist."""
+"""What the documents say is true: their Python runs, their job files are valid, their links and rooms exist."""
 
 from __future__ import annotations
 
@@ -15,11 +15,18 @@ from nemo_llm_stage.config.load import make_config
 from nemo_llm_stage.testing import SimulatedServer
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+DOCUMENTS = [
+    path
+    for folder in ("", ".github", "nemo_llm_stage", "pipelines", "benchmarks", "tests")
+    for path in sorted((ROOT / folder).glob("*.md"))
+]
+TEXT = "\n".join(path.read_text() for path in DOCUMENTS)
+USING = (ROOT / "pipelines" / "README.md").read_text()
+ROOMS = (ROOT / "nemo_llm_stage" / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, text: str = TEXT) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 @pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.strip().splitlines()[-1][:40])
@@ -39,7 +46,7 @@ def test_job_files_are_valid(text: str) -> None:
 
 def test_the_first_two_shell_blocks_are_the_two_commands() -> None:
     """CI runs them from here; the scripts they name exist."""
-    first, second = blocks("bash")[:2]
+    first, second = blocks("bash", (ROOT / "README.md").read_text())
     assert "pytest" in second
     script = re.search(r"python (pipelines/\S+)", first)
     assert script
@@ -48,7 +55,7 @@ def test_the_first_two_shell_blocks_are_the_two_commands() -> None:
 
 def test_the_tree_of_rooms_is_the_packages() -> None:
     """Both ways."""
-    tree = re.findall(r"^[├└]── (\S+?)/? ", README, re.MULTILINE)
+    tree = re.findall(r"^[├└]── (\S+?)/? ", ROOMS, re.MULTILINE)
     package = Path(nemo_llm_stage.__file__).parent
     rooms = {path.name for path in package.iterdir() if (path / "__init__.py").exists()}
     assert rooms <= set(tree)
@@ -57,7 +64,7 @@ def test_the_tree_of_rooms_is_the_packages() -> None:
 
 def test_every_command_and_option_named_exists() -> None:
     """Of the command line."""
-    for command, rest in re.findall(r"nemo-llm-stage ([a-z-]+)((?:.*\\\n)*.*)", README):
+    for command, rest in re.findall(r"nemo-llm-stage ([a-z-]+)((?:.*\\\n)*.*)", TEXT):
         assert command in main.commands, command
         known = {"--help"} | {option for parameter in main.commands[command].params for option in parameter.opts}
         assert set(re.findall(r"(?<![\w-])--[a-z-]+", rest.partition("`")[0])) <= known
@@ -65,7 +72,7 @@ def test_every_command_and_option_named_exists() -> None:
 
 def table_settings() -> list[str]:
     """The settings in code marks in the table of prompts and answers."""
-    section = README[README.index("### Prompts and answers") : README.index("### The columns")]
+    section = USING[USING.index("## Prompts and answers") : USING.index("## The output's columns")]
     return [line.replace("\\|", "|") for line in re.findall(r"^\|.*?\| `(\w+:.*?)`(?:,| \|)", section, re.MULTILINE)]
 
 
@@ -79,3 +86,26 @@ def test_settings_in_the_table_are_valid(text: str) -> None:
     if "columns" in given:
         del settings["prompt"], settings["output_column"]
     make_config(settings | given)
+
+
+def links() -> list[tuple[Path, str]]:
+    return [(path, link) for path in DOCUMENTS for link in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text())]
+
+
+@pytest.mark.parametrize(("path", "link"), [item for item in links() if "://" not in item[1]], ids=str)
+def test_links_lead_somewhere(path: Path, link: str) -> None:
+    """Relative ones, from the document that holds them."""
+    assert (path.parent / link).exists()
+
+
+def test_every_script_named_exists() -> None:
+    """Of the benchmarks, the pipelines and the tests."""
+    for name in re.findall(r"\b((?:benchmarks|pipelines|tests)/[\w/]+\.py)\b", TEXT):
+        assert (ROOT / name).exists(), name
+
+
+def test_every_pipeline_is_described() -> None:
+    """In the table of pipelines."""
+    assert {path.name for path in (ROOT / "pipelines").glob("*.py")} == set(
+        re.findall(r"^\| `(\w+\.py)` ", USING, re.MULTILINE)
+    )
