@@ -12,7 +12,7 @@ import hashlib
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import orjson
 import pyarrow as pa
@@ -27,15 +27,17 @@ from nemo_llm_stage.rows.memo import Memo
 from nemo_llm_stage.rows.query import CompletionStore
 from nemo_llm_stage.rows.row import AskedColumn, Known, RowAsker
 from nemo_llm_stage.stage.extend import Extended, drop, extend
+from nemo_llm_stage.stage.interchange import from_any
 from nemo_llm_stage.stage.keep import KeepIf
 from nemo_llm_stage.stage.runtime import OnDone, Runtime
 from nemo_llm_stage.stage.table import column_names, rows_of
 
 if TYPE_CHECKING:
-    import pandas as pd
     import ray.data
 
     from nemo_llm_stage.stage.stage import LLMStage
+
+T = TypeVar("T")
 
 
 class _Needs(NamedTuple):
@@ -121,13 +123,7 @@ class Stage(ABC):
                     f"the input already has a column {field.name!r}; choose another output_column, or drop it first."
                 )
 
-    @overload
-    def process(self, table: pd.DataFrame) -> pd.DataFrame: ...
-
-    @overload
-    def process(self, table: pa.Table) -> pa.Table: ...
-
-    def process(self, table: Any) -> Any:
+    def process(self, table: T) -> T:
         """
         Return `table` with this stage's columns added. Does not change `table`.
 
@@ -135,16 +131,20 @@ class Stage(ABC):
         once: all calls share one limit, and the rows of one fill the gaps of the other.
 
         Args:
-            table: pandas DataFrame or Arrow table with the columns that the prompts use.
+            table: pandas or polars DataFrame, Arrow table, `datasets.Dataset`, DuckDB relation or RecordBatchReader
+                with the columns that the prompts use; the result is of the same kind. Any other object with
+                ``__arrow_c_stream__`` gives an Arrow table.
 
         Raises:
             InputError: A column is missing.
             FatalError: The server refuses every request: wrong key, no such model.
             RunError: The first rows were all refused. Nothing is raised for single rows.
         """
-        self.check_columns(column_names(table))
-        outcomes = self.submit(self.rows_of(table)).result()
-        return self.add_columns(table, outcomes)
+        rows, convert_back = from_any(table)
+        self.check_columns(column_names(rows))
+        outcomes = self.submit(self.rows_of(rows)).result()
+        result: T = convert_back(self.add_columns(rows, outcomes))
+        return result
 
     def map(self, dataset: ray.data.Dataset, **options: Any) -> ray.data.Dataset:
         """Return a Ray Data Dataset with this stage's columns; `options` are those of `cluster.dataset.map_dataset`."""

@@ -1,17 +1,23 @@
 """
-Tables in and out: pandas DataFrames and Arrow tables as rows, and the same table with columns more.
+Tables in and out: pandas DataFrames and Arrow tables as rows, and the same table with more columns.
 
 The input is never changed. Knows nothing of prompts or clients.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from nemo_llm_stage.errors import InputError
+
+
+def is_table(table: Any) -> bool:
+    """Whether `table` is a pandas DataFrame, an Arrow table or a record batch: what the functions here take."""
+    return isinstance(table, pa.Table | pa.RecordBatch) or (hasattr(table, "iloc") and hasattr(table, "columns"))
 
 
 def column_names(table: Any) -> list[str]:
@@ -21,11 +27,9 @@ def column_names(table: Any) -> list[str]:
     Raises:
         InputError: It is neither a pandas DataFrame nor an Arrow table or record batch.
     """
-    if isinstance(table, pa.Table | pa.RecordBatch):
-        return list(table.schema.names)
-    if hasattr(table, "iloc") and hasattr(table, "columns"):
-        return [str(name) for name in table.columns]
-    raise InputError(f"process() takes a pandas DataFrame or a pyarrow Table, not {type(table).__name__}.")
+    if not is_table(table):
+        raise InputError(f"process() takes a pandas DataFrame or a pyarrow Table, not {type(table).__name__}.")
+    return list(table.schema.names) if _is_arrow(table) else [str(name) for name in table.columns]
 
 
 def rows_of(table: Any, names: Iterable[str] | None) -> list[dict[str, Any]]:
@@ -39,13 +43,16 @@ def rows_of(table: Any, names: Iterable[str] | None) -> list[dict[str, Any]]:
     Raises:
         InputError: A column name stands twice in the table.
     """
-    wanted = list(names) if names is not None else column_names(table)
-    for name in wanted:
-        if column_names(table).count(name) > 1:
-            raise InputError(f"the input has more than one column {name!r}; rename or drop all but one.")
+    available = column_names(table)
+    wanted = list(names) if names is not None else available
+    places = {name: place for place, name in enumerate(available)}
+    if len(places) < len(available):
+        for name, count in Counter(available).items():
+            if count > 1 and name in wanted:
+                raise InputError(f"the input has more than one column {name!r}; rename or drop all but one.")
     if not wanted:
-        return [{} for _ in range(len(table) if not isinstance(table, pa.RecordBatch) else table.num_rows)]
-    columns = [_values(table, name) for name in wanted]
+        return [{} for _ in range(table.num_rows if _is_arrow(table) else len(table))]
+    columns = [_values(table, places[name]) for name in wanted]
     return [dict(zip(wanted, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
@@ -60,9 +67,8 @@ def with_columns(table: Any, fields: Sequence[pa.Field], arrays: Sequence[pa.Arr
     if isinstance(table, pa.RecordBatch):
         table = pa.Table.from_batches([table])
     if isinstance(table, pa.Table):
-        for field, array in zip(fields, arrays, strict=True):
-            table = table.append_column(field, array)
-        return table
+        schema = pa.schema([*table.schema, *fields], metadata=table.schema.metadata)
+        return pa.table([*table.columns, *arrays], schema=schema)
     import pandas as pd
 
     copy = table.copy(deep=False)
@@ -77,11 +83,15 @@ def take_rows(table: Any, indices: Sequence[int]) -> Any:
     return table.iloc[list(indices)] if hasattr(table, "iloc") else table.take(pa.array(indices, pa.int64()))
 
 
-def _values(table: Any, name: str) -> list[Any]:
-    if isinstance(table, pa.Table | pa.RecordBatch):
-        values: list[Any] = table.column(name).to_pylist()
+def _is_arrow(table: Any) -> bool:
+    return isinstance(table, pa.Table | pa.RecordBatch)
+
+
+def _values(table: Any, place: int) -> list[Any]:
+    if _is_arrow(table):
+        values: list[Any] = table.column(place).to_pylist()
         return values
-    series = table.iloc[:, column_names(table).index(name)]
+    series = table.iloc[:, place]
     try:
         array = pa.array(series, from_pandas=True)
     except (pa.ArrowException, TypeError, ValueError):
