@@ -1,7 +1,7 @@
 """
-How many requests are in flight: an object to enter, first come first served.
+How many requests are in flight at once: a limit to enter, first come first served.
 
-Knows one event loop; knows nothing of what is done under a permit.
+Belongs to one event loop. Knows nothing of what is done under a permit.
 """
 
 from __future__ import annotations
@@ -10,37 +10,72 @@ import asyncio
 import weakref
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
-class Limit:
+@dataclass(frozen=True, slots=True)
+class LimitStatistics:
     """
-    At most `max_in_flight` holders at a time, in the order they came.
-
-    ``async with limit:`` takes one permit and gives it back. Cancelling a waiter costs no permit.
+    How a limit stands.
 
     Attributes:
-        max_in_flight: The cap.
-        in_flight: Permits held now.
-        on_release: Called after each permit that comes back, on the loop; None for nothing.
+        max_concurrent_requests: The cap.
+        in_flight: Permits held now; above the cap for a while after it was lowered.
+        num_waiting: Requests that wait for a permit.
     """
 
-    def __init__(self, max_in_flight: int) -> None:
-        self.max_in_flight = max_in_flight
+    max_concurrent_requests: int
+    in_flight: int
+    num_waiting: int
+
+
+class Limit:
+    """
+    At most `max_concurrent_requests` holders at a time; waiters get their permits in the order in which they came.
+
+    ``async with limit:`` takes a permit and gives it back. A waiter may be cancelled at any moment; no permit is lost.
+
+    Attributes:
+        max_concurrent_requests: The cap. Change it with `resize`.
+        in_flight: Permits held now.
+        on_release: Called on the loop after each permit that comes back; None for nothing.
+    """
+
+    def __init__(self, max_concurrent_requests: int) -> None:
+        self.max_concurrent_requests = max_concurrent_requests
         self.in_flight = 0
         self.on_release: Callable[[], None] | None = None
         self._queue: deque[asyncio.Future[None]] = deque()
 
     @property
     def num_waiting(self) -> int:
-        """Holders-to-be: asked for a permit and not given one yet."""
+        """Requests that wait for a permit."""
         return len(self._queue)
+
+    def statistics(self) -> LimitStatistics:
+        """Return how the limit stands."""
+        return LimitStatistics(self.max_concurrent_requests, self.in_flight, self.num_waiting)
+
+    def resize(self, max_concurrent_requests: int) -> None:
+        """
+        Change the cap. A higher one lets waiters in at once; a lower one takes effect as permits come back.
+
+        Args:
+            max_concurrent_requests: The new cap, at least 1.
+        """
+        if max_concurrent_requests < 1:
+            raise ValueError(f"max_concurrent_requests is {max_concurrent_requests}; it must be at least 1.")
+        self.max_concurrent_requests = max_concurrent_requests
+        self._let_in()
+        if self.on_release is not None:
+            self.on_release()
 
     async def __aenter__(self) -> None:
         """Wait for a permit."""
-        if self.in_flight < self.max_in_flight and not self._queue:
+        if self.in_flight < self.max_concurrent_requests and not self._queue:
             self.in_flight += 1
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -48,33 +83,36 @@ class Limit:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # given a permit in the same tick
-                self._hand_over()
-            else:
+            if not turn.cancelled():  # the permit came in the same tick
+                self._take_back()
+            elif turn in self._queue:  # else `_let_in` has dropped it
                 self._queue.remove(turn)
             raise
 
     async def __aexit__(self, *exc: object) -> None:
-        """Give the permit back, at once to the longest waiting."""
-        self._hand_over()
+        """Give the permit back: to the longest waiting at once."""
+        self._take_back()
         if self.on_release is not None:
             self.on_release()
 
-    def _hand_over(self) -> None:
-        while self._queue:
+    def _take_back(self) -> None:
+        self.in_flight -= 1
+        self._let_in()
+
+    def _let_in(self) -> None:
+        while self._queue and self.in_flight < self.max_concurrent_requests:
             turn = self._queue.popleft()
             if not turn.done():
+                self.in_flight += 1
                 turn.set_result(None)
-                return
-        self.in_flight -= 1
 
 
 class LoopLocal(Generic[T]):
     """
-    One value per running event loop, made when first asked for there.
+    One value per running event loop, made at its first use there.
 
-    Locks and connections belong to the loop they were made on; a client that is used from several loops one after
-    another needs fresh ones for each.
+    Locks and connections belong to the loop they were made on; a client used from several loops, one after another,
+    needs fresh ones for each.
     """
 
     def __init__(self, make: Callable[[], T]) -> None:

@@ -42,7 +42,7 @@ class Scheduler:
         self._num_open = 0
         self.num_started = 0
         self._starting: set[asyncio.Task[None]] = set()  # created, not yet at the limit
-        self._max_open = 2 * sum(limit.max_in_flight for limit in limits) + NUM_OPEN_BEYOND_LIMIT
+        self._max_open = 2 * sum(limit.max_concurrent_requests for limit in limits) + NUM_OPEN_BEYOND_LIMIT
         for limit in limits:
             limit.on_release = self._start_rows
 
@@ -91,8 +91,8 @@ class Scheduler:
 
     def _has_room(self, limit: Limit) -> bool:
         # Enough rows stand at the limit to fill every permit that one turn of the event loop may free.
-        num_ahead = max(4, limit.max_in_flight // 4)
-        return limit.num_waiting + len(self._starting) < num_ahead + limit.max_in_flight - limit.in_flight
+        num_ahead = max(4, limit.max_concurrent_requests // 4)
+        return limit.num_waiting + len(self._starting) < num_ahead + limit.max_concurrent_requests - limit.in_flight
 
     async def _ask(self, run: _Run[R, T], index: int, row: R) -> None:
         self._starting.discard(asyncio.current_task())

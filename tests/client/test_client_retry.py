@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nemo_llm_stage.client.errors.foreign import as_request_error, is_transient
-from nemo_llm_stage.client.errors.retry_after import parse_retry_after_s
+from nemo_llm_stage.client.errors.retry_after import MAX_RETRY_AFTER_S, parse_retry_after_s
 from nemo_llm_stage.client.retry import backoff_s
 from nemo_llm_stage.errors import (
     BadRequestError,
@@ -107,6 +107,17 @@ HEADERS = [
     ("2", "150", 0.15),
     ("-1", None, 0.0),
     ("soon", None, None),
+    ("86400", None, 86_400.0),
+    ("inf", None, MAX_RETRY_AFTER_S),
+    ("1e300", None, MAX_RETRY_AFTER_S),
+    ("1e999", None, MAX_RETRY_AFTER_S),
+    ("-inf", None, 0.0),
+    ("nan", None, None),
+    ("3", "nan", 3.0),
+    ("9" * 5000, None, None),
+    ("Thu, 01 Jan 2999 00:00:00 GMT", None, MAX_RETRY_AFTER_S),
+    ("Thu, 01 Jan 1970 00:00:00 GMT", None, 0.0),
+    ("Thu, 99 Jan 99999999999 00:00:00 GMT", None, None),
     (None, "soon", None),
     (None, None, None),
 ]

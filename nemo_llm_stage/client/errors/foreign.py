@@ -6,12 +6,13 @@ One table from foreign exceptions to our types. Knows nothing of transports.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from http import HTTPStatus
 
 import orjson
 
-from nemo_llm_stage.client.errors.refusal import error_from_status, error_of_refusal
+from nemo_llm_stage.client.errors.refusal import error_from_status, error_of_refusal, shorten
 from nemo_llm_stage.client.errors.retry_after import parse_retry_after_s
 from nemo_llm_stage.errors import (
     ClientError,
@@ -66,7 +67,7 @@ def as_request_error(error: BaseException) -> RequestError:
     """
     if isinstance(error, RequestError):
         return error
-    message = str(error) or type(error).__name__
+    message = shorten(str(error)) or type(error).__name__
     status = _status_of(error)
     if status is not None:
         return _error_of_status(error, status, message)
@@ -101,7 +102,10 @@ def _error_of_status(error: BaseException, status: int, message: str) -> Request
     retry_after_s = _retry_after_of(error)
     body = getattr(error, "body", None)
     if isinstance(body, dict | str) and body:
-        return error_of_refusal(status, orjson.dumps({"error": body}), retry_after_s=retry_after_s)
+        with contextlib.suppress(
+            TypeError
+        ):  # no JSON: deeper than orjson goes, a number beyond 64 bits, half a surrogate
+            return error_of_refusal(status, orjson.dumps({"error": body}), retry_after_s=retry_after_s)
     return error_from_status(status, message, retry_after_s=retry_after_s)
 
 

@@ -1,8 +1,9 @@
 """
-What a server says when it says no: status and body become the error they stand for.
+A server's refusal: status and body become one of our errors.
 
 Reads the error bodies of OpenAI, vLLM, SGLang, llama.cpp, TGI, FastAPI and plain gateways. The words go to the user,
-folded and short; headers never do. Pure: knows nothing of connections.
+folded and short; headers never do. Whatever the body holds, the time taken is linear and small: it is cut to a few kB
+before any pattern looks at it, and nesting is followed only so deep. Pure: knows nothing of connections.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from nemo_llm_stage.client.errors.context_limit import context_limit_of
+from nemo_llm_stage.client.errors.context_limit import ContextLimit, context_limit_of
 from nemo_llm_stage.client.secret import hide
 from nemo_llm_stage.errors import (
     AuthenticationError,
@@ -32,20 +33,56 @@ from nemo_llm_stage.errors import (
 MAX_MESSAGE_CHARS = 500
 """Longest text of a server that goes into an error."""
 
-_RETRIED_4XX = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY}
-_TOO_LONG_STATUSES = {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY}
-_TOO_LONG_CODES = {"context_length_exceeded", "exceed_context_size_error", "string_above_max_length"}
+MAX_WORDS_CHARS = 8_000
+"""Longest text that patterns are matched against: half of it from the start, half from the end."""
+
+_MAX_JSON_BYTES = 1 << 17
+"""A longer body is not parsed."""
+
+_MAX_DEPTH = 8
+"""How deep the words may be nested in a JSON body."""
+
+_TRANSIENT_4XX = frozenset(
+    (
+        *(408, 409, 425),  # timeout, conflict, too early
+        *(420, 424, 498),  # slow down; the model behind a gateway failed; Groq's flex tier is out of capacity
+    )
+)
+_TRANSIENT_CODES = frozenset({"json_validate_failed", "tool_use_failed"})
+"""Groq's status 400 where the model, not the request, went wrong: the next answer may be valid."""
+
+_TOO_LONG_STATUSES = frozenset({400, 413, 422})
+_TOO_LONG_CODES = frozenset(
+    {
+        "context_length_exceeded",  # OpenAI, Groq
+        "exceed_context_size_error",  # llama.cpp
+        "string_above_max_length",  # OpenAI
+        "model_context_window_exceeded",  # Z.ai
+        "TOO_MANY_TOKENS",  # Cohere
+    }
+)
 
 _TOO_LONG_WORDS = re.compile(
-    r"maximum (model |context )+length"  # OpenAI, vLLM, SGLang, Mistral
-    r"|longer than the (model|maximum)"  # SGLang, vLLM
-    r"|exceeds? .{0,40}(context|max_seq_len|maximum (input )?(length|number of tokens))"  # llama.cpp, TRT-LLM, Gemini
-    r"|max_model_len|max_new_tokens. must be"  # vLLM, TGI
-    r"|(prompt|input) is too (long|large)",  # Anthropic, llama.cpp
+    r"maximum (?:model |context |prompt )+length|max context length"  # OpenAI, vLLM, SGLang, Mistral, xAI; Ollama
+    r"|longer than the (?:model|maximum)"  # SGLang, vLLM
+    r"|exceeds? .{0,40}(?:context|max_seq_len|max_num_tokens|maximum (?:input |sequence )?(?:length|number of tokens)"
+    r"|configured limit|maximum allowed)"  # llama.cpp, TensorRT-LLM, Gemini, Azure, NIM, Ollama
+    r"|context length is|max_seq_len|max_model_len|max_new_tokens. must be"  # NIM, TensorRT-LLM, vLLM, TGI
+    r"|(?:prompt|input) (?:is )?too (?:long|large)"  # Anthropic, llama.cpp, Ollama, Bedrock
+    r"|when context the overflows|greater than the context length"  # LM Studio
+    r"|too many tokens"  # Cohere
+    r"|prompt token count|max_tokens \([0-9]{1,9}\) cannot exceed"  # Databricks, GitHub Models
+    r"|reduce the length of"  # OpenAI, Groq
+    r"|exceeded model token limit",  # Moonshot
     re.IGNORECASE,
 )
-_TAGS = re.compile(r"(?s)<(script|style)\b.*?</\1>|<[^>]*>")
-_TITLE = re.compile(r"(?is)<title[^>]*>(.*?)</title>")
+_MORE_THAN_ALLOWED = re.compile(r"Request too large.{0,300}Limit ([0-9]{1,12}), Requested ([0-9]{1,12})", re.DOTALL)
+"""One request larger than the tokens per minute of the account (OpenAI 429, Groq 413): waiting does not help."""
+
+_UNKNOWN = ContextLimit()
+_HTML = re.compile(r"<(?:!doctype|html|head|body|title)", re.IGNORECASE)
+_TAG_WITH_TEXT = re.compile(r"<(script|style|title)\b", re.IGNORECASE)
+_CLOSING_TAGS = {name: re.compile(f"</{name}", re.IGNORECASE) for name in ("script", "style", "title")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,32 +91,39 @@ class Refusal:
     An error body, read.
 
     Attributes:
-        text: The server's words, on one line and short; empty where it said nothing.
+        text: The server's words, on one line, at most `MAX_MESSAGE_CHARS`; empty where it gave none.
         code: The protocol's ``code`` or else ``type``, as text.
         param: The request parameter that the server blames.
+        words: The server's words, at most `MAX_WORDS_CHARS`; what patterns are matched against.
+        limits: llama.cpp's ``n_ctx`` and ``n_prompt_tokens``.
     """
 
     text: str
     code: str | None = None
     param: str | None = None
+    words: str = ""
+    limits: ContextLimit = _UNKNOWN
 
 
 def read_refusal(body: bytes, secrets: Iterable[str] = ()) -> Refusal:
     """Return what `body` says; JSON in any of the usual shapes, HTML or plain text. Never raises."""
-    try:
-        value = orjson.loads(body)
-    except ValueError:
-        return Refusal(shorten(hide(_plain_text(body.decode("utf-8", "replace")), secrets)))
+    value = _parsed(body)
+    if value is None:
+        words = _cut(hide(body[:_MAX_JSON_BYTES].decode("utf-8", "replace"), secrets))
+        return Refusal(shorten(_plain_text(words)), words=words)
     if isinstance(value, list) and value:
         value = value[0]
     inner = value.get("error") if isinstance(value, dict) else None
     details = inner if isinstance(inner, dict) else value if isinstance(value, dict) else {}
     codes = [code for code in (details.get("code"), details.get("type")) if isinstance(code, str)]
     param = details.get("param")
+    words = _cut(hide(_message_in(value), secrets))
     return Refusal(
-        text=shorten(hide(_message_in(value), secrets)),
+        text=shorten(words),
         code=next((code for code in codes if code in _TOO_LONG_CODES), codes[0] if codes else None),
         param=param if isinstance(param, str) else None,
+        words=words,
+        limits=ContextLimit(_tokens(details.get("n_ctx")), _tokens(details.get("n_prompt_tokens"))),
     )
 
 
@@ -98,20 +142,25 @@ def error_of_refusal(
     Args:
         status: 300 to 599.
         body: As it came.
-        url: What was asked, without credentials; named where the address may be the mistake.
-        model: The model asked for; named where the server does not know it.
+        url: Where the request went, without credentials; named where the address may be the mistake.
+        model: The request's model; named where the server does not know it.
         retry_after_s: Seconds the server asked to wait.
-        secrets: Texts that must not show, should the server repeat them.
+        secrets: Texts that the message must not show, should the server repeat them.
     """
     refusal = read_refusal(body, secrets)
     message = _sentence(f"HTTP {status}: {refusal.text or _phrase(status)}")
-    if status in _TOO_LONG_STATUSES and _is_too_long(refusal):
-        limit = context_limit_of(body.decode("utf-8", "replace"))
+    if (status in _TOO_LONG_STATUSES and _is_too_long(refusal)) or _is_more_than_allowed(refusal):
+        stated, known = context_limit_of(refusal.words), refusal.limits
         return ContextOverflowError(
-            message, status=status, max_context_tokens=limit.max_context_tokens, prompt_tokens=limit.prompt_tokens
+            message,
+            status=status,
+            max_context_tokens=known.max_context_tokens or stated.max_context_tokens,
+            prompt_tokens=known.prompt_tokens or stated.prompt_tokens,
         )
     if status == HTTPStatus.BAD_REQUEST and refusal.code == "content_filter":
         return ContentFilterError(message, status=status)
+    if status == HTTPStatus.BAD_REQUEST and refusal.code in _TRANSIENT_CODES:
+        return ServerError(message, status=status, retry_after_s=retry_after_s)
     if status == HTTPStatus.PAYMENT_REQUIRED or refusal.code == "insufficient_quota":
         return FatalError(f"{message} The account behind the key is out of credit.", status=status)
     if status == HTTPStatus.NOT_FOUND:
@@ -133,7 +182,7 @@ def error_from_status(status: int, message: str, *, retry_after_s: float | None 
     """
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return RateLimitError(message, status=status, retry_after_s=retry_after_s)
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _RETRIED_4XX:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _TRANSIENT_4XX:
         return ServerError(message, status=status, retry_after_s=retry_after_s)
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         return AuthenticationError(message, status=status)
@@ -144,7 +193,7 @@ def error_from_status(status: int, message: str, *, retry_after_s: float | None 
 
 def shorten(text: str, max_chars: int = MAX_MESSAGE_CHARS) -> str:
     """Return `text` on one line, cut at `max_chars`."""
-    folded = " ".join(text.split())
+    folded = " ".join(_cut(text).split())
     return folded if len(folded) <= max_chars else folded[: max_chars - 1] + "…"
 
 
@@ -155,7 +204,12 @@ def _sentence(text: str) -> str:
 def _is_too_long(refusal: Refusal) -> bool:
     if refusal.code in _TOO_LONG_CODES or refusal.param == "input_tokens":
         return True
-    return _TOO_LONG_WORDS.search(refusal.text) is not None
+    return _TOO_LONG_WORDS.search(refusal.words) is not None
+
+
+def _is_more_than_allowed(refusal: Refusal) -> bool:
+    match = _MORE_THAN_ALLOWED.search(refusal.words)
+    return match is not None and int(match[2]) > int(match[1])
 
 
 def _not_found(message: str, refusal: Refusal, url: str | None, model: str | None) -> str:
@@ -174,25 +228,68 @@ def _phrase(status: int) -> str:
         return "the server said no more"
 
 
-def _message_in(value: Any) -> str:
-    """The words in a JSON error body, whichever key they are under."""
+def _parsed(body: bytes) -> Any:
+    """Return the JSON value in `body`; None where it holds none, or is too long to look."""
+    if len(body) > _MAX_JSON_BYTES:
+        return None
+    try:
+        return orjson.loads(body) if body.strip() != b"null" else {}
+    except ValueError:
+        return None
+
+
+def _cut(text: str) -> str:
+    """Return the start and the end of a long text."""
+    half = MAX_WORDS_CHARS // 2
+    return text if len(text) <= MAX_WORDS_CHARS else f"{text[:half]} … {text[-half:]}"
+
+
+def _tokens(value: Any) -> int | None:
+    is_number = isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**12
+    return value if is_number else None
+
+
+def _message_in(value: Any, depth: int = 0) -> str:
+    """Return the words in a JSON error body, whichever key they are under."""
     if isinstance(value, str):
         return value
+    if depth == _MAX_DEPTH:
+        return ""
     if isinstance(value, list):
-        return "; ".join(text for text in map(_message_in, value[:3]) if text)
+        return "; ".join(text for text in (_message_in(item, depth + 1) for item in value[:3]) if text)
     if not isinstance(value, dict):
         return ""
     if isinstance(value.get("msg"), str) and isinstance(value.get("loc"), list):  # FastAPI's list of mistakes
-        return f"{'.'.join(map(str, value['loc']))}: {value['msg']}"
+        names = (str(name) for name in value["loc"][:_MAX_DEPTH] if isinstance(name, str | int))
+        return f"{'.'.join(names)}: {value['msg']}"
     for key in ("message", "error", "detail", "msg", "errors", "error_message"):
-        text = _message_in(value.get(key))
+        text = _message_in(value.get(key), depth + 1)
         if text:
             return text
     return ""
 
 
 def _plain_text(text: str) -> str:
-    if "<" not in text or not re.search(r"(?i)<(!doctype|html|head|body|title)", text):
+    """Return the title of an HTML page, or else its text; other texts as they are."""
+    if _HTML.search(text) is None:
         return text
-    title = _TITLE.search(text)
-    return title.group(1) if title and title.group(1).strip() else _TAGS.sub(" ", text)
+    title, rest = _title_and_text(text)
+    return title if title.strip() else rest
+
+
+def _title_and_text(page: str) -> tuple[str, str]:
+    """Return a page's first title, and its text without tags, scripts and styles, in one pass."""
+    title, parts, at = "", [], 0
+    while (start := page.find("<", at)) >= 0 and (end := page.find(">", start)) >= 0:
+        parts.append(page[at:start])
+        at = end + 1
+        tag = _TAG_WITH_TEXT.match(page, start)
+        if tag is not None:
+            name = tag[1].lower()
+            closing = _CLOSING_TAGS[name].search(page, at)
+            if closing is None:
+                break
+            title = title or (page[at : closing.start()] if name == "title" else "")
+            at = closing.start()
+    parts.append(page[at:])
+    return title, " ".join(parts)

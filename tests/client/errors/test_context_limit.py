@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from nemo_llm_stage.client.errors.context_limit import context_limit_of
@@ -31,13 +33,49 @@ REFUSALS = [
     ("prompt is too long: 210,000 tokens > 200,000 maximum", 200_000, 210_000),
     ("Prompt contains 40000 tokens and 0 draft tokens, too large for model with 32768 maximum context length", 32768, 40000),  # noqa: E501
     ("The input token count (1196265) exceeds the maximum number of tokens allowed (1048575)", 1048575, 1196265),
+    # LM Studio
+    ("Trying to keep the first 111490 tokens when context the overflows. However, the model is loaded with context length of only 32768 tokens, which is not enough. Try to load the model with a larger context length, or provide a shorter input.", 32768, 111490),  # noqa: E501
+    ("The number of tokens to keep from the initial prompt is greater than the context length (n_keep: 13055>= n_ctx: 4096). Try to load the model with a larger context length, or provide a shorter input.", 4096, 13055),  # noqa: E501
+    # Cohere
+    ("too many tokens: size limit exceeded by 19296 tokens. Try using shorter or fewer inputs. The limit for this model is 132000 tokens.", 132000, 151296),  # noqa: E501
+    ("too many tokens: total number of tokens (prompt and prediction) cannot exceed 2048 - received 6354. Try using a shorter prompt or a smaller max_tokens value.", 2048, 6354),  # noqa: E501
+    # TensorRT-LLM, NIM
+    ("The sum of prompt length (9351.0), query length (0) should not exceed max_num_tokens (8192)", 8192, 9351),
+    ("Cannot process new request: Prompt length (5056) exceeds maximum sequence length (2048)", 2048, 5056),
+    ("Prompt length (200) exceeds maximum input length (100)", 100, 200),
+    ("You passed 170753 input tokens and requested 32000 output tokens. However, the model's context length is only 202752 tokens, resulting in a maximum input length of 170752 tokens. (parameter=input_tokens, value=170753)", 202752, 170753),  # noqa: E501
+    ("Input length 1203 exceeds maximum allowed token size 512", 512, 1203),
+    # xAI, Databricks, OpenRouter, Azure, Groq, Anthropic, Moonshot, GitHub Models
+    ("This model's maximum prompt length is 131072 but the request contains 537812 tokens.", 131072, 537812),
+    ("Bad request: rpc error: code = InvalidArgument desc = prompt token count (4595) cannot exceed 4096. Please reduce the length of the prompt.", 4096, 4595),  # noqa: E501
+    ("Bad request: rpc error: code = InvalidArgument desc = max_tokens (10000) cannot exceed 8192. Please reduce the length of max output tokens generated.", 8192, None),  # noqa: E501
+    ('This endpoint\'s maximum context length is 65536 tokens. However, you requested about 92208 tokens (60833 of text input, 10042 of tool input, 21333 in the output). Please reduce the length of either one, or use the "middle-out" transform to compress your prompt automatically.', 65536, 60833),  # noqa: E501
+    ("Input tokens exceed the configured limit of 272000 tokens. Your messages resulted in 272543 tokens. Please reduce the length of the messages.", 272000, 272543),  # noqa: E501
+    ("Request too large for model `llama-3.3-70b` in organization `org_x` on tokens per minute (TPM): Limit 30000, Requested 342389, please reduce your message size and try again.", 30000, 342389),  # noqa: E501
+    ("input length and `max_tokens` exceed context limit: 86888 + 119866 > 204648, decrease input length or `max_tokens` and try again", 204648, 86888),  # noqa: E501
+    ("Your request exceeded model token limit: 262144 (requested: 300000)", 262144, None),
+    ("prompt token count of 70000 exceeds the limit of 64000", 64000, 70000),
+    # Ollama states only by how much
+    ("prompt too long; exceeded max context length by 4021 tokens", None, None),
+    ("the input length exceeds the context length", None, None),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "max_context_tokens", "prompt_tokens"), REFUSALS)
-def test_the_limits_of_every_server_are_read(text: str, max_context_tokens: int, prompt_tokens: int | None) -> None:
-    """Each words them in its own way."""
-    assert context_limit_of(text) == (max_context_tokens, prompt_tokens)
+def test_the_limits_of_every_server_are_read(
+    text: str, max_context_tokens: int | None, prompt_tokens: int | None
+) -> None:
+    """Each words them in its own way; the refusal is known for what it is."""
+    body = text.encode() if text.startswith("{") else json.dumps({"error": {"message": text}}).encode()
+    error = error_of_refusal(400, body)
+    assert isinstance(error, ContextOverflowError)
+    assert (error.max_context_tokens, error.prompt_tokens) == (max_context_tokens, prompt_tokens)
+
+
+@pytest.mark.parametrize("digits", [16, 5_000, 100_000])
+def test_a_number_that_is_none_is_passed_over(digits: int) -> None:
+    """A run of digits longer than any limit is not read as a number."""
+    assert context_limit_of(f"maximum context length is {'7' * digits} tokens") == (None, None)
 
 
 def test_an_overflow_carries_its_numbers() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
 
-from nemo_llm_stage.client.errors.refusal import MAX_MESSAGE_CHARS, error_of_refusal, read_refusal
+from nemo_llm_stage.client.errors.refusal import MAX_MESSAGE_CHARS, MAX_WORDS_CHARS, error_of_refusal, read_refusal
 from nemo_llm_stage.errors import (
     AuthenticationError,
     BadRequestError,
@@ -105,7 +106,13 @@ MAP = [
     (403, {}, AuthenticationError),
     (404, {}, NotFoundError),
     (405, {}, BadRequestError),
+    (400, {"error": {"message": "Failed to generate JSON.", "code": "json_validate_failed"}}, ServerError),  # Groq
     (413, {}, BadRequestError),
+    (420, {}, ServerError),
+    (424, {}, ServerError),
+    (498, {}, ServerError),
+    (429, {"error": {"message": "Request too large for m: Limit 30000, Requested 342389."}}, ContextOverflowError),
+    (429, {"error": {"message": "Rate limit reached: Limit 30000, Used 29000, Requested 3000."}}, RateLimitError),
     (422, {}, BadRequestError),
     (429, {"error": {"message": "slow down"}}, RateLimitError),
     (429, {"error": {"message": "no credit", "code": "insufficient_quota"}}, FatalError),
@@ -143,3 +150,43 @@ def test_retry_after_is_kept() -> None:
     error = refused(429, {}, retry_after_s=3.0)
     assert isinstance(error, RateLimitError)
     assert error.retry_after_s == 3.0
+
+
+HOSTILE = {
+    "titles": b"<title>" * 150_000,
+    "scripts": b"<script>" * 130_000,
+    "open tags": b"<html>" + b"<" * 1_000_000,
+    "comments": b"<html>" + b"<!-- " * 200_000,
+    "digits": b"maximum context length is " + b"7" * 1_000_000,
+    "commas": b"7," * 500_000,
+    "words": b"maximum model " * 70_000,
+    "exceeds": b"exceeds " * 125_000,
+    "allowed": b"Request too large " * 60_000,
+    "blanks": b" " * 1_000_000,
+    "json text": json.dumps({"error": {"message": "exceeds 7,7" * 90_000}}).encode(),
+    "deep": b"[" * 450 + b"]" * 450,
+    "deep objects": b'{"error":' * 450 + b"1" + b"}" * 450,
+    "very deep": b"[" * 500_000,
+    "wide": b"[" + b'["x"],' * 150_000 + b"[]]",
+    "huge numbers": b'{"error": {"code": 1e999, "n_ctx": ' + b"9" * 5_000 + b"}}",
+    "odd types": b'{"error": {"message": {"message": []}, "code": {}, "type": [], "param": 5, "loc": 3, "msg": 4}}',
+    "odd places": json.dumps({"detail": [{"loc": [[[1]], {}, None, "n"], "msg": "no"}]}).encode(),
+    "surrogates": b'{"error": "\\ud800"}',
+}
+
+
+@pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE.keys())
+@pytest.mark.parametrize("status", [400, 429, 500])
+def test_no_body_holds_the_loop_up(body: bytes, status: int) -> None:
+    """Whatever a server sends becomes one of our errors, in well under 50 ms of CPU for a megabyte."""
+    started = time.process_time()
+    error = refused(status, body, secrets=["sk-abcdef"])
+    assert time.process_time() - started < 0.05
+    assert isinstance(error, RequestError)
+    assert len(str(error)) < MAX_MESSAGE_CHARS + 50
+
+
+def test_a_secret_at_the_cut_of_a_long_body_does_not_come_back() -> None:
+    """Secrets are hidden before anything is cut off."""
+    body = b"x" * (MAX_WORDS_CHARS // 2 - 3) + b"sk-abcdef" + b"x" * 50_000
+    assert "sk-" not in read_refusal(body, ["sk-abcdef"]).words
