@@ -1,8 +1,8 @@
 """
-Every answer as it comes, on the disk before anything else happens with it.
+Every answer as it arrives, on the disk before anything else happens with it.
 
-One line an answer: checksum, space, JSON. A torn or corrupt line costs that answer and no other. Knows completions and
-keys; knows nothing of rows or columns.
+The line format is `journal_format`. A torn or corrupt line costs that answer and no other. Knows completions and keys;
+knows nothing of rows or columns.
 """
 
 from __future__ import annotations
@@ -15,48 +15,68 @@ import os
 import threading
 import time
 import uuid
-import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import orjson
-
-from nemo_llm_stage.core import Completion, Usage
+from nemo_llm_stage.core import Completion
 from nemo_llm_stage.dataset.failpoints import reach
+from nemo_llm_stage.dataset.journal_format import decode, encode_line, read_key, read_line
 from nemo_llm_stage.dataset.storage import Folder, unwritable
+from nemo_llm_stage.errors import OutputConflictError
 
 logger = logging.getLogger(__name__)
 
 FLUSH_INTERVAL_S = 2.0
-"""On an object store, answers younger than this are lost with their worker: a segment is put as often."""
+"""Seconds between two segments on an object store. Answers younger than this are lost if their worker dies."""
 
-_CHECKSUM_CHARS = 8
 _NUM_TRIES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class JournalStatistics:
+    """
+    How a journal stands.
+
+    Attributes:
+        num_loaded: Answers of earlier attempts that it found.
+        num_left: Answers of earlier attempts that no row has taken yet.
+        num_torn: Lines of earlier attempts that are torn or corrupt.
+        num_written: Answers that this attempt has written.
+    """
+
+    num_loaded: int
+    num_left: int
+    num_torn: int
+    num_written: int
 
 
 class Journal:
     """
-    The answers of one partition, kept until it is committed.
+    The answers of one partition, until the partition is committed.
 
-    Several attempts at a partition, by workers that died or are still alive, write to files of their own; all of them
-    are read, the latest first. An answer is handed out once: rows that ask the very same thing get answers of their
-    own.
+    Each attempt at a partition writes a file of its own, so that workers that died and workers that are alive do not
+    disturb each other. A journal reads the files of all earlier attempts, the latest first. It hands each answer out
+    once: rows with identical requests get answers of their own.
 
-    On a local or NFS path every `put` is one `write`, so that `kill -9` loses nothing that was answered. On an object
-    store, lines gather in memory and become a new object every `flush_interval_s`.
+    On a local or NFS path every `put` is one `write`, so that ``kill -9`` loses no answer. On an object store, lines
+    gather in memory and become a new object every `flush_interval_s`.
 
     Args:
         folder: The partition's own folder; files are ``<time>-<attempt>[-<segment>].jsonl``.
-        kept: Where its raw answers are kept after the commit.
-        reads_kept: Whether those of before are handed out too.
-        surely: Names of attempts to be read even where the folder, as a network filesystem may, does not list them yet.
-        passing_over: Names of attempts that are not read.
-        flush_interval_s: Seconds; for object stores only.
+        kept: Folder in which raw answers are kept after the commit.
+        reads_kept: Whether answers in `kept` are handed out too.
+        expected: Attempts whose journals are opened even if a stale NFS listing omits them.
+        ignored: Attempts whose journals are not read.
+        flush_interval_s: Seconds between two segments; for object stores only.
 
     Attributes:
-        attempt: Name of this one.
+        attempt: Name of this attempt.
+
+    Raises:
+        OutputConflictError: A newer version of this package wrote a line.
+        OSError: The folder cannot be read.
     """
 
     def __init__(
@@ -65,34 +85,36 @@ class Journal:
         kept: Folder | None = None,
         *,
         reads_kept: bool = True,
-        surely: Sequence[str] = (),
-        passing_over: Sequence[str] = (),
+        expected: Sequence[str] = (),
+        ignored: Sequence[str] = (),
         flush_interval_s: float = FLUSH_INTERVAL_S,
     ) -> None:
         self._folder = folder
         self._kept = kept
         self._answers: defaultdict[str, list[bytes]] = defaultdict(list)
-        expected = {f"{name}.jsonl" for name in surely} if folder.is_local else set()
-        for source in (folder, kept if reads_kept else None):
-            if source is not None:
-                names = source.names() | (expected if source is folder else set())
-                for name in sorted(names, reverse=True):  # the latest answer to a request first
-                    if not name.startswith(tuple(passing_over)):
-                        self._load(source, name)
+        self._num_loaded = self._num_torn = self._num_written = 0
+        self._read: set[str] = set()
+        for name in self._files_to_read(folder, expected, ignored):
+            self._load(folder, name)
+            self._read.add(name)
+        if kept is not None and reads_kept:
+            for name in self._files_to_read(kept, (), ignored):
+                self._load(kept, name)
         self.attempt = attempt = f"{time.time_ns():019}-{uuid.uuid4().hex[:8]}"
         self._writer: _FileWriter | _SegmentWriter
         if folder.is_local:
             self._writer = _FileWriter(Path(folder.path(f"{attempt}.jsonl")))
         else:
             self._writer = _SegmentWriter(folder, attempt, flush_interval_s)
+        logger.debug("opened the journal %s: %s", folder.url, self.statistics())
 
-    @property
-    def num_answers(self) -> int:
-        """Answers of earlier attempts that no row has taken yet."""
-        return sum(len(lines) for lines in self._answers.values())
+    def statistics(self) -> JournalStatistics:
+        """Return how many answers were found, are left and were written."""
+        num_left = sum(len(lines) for lines in self._answers.values())
+        return JournalStatistics(self._num_loaded, num_left, self._num_torn, self._num_written)
 
     def get(self, key: str) -> Completion | None:
-        """Take an answer of an earlier attempt to the request with this key; None where there is none."""
+        """Take an answer of an earlier attempt to the request with this key; None if there is none."""
         lines = self._answers.get(key)
         return decode(lines.pop(0)) if lines else None
 
@@ -105,43 +127,76 @@ class Journal:
         """
         try:
             reach("journal.before_write")
-            self._writer.write(frame(key, completion))
+            self._writer.write(encode_line(key, completion))
         except OSError as error:
             raise unwritable(f"the journal in {self._folder.url}", error) from error
+        self._num_written += 1
         reach("journal.after_write")
 
     def close(self) -> None:
-        """Write out what is left and close. Safe to call twice."""
+        """Write what is still in memory and close. Safe to call twice."""
         self._writer.close()
 
     def retire(self, *, keep: bool) -> None:
-        """Close; the answers are committed. Their files, of all attempts, are moved to `kept`, or removed."""
+        """
+        Close, and put away the files of which the answers are committed: those read at the start, and its own.
+
+        Files that another worker has begun since then stay: their answers may be in no committed file.
+
+        Args:
+            keep: Whether the files are moved to `kept`; otherwise they are removed.
+        """
         self.close()
+        logger.debug("retired the journal %s: %s", self._folder.url, self.statistics())
         reach("retire.before")
-        retire_journal(self._folder, self._kept if keep else None)
+        own = {name for name in self._folder.names() if name.startswith(self.attempt)}
+        retire_journal(self._folder, self._kept if keep else None, own | self._read)
+
+    def _files_to_read(self, folder: Folder, expected: Sequence[str], ignored: Sequence[str]) -> Iterator[str]:
+        """Yield the names of files with answers, so that the latest answer to a request comes first."""
+        named = {f"{name}.jsonl" for name in expected} if folder.is_local else set()
+        for name in sorted(folder.names() | named, reverse=True):
+            if not name.startswith(tuple(ignored)):
+                yield name
 
     def _load(self, folder: Folder, file_name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            num_bad = 0
+            num_torn = 0
             for line in folder.read(file_name).rstrip(b"\n").split(b"\n"):
-                body = unframe(line)
+                body = read_line(line)
                 if body is not None:
-                    self._answers[orjson.loads(body)["k"]].append(body)
+                    self._answers[_key_in(folder, file_name, body)].append(body)
+                    self._num_loaded += 1
                 elif line:
-                    num_bad += 1
-            if num_bad:
-                _warn_of_torn_lines(folder.url, file_name, num_bad)
+                    num_torn += 1
+            if num_torn:
+                self._num_torn += num_torn
+                _warn_of_torn_lines(folder.url, file_name, num_torn)
+
+
+def _key_in(folder: Folder, file_name: str, body: bytes) -> str:
+    try:
+        return read_key(body)
+    except OutputConflictError as error:
+        raise OutputConflictError(f"cannot read the journal {folder.url}/{file_name}: {error}") from error
 
 
 @functools.lru_cache(maxsize=1024)
 def _warn_of_torn_lines(folder_url: str, file_name: str, num: int) -> None:
-    """Once for a file, which may be read for many pieces of a partition."""
-    logger.warning("%s/%s: %d torn or corrupt line(s); their rows are asked again", folder_url, file_name, num)
+    """Warn once for each file: it may be read for many pieces of a partition."""
+    logger.warning("%s/%s: %d torn or corrupt line(s); their rows are sent again", folder_url, file_name, num)
 
 
-def retire_journal(folder: Folder, kept: Folder | None) -> None:
-    """Move a committed partition's journal files to `kept`, or remove them where it is None."""
-    for name in folder.names():
+def retire_journal(folder: Folder, kept: Folder | None, names: Collection[str] | None = None) -> None:
+    """
+    Put away journal files of a committed partition.
+
+    Args:
+        folder: The partition's journals.
+        kept: Where they are moved to; None removes them.
+        names: The files; None takes all.
+    """
+    for name in folder.names() if names is None else sorted(names):
         if kept is None:
             folder.remove(name)
         else:
@@ -150,51 +205,6 @@ def retire_journal(folder: Folder, kept: Folder | None) -> None:
         reach("retire.between")
     folder.remove_if_empty()
     reach("retire.after")
-
-
-def frame(key: str, completion: Completion) -> bytes:
-    """Return the journal line of an answer: CRC-32 of the JSON as 8 hex digits, a space, the JSON, a newline."""
-    usage = completion.usage
-    body = orjson.dumps(
-        {
-            "k": key,
-            "t": completion.texts,
-            "f": completion.finish_reasons,
-            "r": completion.reasoning,
-            "u": None if usage is None else (usage.input_tokens, usage.output_tokens, usage.cached_tokens),
-            "m": completion.model,
-            "e": completion.endpoint,
-            "a": completion.attempts,
-            "s": completion.latency_s,
-            "p": completion.logprobs,
-        }
-    )
-    return b"%08x %b\n" % (zlib.crc32(body), body)
-
-
-def unframe(line: bytes) -> bytes | None:
-    """Return the JSON of a journal line, or None where the line is torn or corrupt."""
-    checksum, body = line[:_CHECKSUM_CHARS], line[_CHECKSUM_CHARS + 1 :]
-    try:
-        return body if int(checksum, 16) == zlib.crc32(body) and body else None
-    except ValueError:
-        return None
-
-
-def decode(body: bytes) -> Completion:
-    """Return the Completion of a journal line's JSON."""
-    entry: dict[str, Any] = orjson.loads(body)
-    return Completion(
-        texts=tuple(entry["t"]),
-        finish_reasons=tuple(entry["f"]),
-        reasoning=tuple(entry["r"]),
-        usage=None if entry["u"] is None else Usage(*entry["u"]),
-        model=entry["m"],
-        endpoint=entry["e"],
-        attempts=entry["a"],
-        latency_s=entry["s"],
-        logprobs=tuple(entry["p"]),
-    )
 
 
 class _FileWriter:

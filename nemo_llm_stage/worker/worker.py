@@ -157,7 +157,7 @@ class PartitionWorker:
     def _answer(self, task: Task, counters: Counters) -> PieceReport:
         """Ask the rows of a piece, and leave their answers in a journal of the partition's."""
         name = self._output.name_of(task.partition)
-        journal = self._open_journal(name, passing_over=task.attempts)
+        journal = self._open_journal(name, ignored=task.attempts)
         reach("piece.before")
         try:
             chunks = (Asked(table, table) for table in self._input_rows(task.partition, []))
@@ -180,7 +180,7 @@ class PartitionWorker:
         name = self._output.name_of(partition)
         if self.spec.retry_kinds is None and self._output.has(name):  # whoever committed it died before it said so
             return PartitionReport(partition.index, name, self._output.read_counters(name), is_first=False)
-        journal = self._open_journal(name, surely=task.attempts)
+        journal = self._open_journal(name, expected=task.attempts)
         reach("read.before")
         try:
             with self._output.writer(self._schema, self.spec.job_id) as writer:

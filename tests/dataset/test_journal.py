@@ -5,19 +5,22 @@ from __future__ import annotations
 import logging
 import resource
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_llm_stage.core import Completion, Usage
 from nemo_llm_stage.dataset import failpoints
-from nemo_llm_stage.dataset.journal import Journal, decode, frame, unframe
+from nemo_llm_stage.dataset.journal import Journal, JournalStatistics
+from nemo_llm_stage.dataset.journal_format import VERSION, decode, encode_line, read_line
 from nemo_llm_stage.dataset.storage import Folder
-from nemo_llm_stage.errors import RunError
+from nemo_llm_stage.errors import OutputConflictError, RunError
 
 FULL = Completion(
     texts=("a\nb", "ü"),
@@ -83,7 +86,7 @@ def test_answers_are_removed_or_kept_once_committed(folder: Folder) -> None:
 @given(st.data())
 def test_damage_costs_only_the_lines_it_touches(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Any byte flipped, or the file cut anywhere."""
-    lines = [frame(f"k{i}", Completion(texts=(f"text {i}",))) for i in range(5)]
+    lines = [encode_line(f"k{i}", Completion(texts=(f"text {i}",))) for i in range(5)]
     whole = b"".join(lines)
     content = bytearray(whole)
     position = data.draw(st.integers(0, len(content) - 1))
@@ -108,16 +111,16 @@ def test_damage_costs_only_the_lines_it_touches(tmp_path_factory: pytest.TempPat
 
 
 def test_torn_lines_are_told(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
-    """The warning says how many rows are asked again."""
+    """The warning says how many rows are sent again."""
     folder.make()
-    Path(folder.path("p.x.jsonl")).write_bytes(frame("a", FULL) + frame("b", FULL)[:-9])
+    Path(folder.path("p.x.jsonl")).write_bytes(encode_line("a", FULL) + encode_line("b", FULL)[:-9])
     Journal(folder)
     assert "1 torn or corrupt line(s)" in caplog.text
 
 
-def test_a_frame_holds_every_field() -> None:
+def test_a_line_holds_every_field() -> None:
     """What is read back equals what was written."""
-    body = unframe(frame("k", FULL).rstrip(b"\n"))
+    body = read_line(encode_line("k", FULL).rstrip(b"\n"))
     assert body is not None
     assert decode(body) == FULL
 
@@ -164,7 +167,10 @@ def test_half_a_line_does_not_spoil_the_next_one(folder: Folder) -> None:
     """Where the disk was full in the middle of a line, and had room again right after."""
     journal = Journal(folder)
     journal.put("a", FULL)
-    with files_no_longer_than(len(frame("a", FULL)) + 10), pytest.raises(RunError, match="run the same command again"):
+    with (
+        files_no_longer_than(len(encode_line("a", FULL)) + 10),
+        pytest.raises(RunError, match="run the same command again"),
+    ):
         journal.put("b", FULL)
     journal.put("c", FULL)
     again = Journal(folder)
@@ -207,3 +213,47 @@ def test_answers_put_while_a_segment_is_sent_are_kept(tmp_path: Path) -> None:
     journal.close()
     again = Journal(folder)
     assert all(again.get(str(number)) is not None for number in range(2000))
+
+
+def test_a_journal_of_a_newer_format_is_refused(folder: Folder) -> None:
+    """Rather than misread; the message names the file and says what to do."""
+    folder.make()
+    body = b'{"v":%d,"k":"a"}' % (VERSION + 1)
+    Path(folder.path("p.x.jsonl")).write_bytes(b"%08x %b\n" % (zlib.crc32(body), body))
+    with pytest.raises(OutputConflictError, match=r"p\.x\.jsonl: a newer version .* Go on with that version"):
+        Journal(folder)
+
+
+def test_lines_without_a_version_are_of_the_first(folder: Folder) -> None:
+    """As 0.1.0 wrote them."""
+    line = read_line(encode_line("a", FULL).rstrip(b"\n"))
+    assert line is not None
+    entry = orjson.loads(line)
+    del entry["v"]
+    body = orjson.dumps(entry)
+    folder.make()
+    Path(folder.path("p.x.jsonl")).write_bytes(b"%08x %b\n" % (zlib.crc32(body), body))
+    assert Journal(folder).get("a") == FULL
+
+
+def test_a_journal_tells_how_it_stands(folder: Folder) -> None:
+    """Answers found, left and written."""
+    Journal(folder).put("a", FULL)
+    Path(folder.path("p.x.jsonl")).write_bytes(b"torn")
+    journal = Journal(folder)
+    journal.put("b", FULL)
+    assert journal.statistics() == JournalStatistics(num_loaded=1, num_left=1, num_torn=1, num_written=1)
+    journal.get("a")
+    assert journal.statistics().num_left == 0
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_journal_of_another_worker_stays(folder: Folder, keep: bool) -> None:
+    """It began after this one had read what was there: its answers may be in no committed file."""
+    late = Journal(folder, Folder(f"{folder.url}-kept"))
+    late.put("a", FULL)
+    other = Journal(folder)
+    other.put("b", FULL)
+    late.retire(keep=keep)
+    assert folder.names() == {f"{other.attempt}.jsonl"}
+    assert Journal(folder).get("b") == FULL
