@@ -38,6 +38,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from nemo_llm_stage.text import MAX_ERROR_CHARS, printable, shorten
+
 
 class LLMStageError(Exception):
     """Base of every error this package raises."""
@@ -72,7 +74,7 @@ class RequestError(LLMStageError):
     kind: ClassVar[str] = "error"
 
     def __init__(self, message: str, *, status: int | None = None) -> None:
-        super().__init__(message)
+        super().__init__(shorten(printable(message), MAX_ERROR_CHARS))
         self.status = status
         self.failures: tuple[str, ...] = ()
 

@@ -18,16 +18,19 @@ from contextvars import ContextVar
 from http import HTTPStatus
 from typing import Any
 
+from nemo_llm_stage.client.credentials import Credentials, secret_values
 from nemo_llm_stage.client.endpoints import Endpoint, Endpoints
 from nemo_llm_stage.client.errors.refusal import error_of_refusal
 from nemo_llm_stage.client.errors.retry_after import parse_retry_after_s
+from nemo_llm_stage.client.hiding import Secrets
 from nemo_llm_stage.client.http.http1 import HTTP1Transport
 from nemo_llm_stage.client.http.transport import Answer, Transport, TransportConfig
 from nemo_llm_stage.client.limit import LoopLocal
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
-from nemo_llm_stage.client.secret import HIDDEN, KeySource
-from nemo_llm_stage.client.server_check import check_server
+from nemo_llm_stage.client.secret import KeySource, Value
+from nemo_llm_stage.client.server_check import ServerCheck
 from nemo_llm_stage.client.sse import StreamedAnswer
+from nemo_llm_stage.client.token_limit import TokenLimitNames
 from nemo_llm_stage.client.wire import WireRequest, completion_of_answer, decode_answer, encode_request
 from nemo_llm_stage.core import Completion, Message
 from nemo_llm_stage.errors import ConfigError, ConnectionFailedError, FatalError, RequestError, TransientError
@@ -57,16 +60,24 @@ class AsyncHTTPClient(AsyncLLMClient):
         api_key: The key itself. It travels with the client when that is pickled, and shows nowhere.
         api_key_env: Name of the environment variable that holds the key on the worker.
         api_key_file: Path of the file that holds the key on the worker.
-        headers: Sent with every request. Their values show nowhere.
+        api_key_header: The header for the key. ``Authorization`` holds ``Bearer KEY``; any other, e.g. ``api-key`` of
+            Azure, holds the key alone.
+        headers: Sent with every request. A value is a text, or ``{"env": NAME}`` or ``{"file": PATH}``, which are read
+            on the worker. Values show nowhere, except those of a few headers that hold no secret (``User-Agent`` …).
+        query: Parameters for the query of every URL, likewise, e.g. ``{"api-version": "2024-10-21"}``.
         ca_file: PEM file of certificates to trust beside the usual ones; read on the worker.
-        proxy: URL of a proxy for every host but this machine; None for what HTTP_PROXY, HTTPS_PROXY and NO_PROXY say.
+        cert_file: PEM file of a certificate that the client shows to the server; read on the worker.
+        key_file: PEM file of the private key to it; None where `cert_file` holds it too.
+        proxy: URL of a proxy for every host but this machine, or where it lies, as for `headers`; None for what
+            HTTP_PROXY, HTTPS_PROXY and NO_PROXY say.
         max_response_bytes: An answer longer than this is given up.
+        checks_server: Whether `check` asks the servers anything.
 
     Raises:
         ConfigError: A setting that cannot work.
     """
 
-    _runtime_attributes = AsyncLLMClient._runtime_attributes | {"_transports", "_secrets", "_auth"}  # noqa: SLF001
+    _runtime_attributes = AsyncLLMClient._runtime_attributes | {"_transports", "_sent", "_token_limit"}  # noqa: SLF001
 
     def __init__(
         self,
@@ -81,10 +92,15 @@ class AsyncHTTPClient(AsyncLLMClient):
         api_key: str | None = None,
         api_key_env: str | None = None,
         api_key_file: str | os.PathLike[str] | None = None,
-        headers: Mapping[str, str] | None = None,
+        api_key_header: str = "Authorization",
+        headers: Mapping[str, Value] | None = None,
+        query: Mapping[str, Value] | None = None,
         ca_file: str | os.PathLike[str] | None = None,
-        proxy: str | None = None,
+        cert_file: str | os.PathLike[str] | None = None,
+        key_file: str | os.PathLike[str] | None = None,
+        proxy: Value | None = None,
         max_response_bytes: int = 64 * 1024 * 1024,
+        checks_server: bool = True,
     ) -> None:
         super().__init__(max_concurrent_requests, max_retries, base_delay)
         for name, value in (("timeout", timeout), ("connect_timeout", connect_timeout), ("read_timeout", read_timeout)):
@@ -95,24 +111,31 @@ class AsyncHTTPClient(AsyncLLMClient):
         self.connect_timeout = connect_timeout
         self.read_timeout = read_timeout
         self.max_response_bytes = max_response_bytes
-        self._key = KeySource(api_key, api_key_env, api_key_file)
-        self._headers = {str(name).lower(): str(text) for name, text in (headers or {}).items()}
-        self._ca_file = None if ca_file is None else os.fspath(ca_file)
-        self._proxy = proxy
+        self.checks_server = checks_server
+        self._credentials = Credentials(
+            KeySource(api_key, api_key_env, api_key_file),
+            api_key_header=api_key_header,
+            headers=headers,
+            query=query,
+            proxy=proxy,
+        )
+        if key_file is not None and cert_file is None:
+            raise ConfigError("key_file is the private key to cert_file, which is missing.")
+        files = {"ca_file": ca_file, "cert_file": cert_file, "key_file": key_file}
+        self._files = {name: None if path is None else os.fspath(path) for name, path in files.items()}
 
     def setup(self) -> None:
         """
-        Read the key. Safe to call twice; the first request calls it where nobody has.
+        Read the key and the other named values. Safe to call twice; the first request calls it where nobody has.
 
         Raises:
-            ConfigError: The key's variable or file is missing; named in the message.
+            ConfigError: A variable or file is missing; named in the message.
         """
-        key = self._key.read()
-        self._auth = {} if key is None else {"authorization": f"Bearer {key}"}
-        self._secrets = [*self._headers.values(), *([] if key is None else [key])]
+        self._sent = self._credentials.read()
+        self._token_limit = TokenLimitNames()
         self._transports: LoopLocal[Transport] = LoopLocal(self._make_transport)
         exposed = [e.base_url for e in self.endpoints.all if not e.is_tls and not e.is_private]
-        if key is not None and exposed:
+        if self._sent.key is not None and exposed:
             warnings.warn(f"The API key is sent unencrypted to {exposed[0]}; use https://.", stacklevel=2)
 
     async def _complete_impl(
@@ -123,12 +146,33 @@ class AsyncHTTPClient(AsyncLLMClient):
         conversation_formatter: ConversationFormatter | None,
         generation_config: GenerationConfig,
     ) -> Completion:
-        """Make one attempt at the endpoint whose turn it is."""
-        request = encode_request(messages, model, generation_config, conversation_formatter)
+        """Make one attempt; a server that wants another name for ``max_tokens`` gets the request once more."""
+        if "_sent" not in self.__dict__:
+            self.setup()
+        turns = messages if isinstance(messages, list) else list(messages)
+        config = self._token_limit.put_into(generation_config, model)
+        secrets = self._secrets_of(config)
+        try:
+            completion = await self._ask(encode_request(turns, model, config, conversation_formatter), model, secrets)
+        except RequestError as error:
+            secrets.clean(error)
+            if not self._token_limit.learn(error, config, model):
+                raise
+        else:
+            return secrets.cleaned(completion)
+        return await self._complete_impl(
+            messages=turns,
+            model=model,
+            conversation_formatter=conversation_formatter,
+            generation_config=generation_config,
+        )
+
+    async def _ask(self, request: WireRequest, model: str, secrets: Secrets) -> Completion:
+        """Send `request` to the endpoint whose turn it is."""
         failed_at = _FAILED_AT.get()
         endpoint = self.endpoints.choose(avoid=failed_at)
         try:
-            completion = await self._attempt(endpoint, request, model)
+            completion = await self._attempt(endpoint, request, model, secrets)
         except TransientError:
             _FAILED_AT.set(endpoint)
             raise
@@ -153,8 +197,8 @@ class AsyncHTTPClient(AsyncLLMClient):
         )
         return list(completion.texts)
 
-    async def _attempt(self, endpoint: Endpoint, request: WireRequest, model: str) -> Completion:
-        url = endpoint.url(request.path)
+    async def _attempt(self, endpoint: Endpoint, request: WireRequest, model: str, secrets: Secrets) -> Completion:
+        url = self._sent.add_query(endpoint.url(request.path))
         stream = StreamedAnswer() if request.is_stream else None
         started_monotonic_s = time.monotonic()
         answer = await self._transport().send(
@@ -165,12 +209,13 @@ class AsyncHTTPClient(AsyncLLMClient):
             on_event_bytes=None if stream is None else stream.feed,
         )
         if answer.status != _OK:
-            raise self._refused(answer, url, model)
+            raise self._refused(answer, endpoint.url(request.path), model, secrets)
         whole = stream.whole() if stream is not None and answer.was_streamed else decode_answer(answer.body)
         latency_s = time.monotonic() - started_monotonic_s
         return completion_of_answer(whole, endpoint=endpoint.base_url, latency_s=latency_s)
 
-    def _refused(self, answer: Answer, url: str, model: str) -> RequestError:
+    def _refused(self, answer: Answer, url: str, model: str, secrets: Secrets) -> RequestError:
+        url = url.partition("?")[0]
         if answer.status < HTTPStatus.BAD_REQUEST:
             target = (answer.header("location") or "").partition("?")[0]
             where = f" to {target}" if target else ""
@@ -185,28 +230,41 @@ class AsyncHTTPClient(AsyncLLMClient):
             url=url,
             model=model,
             retry_after_s=retry_after_s,
-            secrets=self._secrets,
+            secrets=secrets,
         )
+
+    def _secrets_of(self, config: GenerationConfig) -> Secrets:
+        """The client's secrets, and those among the headers and query parameters of the request itself."""
+        extra = config.extra_kwargs
+        if not extra or not ("extra_headers" in extra or "extra_query" in extra):
+            return self._sent.secrets
+        headers, query = extra.get("extra_headers"), extra.get("extra_query")
+        own = secret_values(
+            headers if isinstance(headers, Mapping) else None, query if isinstance(query, Mapping) else None
+        )
+        return self._sent.secrets.plus(own) if own else self._sent.secrets
 
     async def check(self, model: str) -> None:
         """
         Find out, before anything is paid for, whether every server is there, takes the key and has `model`.
 
         Costs one request for the list of models, and one token where the list does not have it: some servers answer to
-        names they do not list. A server without a list passes.
+        names they do not list. Does nothing where `checks_server` is False.
 
         Raises:
             ConnectionFailedError: No server can be reached; some being down is only logged.
             AuthenticationError: A server does not take the key.
             NotFoundError: A server does not have the model; names those that it has.
         """
+        if not self.checks_server:
+            return
         transport, endpoints = self._transport(), list(dict.fromkeys(self.endpoints.all))
-        outcomes = await asyncio.gather(
-            *(check_server(transport, endpoint, model, self._secrets) for endpoint in endpoints), return_exceptions=True
-        )
+        checks = (ServerCheck(transport, endpoint, model, self._sent).run() for endpoint in endpoints)
+        outcomes = await asyncio.gather(*checks, return_exceptions=True)
         errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         unreachable = [error for error in errors if isinstance(error, ConnectionFailedError)]
         for error in errors:
+            self._sent.secrets.clean(error)
             if error not in unreachable or len(unreachable) == len(endpoints):
                 raise error
         for error in unreachable:
@@ -231,15 +289,15 @@ class AsyncHTTPClient(AsyncLLMClient):
                     "user-agent": "nemo-llm-stage",
                     "accept": "application/json, text/event-stream",
                     "content-type": "application/json",
-                    **self._auth,
-                    **self._headers,
+                    **self._sent.auth,
+                    **self._sent.headers,
                 },
                 timeout_s=self.timeout,
                 connect_timeout_s=self.connect_timeout,
                 read_timeout_s=self.read_timeout,
                 max_response_bytes=self.max_response_bytes,
-                ca_file=self._ca_file,
-                proxy=self._proxy,
+                proxy=self._sent.proxy,
+                **self._files,
             )
         )
 
@@ -251,5 +309,4 @@ class AsyncHTTPClient(AsyncLLMClient):
             "timeout": self.timeout,
         }
         settings = ", ".join(f"{name}={value}" for name, value in shown.items())
-        headers = f", headers={dict.fromkeys(self._headers, HIDDEN)}" if self._headers else ""
-        return f"{type(self).__name__}({urls[0] if len(urls) == 1 else urls!r}, {settings}, {self._key!r}{headers})"
+        return f"{type(self).__name__}({urls[0] if len(urls) == 1 else urls!r}, {settings}, {self._credentials!r})"

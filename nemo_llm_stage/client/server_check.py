@@ -1,24 +1,27 @@
 """
 Is the server there, does it take the key, does it have the model: asked before anything is paid for.
 
-Knows the OpenAI protocol's ``/models``; says in words what to do when the answer is no.
+A list of models is a hint, never a proof: aliases are not listed, and some servers have no list or guard it with
+another key. Only the route that rows will take can say no. Knows the OpenAI protocol's ``/models``.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import re
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 import orjson
 
+from nemo_llm_stage.client.credentials import Sent
 from nemo_llm_stage.client.endpoints import Endpoint
-from nemo_llm_stage.client.errors.refusal import error_of_refusal
-from nemo_llm_stage.client.http.transport import Transport
-from nemo_llm_stage.client.llm_client import GenerationConfig
+from nemo_llm_stage.client.errors.refusal import error_of_refusal, read_refusal
+from nemo_llm_stage.client.generation import GenerationConfig
+from nemo_llm_stage.client.http.transport import Answer, Transport
 from nemo_llm_stage.client.wire import encode_request
-from nemo_llm_stage.errors import ConnectionFailedError, NotFoundError, TransientError
+from nemo_llm_stage.errors import ConnectionFailedError, NotFoundError, RequestError, TransientError
 from nemo_llm_stage.suggest import did_you_mean
 
 CHECK_TIMEOUT_S = 30.0
@@ -27,56 +30,102 @@ CHECK_TIMEOUT_S = 30.0
 MAX_NAMES = 10
 """Models named in an error."""
 
+_NO_SUCH_MODEL_CODE = re.compile(
+    # OpenAI and Groq, Together, Mistral, Azure
+    rb'"(?:code|type)"\s*:\s*"(?:model_not_found|model_not_available|invalid_model|DeploymentNotFound)"'
+)
+_NO_SUCH_MODEL_WORDS = re.compile(
+    r"model\W.{0,200}?(does not exist|not found|is unknown|unknown model)"  # OpenAI, vLLM, Ollama, Gemini
+    r"|(no such|unknown|unsupported) model"
+    r"|models?/\S+ is not found",  # Gemini
+    re.IGNORECASE,
+)
+_IS_BASE_MODEL = re.compile(r"not a chat model|v1/completions", re.IGNORECASE)
+"""OpenAI's 404 to a chat with a base model, which is there for ``/completions``."""
 
-async def check_server(transport: Transport, endpoint: Endpoint, model: str, secrets: Sequence[str]) -> None:
+
+@dataclass(frozen=True, slots=True)
+class ServerCheck:
     """
-    Return where `endpoint` is there, takes the key and has `model`, or cannot tell.
+    The check of one server for one model.
 
-    Raises:
-        ConnectionFailedError: It cannot be reached.
-        AuthenticationError: It does not take the key.
-        NotFoundError: It does not have the model.
+    Attributes:
+        transport: What the requests are sent with.
+        endpoint: The server.
+        model: The model's name.
+        sent: The key and whatever else is sent with every request.
     """
-    url = endpoint.url("models")
-    try:
-        answer = await transport.send(url, None, timeout_s=CHECK_TIMEOUT_S)
-    except TransientError as error:
-        raise ConnectionFailedError(f"{error} Is the server up, and is base_url its address?") from error
-    if answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-        raise error_of_refusal(answer.status, answer.body, url=url, secrets=secrets)
-    names = _names_in(answer.body) if answer.status == HTTPStatus.OK else None
-    if names is not None and model not in names:
-        await _check_unlisted(transport, endpoint, model, names, secrets)
+
+    transport: Transport
+    endpoint: Endpoint
+    model: str
+    sent: Sent
+
+    async def run(self) -> None:
+        """
+        Return where the server would take a request for the model, or cannot tell.
+
+        Costs nothing where the model is in the server's list, else a request for one token.
+
+        Raises:
+            ConnectionFailedError: It cannot be reached.
+            AuthenticationError: It answers a request with 401.
+            NotFoundError: It answers a request by saying that it does not have the model.
+        """
+        try:
+            answer = await self._send("models", None)
+        except TransientError as error:
+            raise ConnectionFailedError(f"{error} Is the server up, and is base_url its address?") from error
+        names = _names_in(answer.body) if answer.status == HTTPStatus.OK else None
+        if names is None or self.model not in names:
+            await self._ask_for_one_token(names)
+
+    async def _ask_for_one_token(self, names: list[str] | None) -> None:
+        config = GenerationConfig(max_tokens=1, seed=None, temperature=None, top_p=None)
+        request = encode_request([{"role": "user", "content": "Hi"}], self.model, config)
+        try:
+            answer = await self._send(request.path, request.body)
+        except RequestError:
+            return  # a busy server is no proof
+        if answer.status != HTTPStatus.UNAUTHORIZED and not _is_no_such_model(answer, self.sent):
+            return
+        if answer.status != HTTPStatus.UNAUTHORIZED and names is not None:
+            raise NotFoundError(self._no_such_model(names), status=answer.status)
+        error = error_of_refusal(
+            answer.status,
+            answer.body,
+            url=self.endpoint.url(request.path),
+            model=self.model,
+            secrets=self.sent.secrets,
+        )
+        if answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND}:
+            raise error
+        raise NotFoundError(f"{error} The model asked for is {self.model!r}.", status=answer.status)
+
+    async def _send(self, path: str, body: bytes | None) -> Answer:
+        url = self.sent.add_query(self.endpoint.url(path))
+        return await self.transport.send(url, body, timeout_s=CHECK_TIMEOUT_S)
+
+    def _no_such_model(self, names: list[str]) -> str:
+        base_url, model = self.endpoint.base_url, self.model
+        if not names:
+            return f"{base_url} has no model {model!r}; it lists none."
+        nearest = sorted(names, key=lambda name: -difflib.SequenceMatcher(None, model, name).ratio())
+        listed = ", ".join(map(repr, nearest[:MAX_NAMES])) + (" …" if len(names) > MAX_NAMES else "")
+        hint = did_you_mean(model, names)
+        return f"{base_url} has no model {model!r}; it has {listed}." + (f" D{hint[1:]}" if hint else "")
 
 
-async def _check_unlisted(
-    transport: Transport, endpoint: Endpoint, model: str, names: list[str], secrets: Sequence[str]
-) -> None:
-    """A name that is not listed may be an alias: ask for one token and believe the answer."""
-    config = GenerationConfig(max_tokens=1, seed=None, temperature=None, top_p=None)
-    request = encode_request([{"role": "user", "content": "Hi"}], model, config)
-    url = endpoint.url(request.path)
-    try:
-        answer = await transport.send(url, request.body, timeout_s=CHECK_TIMEOUT_S)
-    except TransientError:
-        return  # a busy server is no proof
-    if answer.status == HTTPStatus.OK:
-        return
-    error = error_of_refusal(answer.status, answer.body, url=url, model=model, secrets=secrets)
-    is_about_model = "model" in str(error).lower()
-    if answer.status == HTTPStatus.NOT_FOUND or (answer.status == HTTPStatus.BAD_REQUEST and is_about_model):
-        raise NotFoundError(_no_such_model(endpoint, model, names), status=answer.status)
-    if answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-        raise error
-
-
-def _no_such_model(endpoint: Endpoint, model: str, names: list[str]) -> str:
-    if not names:
-        return f"{endpoint.base_url} has no model {model!r}; it lists none."
-    nearest = sorted(names, key=lambda name: -difflib.SequenceMatcher(None, model, name).ratio())
-    listed = ", ".join(map(repr, nearest[:MAX_NAMES])) + (" …" if len(names) > MAX_NAMES else "")
-    hint = did_you_mean(model, names)
-    return f"{endpoint.base_url} has no model {model!r}; it has {listed}." + (f" D{hint[1:]}" if hint else "")
+def _is_no_such_model(answer: Answer, sent: Sent) -> bool:
+    """Whether an answer says that there is no such model: by its code, or by the words of a 404."""
+    if answer.status not in {HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}:
+        return False
+    refusal = read_refusal(answer.body, sent.secrets)
+    if _IS_BASE_MODEL.search(refusal.text):
+        return False
+    if _NO_SUCH_MODEL_CODE.search(answer.body):
+        return True
+    return answer.status == HTTPStatus.NOT_FOUND and _NO_SUCH_MODEL_WORDS.search(refusal.text) is not None
 
 
 def _names_in(body: bytes) -> list[str] | None:

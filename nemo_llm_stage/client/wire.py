@@ -69,7 +69,8 @@ def encode_request(
     Return the request for `messages`: a chat, or with a `formatter` its text to be continued.
 
     Parameters that are None are left out. ``extra_kwargs`` overrides the others; its ``extra_body``, ``extra_headers``,
-    ``extra_query`` and ``timeout`` mean what they mean to the openai SDK.
+    ``extra_query`` and ``timeout`` mean what they mean to the openai SDK. ``stream_options: false`` or null leaves
+    ``stream_options`` out of a streamed request, for servers that refuse it.
 
     Raises:
         ConfigError: ``extra_headers``, ``extra_body``, ``extra_query`` or ``timeout`` is of the wrong type.
@@ -86,15 +87,18 @@ def encode_request(
             body[name] = value
     if config.stream:
         body["stream"] = True
-    headers, timeout_s = None, None
+    headers, timeout_s, has_stream_options = None, None, True
     if config.extra_kwargs:
         extra = dict(config.extra_kwargs)
         headers, timeout_s = _mapping(extra, "extra_headers"), _seconds(extra)
         query, extra_body = _mapping(extra, "extra_query"), _mapping(extra, "extra_body")
+        has_stream_options = "stream_options" not in extra or bool(extra["stream_options"])
+        if not has_stream_options:
+            del extra["stream_options"]
         body = {name: value for name, value in {**body, **extra}.items() if value is not None} | (extra_body or {})
         path = f"{path}?{urlencode(query)}" if query else path
     is_stream = bool(body.get("stream"))
-    if is_stream:
+    if is_stream and has_stream_options:
         body.setdefault("stream_options", {"include_usage": True})
     return WireRequest(path, _dumps(body), headers, timeout_s, is_stream)
 

@@ -29,6 +29,7 @@ from nemo_llm_stage.errors import (
     RequestError,
     ServerError,
 )
+from nemo_llm_stage.text import one_line
 
 MAX_MESSAGE_CHARS = 500
 """Longest text of a server that goes into an error."""
@@ -192,9 +193,8 @@ def error_from_status(status: int, message: str, *, retry_after_s: float | None 
 
 
 def shorten(text: str, max_chars: int = MAX_MESSAGE_CHARS) -> str:
-    """Return `text` on one line, cut at `max_chars`."""
-    folded = " ".join(_cut(text).split())
-    return folded if len(folded) <= max_chars else folded[: max_chars - 1] + "…"
+    """Return `text` on one line, without control characters, cut at `max_chars`."""
+    return one_line(_cut(text), max_chars)
 
 
 def _sentence(text: str) -> str:

@@ -152,6 +152,12 @@ class HTTP1Transport(Transport):
                     self._tls.load_verify_locations(self._config.ca_file)
                 except OSError as error:
                     raise ConfigError(f"ca_file {self._config.ca_file} cannot be used: {_reason(error)}.") from error
+            if self._config.cert_file is not None:
+                try:
+                    self._tls.load_cert_chain(self._config.cert_file, self._config.key_file)
+                except OSError as error:
+                    files = " and ".join(filter(None, (self._config.cert_file, self._config.key_file)))
+                    raise ConfigError(f"cert_file {files} cannot be used: {_reason(error)}.") from error
         return self._tls
 
 

@@ -46,6 +46,8 @@ class TransportConfig:
         read_timeout_s: Longest silence of the server, before its first byte too; None for none.
         max_response_bytes: An answer longer than this is given up.
         ca_file: PEM file of certificates to trust beside the usual ones; None for none.
+        cert_file: PEM file of a certificate that the client shows, its private key included or in `key_file`.
+        key_file: PEM file of the private key to `cert_file`.
         proxy: Used for every host but this machine; None for what HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say.
     """
 
@@ -55,6 +57,8 @@ class TransportConfig:
     read_timeout_s: float | None
     max_response_bytes: int
     ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
     proxy: str | None = field(default=None, repr=False)
 
 

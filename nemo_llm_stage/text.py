@@ -1,0 +1,47 @@
+"""
+Text from outside, made safe to show: no control characters, and where one line is wanted, one line.
+
+Rows, answers, servers, file names and column names can hold escape sequences that move a terminal's cursor, set its
+title or turn the order of letters around. Pure: knows nothing of terminals or errors.
+"""
+
+from __future__ import annotations
+
+import re
+
+MAX_ERROR_CHARS = 2_000
+"""Longest message of an error."""
+
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 and C1 without tab and line feed, DEL
+    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # line separators and the marks that turn the direction of text
+    "\ud800-\udfff]"  # half a surrogate pair, which no stream can encode
+)
+"""Unicode TR9 (bidirectional formatting characters); ECMA-48 (C0, C1)."""
+
+
+def printable(text: str) -> str:
+    r"""
+    Return `text` with each character that could act on a terminal written as an escape, e.g. ``\x1b``.
+
+    Tabs and line feeds stay; a carriage return before a line feed is dropped.
+    """
+    if _UNPRINTABLE.search(text) is None:
+        return text
+    return _UNPRINTABLE.sub(_escaped, text.replace("\r\n", "\n"))
+
+
+def one_line(text: str, max_chars: int | None = None) -> str:
+    """Return `text` printable, on one line, and cut at `max_chars` with an ellipsis."""
+    folded = printable(" ".join(text.split()))
+    return folded if max_chars is None else shorten(folded, max_chars)
+
+
+def shorten(text: str, max_chars: int) -> str:
+    """Return `text` cut at `max_chars`, with an ellipsis where something was cut."""
+    return text if len(text) <= max_chars else f"{text[: max_chars - 1]}…"
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
