@@ -44,7 +44,7 @@ HEAVY = {
     "openai": {"client"},
     "httptools": {"client"},
     "tenacity": {"client"},
-    "jinja2": {"prompt", "client"},
+    "jinja2": {"prompt", "client", "report"},
     "xllamacpp": {"embedded"},
     "yaml": {"config"},
     "pydantic": {"config", "output"},

@@ -1,0 +1,266 @@
+"""
+The report of a job as one HTML page: no network, no script but its own, all row text escaped.
+
+Knows what the output folder tells; knows nothing of runs.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from nemo_llm_stage.core import Counters
+from nemo_llm_stage.dataset.recount import output_columns_of
+from nemo_llm_stage.dataset.storage import writing_to
+from nemo_llm_stage.dataset.verify import Verification, verify
+from nemo_llm_stage.dataset.writer import STATE, TMP
+from nemo_llm_stage.errors import RowError
+from nemo_llm_stage.job.record import open_output, read_record
+from nemo_llm_stage.prompt import Template
+from nemo_llm_stage.report.page.plots import histogram, label_bars
+from nemo_llm_stage.report.page.sample import (
+    SampledRow,
+    extremes,
+    labels_of,
+    metas_of,
+    numbers_of,
+    sample_rows,
+    servers_of,
+)
+
+MAX_ROWS_SHOWN = 150
+"""Rows of the sample that the page holds, beside the failed, slowest and longest ones."""
+
+MAX_CHARS = 2000
+"""Of one value; longer ones are cut."""
+
+MAX_BYTES = 1_500_000
+"""Of all rows together as JSON; fewer rows are shown where theirs are longer."""
+
+_FOLDER = Path(__file__).parent
+_NUMBERS = (
+    ("Latency", "latency_s", "s"),
+    ("Input tokens", "input_tokens", ""),
+    ("Output tokens", "output_tokens", ""),
+    ("Requests", "attempts", ""),
+)
+"""Plots of each column: title, field of its meta, unit."""
+
+PAGE = f"{STATE}/report.html"
+"""Where the page lies in the output folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A plot with its title."""
+
+    title: str
+    svg: Markup
+
+
+def report_page(url: str) -> str:
+    """
+    Return the page about the job that writes the output folder `url`: finished, stopped or still running.
+
+    Reads every committed file's footer, and the rows of at most 32 files.
+
+    Raises:
+        OutputConflictError: No job of this package has written there.
+        RunError: A committed file cannot be read.
+    """
+    output, plan = open_output(url)
+    record = read_record(url)
+    columns = list(output_columns_of(record))
+    verification = verify(output, plan)
+    rows = sample_rows(output)
+    shown = _as_json(_chosen(rows, columns), columns, record)
+    style, script = (_FOLDER / "page.css").read_text("utf-8"), (_FOLDER / "page.js").read_text("utf-8")
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            title=url.rstrip("/").rpartition("/")[2],
+            url=url,
+            made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            record=record,
+            verification=verification,
+            verdict=_verdict(verification, plan.num_rows),
+            counters=verification.counters,
+            num_planned=plan.num_rows,
+            columns=columns,
+            stages=_stages(record, columns),
+            plots=_plots(rows, columns),
+            servers=servers_of(rows, columns),
+            failures=_failures(verification.counters),
+            waste=_waste(verification.counters),
+            num_sampled=len(rows),
+            rows=Markup(shown),  # noqa: S704 - JSON without a "<"
+            style=Markup(style),  # noqa: S704 - ours
+            script=Markup(script),  # noqa: S704 - ours
+            policy=f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'",
+        )
+    )
+
+
+def write_report(url: str) -> str:
+    """
+    Write `report_page` into the output folder, and return where it lies.
+
+    Raises:
+        OutputConflictError: No job of this package has written there.
+        RunError: A committed file cannot be read, or the folder cannot be written.
+    """
+    output, _ = open_output(url)
+    page = report_page(url).encode("utf-8", "replace")
+    with writing_to(url):
+        output.folder.replace_bytes(page, PAGE, scratch_sub=TMP)
+    return output.folder.path(PAGE)
+
+
+@functools.cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER), autoescape=select_autoescape(default=True), undefined=StrictUndefined
+    )
+    environment.filters["number"] = lambda value: f"{value:,}"
+    environment.filters["pretty"] = lambda value: orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+    return environment
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _verdict(verification: Verification, num_planned: int) -> tuple[str, str]:
+    """Return a class of the style sheet and a sentence."""
+    counters = verification.counters
+    if verification.problems:
+        return "bad", f"{len(verification.problems)} problems: {verification.problems[0]}"
+    if verification.num_missing:
+        return "open", (
+            f"{counters.num_rows:,} of {num_planned:,} rows are finished; {verification.num_missing:,} of "
+            f"{verification.num_partitions:,} partitions are open. Run the job again to continue."
+        )
+    if counters.num_rows and counters.num_failed * 20 > counters.num_rows:
+        return "bad", f"Every row is accounted for, but {counters.num_failed / counters.num_rows:.1%} failed."
+    return "good", "Every row is accounted for."
+
+
+def _stages(record: Mapping[str, Any], columns: Sequence[str]) -> list[tuple[str, Mapping[str, Any]]]:
+    stage = record["stage"]
+    return list(stage["columns"].items()) if "columns" in stage else [(columns[0], stage)]
+
+
+def _plots(rows: Sequence[SampledRow], columns: Sequence[str]) -> list[Plot]:
+    plots = []
+    for name in columns:
+        for title, field, unit in _NUMBERS:
+            if numbers := metas_of(rows, [name], field):
+                plots.append(Plot(f"{title} of {name}", Markup(histogram(numbers, unit))))  # noqa: S704 - numbers
+        if labels := labels_of(rows, name):
+            plots.append(Plot(f"Values of {name}", Markup(label_bars(labels))))  # noqa: S704 - labels are escaped
+        elif values := numbers_of(rows, name):
+            plots.append(Plot(f"Values of {name}", Markup(histogram(values, ""))))  # noqa: S704 - numbers
+    return plots
+
+
+def _failures(counters: Counters) -> list[tuple[str, int, str]]:
+    kinds = sorted(counters.errors.items(), key=lambda item: -item[1])
+    return [(kind, num, counters.examples.get(kind, "").partition(": ")[2]) for kind, num in kinds]
+
+
+def _waste(counters: Counters) -> list[tuple[str, int, int]]:
+    """Return what was spent: its name, how much, and how much of that was wasted."""
+    return [
+        ("requests", counters.num_attempts, counters.num_wasted_attempts),
+        ("output tokens", counters.output_tokens, counters.wasted_output_tokens),
+    ]
+
+
+def _chosen(rows: Sequence[SampledRow], columns: Sequence[str]) -> dict[str, list[SampledRow]]:
+    stride = max(1, len(rows) // MAX_ROWS_SHOWN)
+    return {
+        "sample": list(rows[::stride][:MAX_ROWS_SHOWN]),
+        "failed": [row for row in rows if row.errors(columns)][:50],
+        "slowest": extremes(rows, lambda row: max(row.numbers(columns, "latency_s"), default=0.0)),
+        "longest": extremes(rows, lambda row: sum(row.numbers(columns, "output_tokens"))),
+    }
+
+
+def _as_json(chosen: Mapping[str, Sequence[SampledRow]], columns: Sequence[str], record: Mapping[str, Any]) -> str:
+    """Return the rows for the page's script, as many as fit into `MAX_BYTES`; no "<" stands in it."""
+    templates = _templates(record, columns)
+    share = MAX_BYTES // len(chosen)
+    lists: dict[str, list[dict[str, Any]]] = {}
+    for name, rows in chosen.items():
+        room, lists[name] = share, []
+        for row in rows:
+            entry = _entry(row, columns, templates)
+            room -= len(orjson.dumps(entry))
+            if room < 0:
+                break
+            lists[name].append(entry)
+    return orjson.dumps(lists).decode().replace("<", "\\u003c")
+
+
+def _entry(row: SampledRow, columns: Sequence[str], templates: Mapping[str, Sequence[Template]]) -> dict[str, Any]:
+    generated = {key for key in row.values if any(key == name or key.startswith(f"{name}_") for name in columns)}
+    answers = []
+    for name in columns:
+        fields = {key: value for key, value in row.values.items() if key == name or key.startswith(f"{name}_")}
+        error, meta = fields.pop(f"{name}_error", None), fields.pop(f"{name}_meta", None) or {}
+        answers.append(
+            {
+                "name": name,
+                "value": _text(fields.get(name) if set(fields) <= {name} else fields),
+                "error": None if error is None else _text(error),
+                "prompt": _rendered(templates.get(name, ()), row.values),
+                "meta": ", ".join(f"{key} {_short(value)}" for key, value in meta.items() if value is not None),
+            }
+        )
+    values = [[name, _text(value)] for name, value in row.values.items() if name not in generated]
+    return {"place": row.place, "values": values, "answers": answers}
+
+
+def _templates(record: Mapping[str, Any], columns: Sequence[str]) -> dict[str, list[Template]]:
+    """Return the prompt of each output column; none for a prompt that is a function."""
+    prompts = {name: stage["prompt"] for name, stage in _stages(record, columns)}
+    return {
+        name: [
+            Template(text, on_null="empty")
+            for text in (prompt["system_prompt"], *(turn["content"] for turn in prompt["messages"]))
+            if text
+        ]
+        for name, prompt in prompts.items()
+    }
+
+
+def _rendered(templates: Sequence[Template], row: Mapping[str, Any]) -> str:
+    try:
+        return _text("\n\n".join(template.render(row) for template in templates))
+    except RowError as error:
+        return f"(cannot be rendered: {error})"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else _text(value)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        return f"({len(value):,} bytes)"
+    text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= MAX_CHARS else f"{text[:MAX_CHARS]}… ({len(text):,} characters)"
