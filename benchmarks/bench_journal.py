@@ -24,6 +24,7 @@ from _data import write_texts
 from _report import make_parser, show
 
 from nemo_llm_stage import AsyncHTTPClient, GenerationConfig, LLMStage, run_job
+from nemo_llm_stage.config.job_settings import JobSettings
 from nemo_llm_stage.core import Completion, Counters, Usage
 from nemo_llm_stage.dataset.journal import Journal
 from nemo_llm_stage.dataset.read import read_partition
@@ -48,7 +49,7 @@ def journal_costs(folder: Path, num_rows: int, num_words: int) -> dict[str, floa
     writes, reads = [], []
     for number in range(ROUNDS):
         place = Folder(str(folder / f"journal-{number}"))
-        journal = Journal(place)
+        journal = Journal(place, flush_interval_s=2.0)
         started_s = time.process_time()
         for messages in requests:
             key = request_key(identity, messages)
@@ -58,7 +59,7 @@ def journal_costs(folder: Path, num_rows: int, num_words: int) -> dict[str, floa
         journal.close()
         keys = [request_key(identity, messages) for messages in requests]
         started_s = time.process_time()
-        again = Journal(place)
+        again = Journal(place, flush_interval_s=2.0)
         if any(again.get(key) is None for key in keys):
             raise SystemExit("the journal has lost an answer")
         reads.append((time.process_time() - started_s) / num_rows * 1e6)
@@ -78,7 +79,7 @@ def resume(folder: Path, num_rows: int, rows_per_partition: int) -> dict[str, fl
     shutil.rmtree(output, ignore_errors=True)
     options: dict[str, Any] = {"rows_per_partition": rows_per_partition}
     with SimulatedServerProcess(max_recorded=0) as server:
-        job = prepare_job(_stage(server.base_url), source, output, **options)
+        job = prepare_job(_stage(server.base_url), source, output, JobSettings(**options))
         _commit_all_but_the_last(job)
         read_before, began_cpu_s, began_s = _num_bytes_read(), time.process_time(), time.monotonic()
         stage = _stage(server.base_url)

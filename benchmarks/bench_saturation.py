@@ -26,6 +26,7 @@ from _report import add_plot_option, make_parser, new_figure, save_figure, show
 from _times import MODEL, choose_times, greedy_makespan_s
 
 from nemo_llm_stage import AsyncHTTPClient, LLMStage
+from nemo_llm_stage.config.job_settings import JobSettings
 from nemo_llm_stage.job.prepare import prepare_job
 from nemo_llm_stage.testing import ServerStats, SimulatedServerProcess
 from nemo_llm_stage.worker.engine import Engine
@@ -70,7 +71,7 @@ def run_engine(
     shutil.rmtree(output, ignore_errors=True)
     client = AsyncHTTPClient(base_url, max_concurrent_requests=limit)
     stage = LLMStage(client=client, model=MODEL, prompt=PROMPT, output_column="answer")
-    job = prepare_job(stage, source, output, rows_per_partition=-(-options.rows // partitions))
+    job = prepare_job(stage, source, output, JobSettings(rows_per_partition=-(-options.rows // partitions)))
     stage.close()
     num_rows = sum(report.counters.num_answered for report in engine.run(spec_of(job), job.pending, lambda _: None))
     if num_rows != options.rows:

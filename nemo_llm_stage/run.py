@@ -1,7 +1,8 @@
 """
 `run_job`: files in, files out, on Ray or in this process.
 
-Knows the order of a run: prepare, run the pending partitions, verify, mark as complete.
+Knows the order of a run: prepare, run the pending partitions, verify, mark as complete. Public keywords become one
+`JobSettings` here, and only that object is passed on.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Unpack
 
+from nemo_llm_stage.config.job_settings import JobKeywords, JobSettings, WorkerKeywords, takes
 from nemo_llm_stage.core import Counters, sum_counters
 from nemo_llm_stage.dataset.folder import SUCCESS
-from nemo_llm_stage.dataset.journal import FLUSH_INTERVAL_S
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.verify import Verification, verify
-from nemo_llm_stage.errors import ConfigError, OutputConflictError, RunError
+from nemo_llm_stage.errors import OutputConflictError, RunError
 from nemo_llm_stage.job.failure_limit import FailureLimit
 from nemo_llm_stage.job.prepare import Job, prepare_job, prepare_retry
 from nemo_llm_stage.job.record import open_output, read_record
@@ -34,196 +35,140 @@ if TYPE_CHECKING:
     from nemo_llm_stage.config.load import JobConfig
 
 
+@takes(JobKeywords)
 def run_job(
     *,
     stage: Stage | Sequence[LLMStage],
     input: str | Path | Sequence[str | Path],  # noqa: A002 - the word users write in a job file
     output: str | Path,
-    engine: Literal["ray", "local"] = "ray",
-    actors: int = 1,
-    num_cpus_per_actor: float = 0.5,
-    address: str | None = None,
-    output_format: str = "parquet",
-    rows_per_partition: int | None = None,
-    scan_input: str = "auto",
-    max_failed_rows: float | None = 0.05,
-    keep_raw: bool = False,
-    on_bad_input: Literal["stop", "skip"] = "stop",
-    flush_interval: float = FLUSH_INTERVAL_S,
     restart: bool = False,
     progress: bool = True,
     config: Mapping[str, Any] | None = None,
+    **settings: Unpack[JobKeywords],
 ) -> JobResult:
     """
     Run `stage` over files into files, and return when every row is accounted for.
 
-    Everything that can be checked is checked before a request is paid for. Each partition becomes one file in `output`,
-    whole from the moment it is visible. Running the same job again goes on where it stopped.
+    Everything that can be checked is checked before a request is paid for. Each partition becomes one file in `output`;
+    a file appears only when it is complete. Run the same job again to resume it.
 
     Args:
-        stage: What to ask; a list of stages becomes a `MultiColumnStage`.
+        stage: Makes the columns; a list of stages becomes a `MultiColumnStage`.
         input: Parquet or JSONL files (``.gz`` and ``.zst`` too), globs or folders; paths or fsspec URLs.
-        output: Folder.
-        engine: ``ray``, or ``local`` for workers in this process without Ray.
-        actors: Workers, in actors of Ray; each has a client and a limit of its own.
-        num_cpus_per_actor: Reserved in Ray for each.
-        address: Ray cluster to join; None takes ``RAY_ADDRESS``, or starts Ray on this machine.
-        output_format: ``parquet`` or ``jsonl``.
-        rows_per_partition: None takes about 64 partitions of 1,000 to 10,000 rows.
-        scan_input: ``auto``, ``full`` or ``sample``: how much of a JSONL input is read for its types beforehand.
-        max_failed_rows: Stops the run when this many rows (an int) or this fraction of them (a float, from 200 rows
-            on) have failed; None never does.
-        keep_raw: Keep the raw answers beside the output, so that a changed parser needs no request.
-        on_bad_input: ``stop`` ends the run at a damaged file or a broken line; ``skip`` leaves it out and writes down
-            file, line and reason in the output's ``_nemo_llm_stage/bad_input/``.
-        flush_interval: Seconds; on an object store a worker that dies takes the answers of so long with it.
-        restart: Throw finished output away and make it anew.
+        output: Folder; made if it does not exist.
+        restart: Discard the finished output and make it again.
         progress: Whether to show progress on stderr.
-        config: The settings to be found again by ``nemo-llm-stage retry-failed``; no secrets.
+        config: The job's settings, recorded for ``nemo-llm-stage retry-failed``; without secrets.
+        settings: How the job runs: ``engine``, ``actors``, ``max_failed_rows`` and the other fields of
+            `nemo_llm_stage.config.job_settings.JobSettings`, which explains them.
 
     Raises:
-        ConfigError: The settings, the input or the output folder cannot work; nothing was paid for.
+        ConfigError: The settings, the input or the output folder cannot work; no request was paid for.
         RequestError: The server cannot be reached, or refuses every request.
-        RunError: The run broke; what is committed stays, and running again goes on from it.
+        RunError: The run broke. Committed files stay; run the job again to resume it.
     """
+    return _run_job(as_stage(stage), input, output, JobSettings(**settings), restart, progress, config)
+
+
+def _run_job(
+    stage: Stage,
+    inputs: str | Path | Sequence[str | Path],
+    output: str | Path,
+    settings: JobSettings,
+    restart: bool,
+    progress: bool,
+    config: Mapping[str, Any] | None,
+) -> JobResult:
     started_monotonic_s = time.monotonic()
-    stage = as_stage(stage)
-    runner = _engine(engine, actors, num_cpus_per_actor, address)
-    failure_limit = FailureLimit(max_failed_rows)
+    failure_limit = FailureLimit(settings.max_failed_rows)
     try:
-        job = prepare_job(
-            stage,
-            input,
-            output,
-            output_format=output_format,
-            rows_per_partition=rows_per_partition,
-            scan_input=scan_input,
-            restart=restart,
-            keep_raw=keep_raw,
-            on_bad_input=on_bad_input,
-            flush_interval_s=flush_interval,
-            config=config,
-        )
+        job = prepare_job(stage, inputs, output, settings, restart=restart, config=config)
         before = job.counters()
         if job.pending:
             job.output.remove_success()
-            _run(job, runner, spec_of(job), job.pending, before, failure_limit, is_shown=progress)
+            _run(job, spec_of(job), job.pending, before, failure_limit, is_shown=progress)
     finally:
         stage.close()
     return _finish(job, before.num_rows, started_monotonic_s)
 
 
+@takes(WorkerKeywords)
 def retry_failed(
     *,
     stage: Stage | Sequence[LLMStage],
     output: str | Path,
     kinds: Collection[str] = (),
-    engine: Literal["ray", "local"] = "ray",
-    actors: int = 1,
-    num_cpus_per_actor: float = 0.5,
-    address: str | None = None,
-    flush_interval: float = FLUSH_INTERVAL_S,
     progress: bool = True,
+    **settings: Unpack[WorkerKeywords],
 ) -> JobResult:
     """
-    Ask only the failed rows of a job's output again, and put what they come to in their places.
+    Retry the failed rows of a job's output and replace them with the new results.
 
-    Each file that has such rows is replaced as a whole: a reader sees the old one or the new one. Can be stopped at any
+    Each file with such rows is replaced as a whole: a reader sees the old file or the new one. Can be stopped at any
     time and run again; answers are journaled as in a job.
 
     Args:
-        stage: The one that the job ran.
+        stage: The stage that the job ran.
         output: The job's folder.
-        kinds: Kinds of failure (the word before the colon in the error column); none for all.
-        engine: As for `run_job`.
-        actors: As for `run_job`.
-        num_cpus_per_actor: As for `run_job`.
-        address: As for `run_job`.
-        flush_interval: As for `run_job`.
+        kinds: Kinds of failure to retry (the word before the colon in the error column); none for all.
         progress: Whether to show progress on stderr.
+        settings: ``engine``, ``actors``, ``num_cpus_per_actor``, ``address`` and ``flush_interval``, as for `run_job`.
 
     Raises:
-        OutputConflictError: No job wrote there, or one with another stage.
+        OutputConflictError: No job has written there, or a job with another stage.
         RequestError: The server cannot be reached, or refuses every request.
         RunError: The run broke, or partitions of the job are still missing.
     """
+    return _retry_failed(as_stage(stage), output, kinds, JobSettings(**settings), progress)
+
+
+def _retry_failed(
+    stage: Stage, output: str | Path, kinds: Collection[str], settings: JobSettings, progress: bool
+) -> JobResult:
     started_monotonic_s = time.monotonic()
-    stage = as_stage(stage)
-    runner = _engine(engine, actors, num_cpus_per_actor, address)
     try:
-        job, partitions = prepare_retry(stage, output, kinds)
-        num_to_ask = sum(_num_failed(job.output.read_counters(job.output.name_of(part)), kinds) for part in partitions)
-        spec = replace(spec_of(job), retry_kinds=frozenset(kinds), flush_interval_s=flush_interval)
+        job, partitions = prepare_retry(stage, output, kinds, settings)
+        num_failed = sum(_num_failed(job.output.read_counters(job.output.name_of(part)), kinds) for part in partitions)
+        spec = replace(spec_of(job), retry_kinds=frozenset(kinds))
         if partitions:
-            _run(job, runner, spec, partitions, Counters(), FailureLimit(None), is_shown=progress, num_rows=num_to_ask)
+            _run(job, spec, partitions, Counters(), FailureLimit(None), is_shown=progress, num_rows=num_failed)
     finally:
         stage.close()
-    return _finish(job, job.plan.num_rows - num_to_ask, started_monotonic_s)
+    return _finish(job, job.plan.num_rows - num_failed, started_monotonic_s)
 
 
-def _engine(name: str, actors: int, num_cpus_per_actor: float, address: str | None) -> Engine:
-    if actors < 1:
-        raise ConfigError(f"actors is {actors}; it must be at least 1.")
-    if name == "local":
-        return LocalEngine(actors)
-    if name != "ray":
-        raise ConfigError(f"engine is {name!r}; it must be 'ray' or 'local'.")
+def _engine(settings: JobSettings) -> Engine:
+    if settings.engine == "local":
+        return LocalEngine(settings.actors)
     from nemo_llm_stage.cluster.ray_engine import RayEngine
 
-    return RayEngine(actors, num_cpus_per_actor, address)
+    return RayEngine(settings.actors, settings.num_cpus_per_actor, settings.address)
 
 
 def run_config(config: JobConfig, *, restart: bool = False, progress: bool = True) -> JobResult:
     """Run the job that a job file or a command line describes; raises as `run_job`."""
     with config.open_stage() as stage:
-        return run_job(
-            stage=stage,
-            input=config.input,
-            output=config.output,
-            engine=config.engine,
-            actors=config.actors,
-            num_cpus_per_actor=config.num_cpus_per_actor,
-            address=config.address,
-            output_format=config.output_format,
-            rows_per_partition=config.rows_per_partition,
-            scan_input=config.scan_input,
-            max_failed_rows=config.max_failed_rows,
-            keep_raw=config.keep_raw,
-            on_bad_input=config.on_bad_input,
-            flush_interval=config.flush_interval,
-            restart=restart,
-            progress=progress,
-            config=config.model_dump(mode="json"),
-        )
+        record = config.model_dump(mode="json")
+        return _run_job(stage, config.input, config.output, config.settings, restart, progress, record)
 
 
 def retry_output(url: str, kinds: Collection[str], *, progress: bool = True) -> JobResult:
     """
-    Ask the failed rows of a job again that was run from a job file or a command line; raises as `retry_failed`.
+    Retry the failed rows of a job that was run from a job file or a command line; raises as `retry_failed`.
 
     Raises:
-        OutputConflictError: The job was run from Python, so its stage is known only there.
+        OutputConflictError: The job was run from Python, so only Python knows its stage.
     """
     from nemo_llm_stage.config.load import make_config
 
-    settings = read_record(url)["config"]
-    if settings is None:
+    recorded = read_record(url)["config"]
+    if recorded is None:
         raise OutputConflictError(
-            f"the job in {url!r} was run from Python; ask its failed rows again there, with retry_failed(stage=…)."
+            f"the job in {url!r} was run from Python; retry its failed rows there, with retry_failed(stage=…)."
         )
-    config = make_config(settings, f"the job in {url!r}")
+    config = make_config(recorded, f"the job in {url!r}")
     with config.open_stage() as stage:
-        return retry_failed(
-            stage=stage,
-            output=url,
-            kinds=kinds,
-            engine=config.engine,
-            actors=config.actors,
-            num_cpus_per_actor=config.num_cpus_per_actor,
-            address=config.address,
-            flush_interval=config.flush_interval,
-            progress=progress,
-        )
+        return _retry_failed(stage, url, kinds, config.settings, progress)
 
 
 def head(url: str, num_rows: int) -> list[dict[str, Any]]:
@@ -247,7 +192,6 @@ def _num_failed(counters: Counters, kinds: Collection[str]) -> int:
 
 def _run(
     job: Job,
-    engine: Engine,
     spec: WorkerSpec,
     partitions: Sequence[Partition],
     before: Counters,
@@ -256,7 +200,8 @@ def _run(
     is_shown: bool,
     num_rows: int | None = None,
 ) -> None:
-    """Run `partitions`, and show and watch how they do. `before` counts the rows that were finished already."""
+    """Run `partitions`, show progress and check the failure limit. `before` counts the rows of earlier runs."""
+    engine = _engine(job.settings)
     done = Counters()
     num_rows = job.plan.num_rows if num_rows is None else num_rows
     progress = Progress(num_rows, is_exact=job.plan.is_exact, num_rows_before=before.num_rows, is_shown=is_shown)
@@ -283,7 +228,7 @@ def _finish(job: Job, num_rows_before: int, started_monotonic_s: float) -> JobRe
         missing = f"{verification.num_missing} partitions are not committed yet; run the job again to go on"
         problems = verification.problems or [missing]
         raise RunError("the output does not hold every row exactly once:\n  " + "\n  ".join(problems[:20]))
-    job.output.tidy(keep_raw=job.keep_raw)
+    job.output.tidy(keep_raw=job.settings.keep_raw)
     if not job.output.folder.exists(SUCCESS):
         job.output.write_success()
     return JobResult(

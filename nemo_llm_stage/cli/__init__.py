@@ -135,7 +135,7 @@ def preview(
             results,
             seen.num_rows,
             is_exact=seen.is_exact,
-            num_at_once=seen.num_at_once,
+            max_concurrent_requests=seen.max_concurrent_requests,
             price_input=price_input,
             price_output=price_output,
         )

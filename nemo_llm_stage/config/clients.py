@@ -74,7 +74,7 @@ class ClientConfig(Settings):
         return headers
 
     @property
-    def num_at_once(self) -> int:
+    def limit(self) -> int:
         """Requests in flight at once, for each actor."""
         return self.max_concurrent_requests or (LOCAL_MAX_CONCURRENT_REQUESTS if self.type == "local" else 64)
 
@@ -86,7 +86,7 @@ class ClientConfig(Settings):
             ConfigError: A setting cannot work.
         """
         common: dict[str, Any] = {
-            "max_concurrent_requests": self.num_at_once,
+            "max_concurrent_requests": self.limit,
             "max_retries": self.max_retries,
             "base_delay": self.base_delay,
             "timeout": self.timeout,
@@ -130,7 +130,7 @@ class ClientConfig(Settings):
         with LocalServer(Path(self.gguf) if self.gguf else None) as server:
             client = AsyncHTTPClient(
                 server.base_url,
-                max_concurrent_requests=self.num_at_once,
+                max_concurrent_requests=self.limit,
                 max_retries=self.max_retries,
                 base_delay=self.base_delay,
                 timeout=max(self.timeout, LOCAL_TIMEOUT_S),

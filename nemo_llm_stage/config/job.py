@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from nemo_llm_stage.client.http_client import AsyncHTTPClient
 from nemo_llm_stage.client.llm_client import AsyncLLMClient
 from nemo_llm_stage.config.clients import ClientConfig
 from nemo_llm_stage.config.columns import ColumnConfig, ColumnSettings, with_defaults
-from nemo_llm_stage.dataset.journal import FLUSH_INTERVAL_S
+from nemo_llm_stage.config.job_settings import JobSettings, setting_types
 from nemo_llm_stage.rows.query import GIVE_UP_AFTER_S
 from nemo_llm_stage.stage.base import Stage
 from nemo_llm_stage.stage.multi import MultiColumnStage
@@ -24,9 +25,19 @@ from nemo_llm_stage.stage.multi import MultiColumnStage
 __all__ = ["ClientConfig", "JobConfig"]
 
 
-class JobConfig(ColumnSettings):
+if TYPE_CHECKING:
+    _JobFields = ColumnSettings
+else:
+    _defaults = {field.name: field.default for field in fields(JobSettings)}
+    _fields = {name: (hint, _defaults[name]) for name, hint in setting_types().items()}
+    _JobFields = create_model("_JobFields", __base__=ColumnSettings, **_fields)
+
+
+class JobConfig(_JobFields):
     """
-    A whole job. The keys of a job file, and of the command line with dashes.
+    A whole job: the keys of a job file, and with dashes the options of the command line.
+
+    The fields of `JobSettings` are fields of this model too; read them from `settings`.
 
     Attributes:
         input: Files, globs or folders of Parquet or JSONL.
@@ -34,17 +45,6 @@ class JobConfig(ColumnSettings):
         columns: Several columns in one pass, each with the settings of a column; the job's own are their defaults.
         keep_if: Expression over columns and answers; rows for which it is false are dropped.
         give_up_after: Seconds that a row is asked again after failures that may pass; 0 fails it at once.
-        engine: ``ray`` or ``local``.
-        actors: Workers, in actors of Ray, each with a client and a limit of its own.
-        num_cpus_per_actor: Reserved in Ray.
-        address: Ray cluster; None takes ``RAY_ADDRESS`` or starts Ray here.
-        output_format: ``parquet`` or ``jsonl``.
-        rows_per_partition: Rows of one output file; None takes about 64 files of 1,000 to 10,000 rows.
-        scan_input: How much of a JSONL input is read for its types beforehand.
-        on_bad_input: A damaged file or a broken line: ``stop``, or ``skip`` leaves it out and writes it down.
-        max_failed_rows: Stops the run at so many failed rows (an int), or at this fraction (0.05, from 200 rows on).
-        keep_raw: Keep the raw answers beside the output, so that a changed parser needs no request.
-        flush_interval: Seconds between the journal's objects on an object store: younger answers die with a worker.
     """
 
     input: str | tuple[str, ...]
@@ -52,17 +52,6 @@ class JobConfig(ColumnSettings):
     columns: tuple[ColumnConfig, ...] = ()
     keep_if: str | None = None
     give_up_after: float = Field(default=GIVE_UP_AFTER_S, ge=0)
-    engine: Literal["ray", "local"] = "ray"
-    actors: int = Field(default=1, ge=1)
-    num_cpus_per_actor: float = Field(default=0.5, gt=0)
-    address: str | None = None
-    output_format: Literal["parquet", "jsonl"] = "parquet"
-    rows_per_partition: int | None = Field(default=None, ge=1)
-    scan_input: Literal["auto", "full", "sample"] = "auto"
-    on_bad_input: Literal["stop", "skip"] = "stop"
-    max_failed_rows: int | float | None = 0.05
-    keep_raw: bool = False
-    flush_interval: float = Field(default=FLUSH_INTERVAL_S, gt=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -74,16 +63,22 @@ class JobConfig(ColumnSettings):
     def _is_whole(self) -> JobConfig:
         if not self.columns:
             self.check_whole()
+        self.settings  # noqa: B018 - raises where a value is out of bounds
         return self
+
+    @property
+    def settings(self) -> JobSettings:
+        """How the job runs."""
+        return JobSettings(**{name: getattr(self, name) for name in setting_types()})
 
     @property
     def _columns(self) -> Sequence[ColumnSettings]:
         return self.columns or (self,)
 
     @property
-    def num_at_once(self) -> int:
-        """Requests in flight at once, for each actor."""
-        return sum(client.num_at_once for client in self._clients)
+    def max_concurrent_requests(self) -> int:
+        """Most requests in flight in each actor."""
+        return sum(client.limit for client in self._clients)
 
     @property
     def _clients(self) -> list[ClientConfig]:

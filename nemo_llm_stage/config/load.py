@@ -22,6 +22,7 @@ from nemo_llm_stage.config.answers import ANSWER_TYPES
 from nemo_llm_stage.config.clients import ClientConfig
 from nemo_llm_stage.config.columns import ColumnConfig, ColumnSettings, GenerationSettings
 from nemo_llm_stage.config.job import JobConfig
+from nemo_llm_stage.config.job_settings import JobSettings
 from nemo_llm_stage.errors import ConfigError
 from nemo_llm_stage.suggest import did_you_mean
 
@@ -210,7 +211,7 @@ def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a job file, with every setting's description, for editors."""
     schema = JobConfig.model_json_schema(by_alias=True)
     definitions = schema["$defs"]
-    words_of_column = _words_of(ColumnSettings)
+    words_of_column = _words_of(ColumnSettings) | _words_of(JobSettings)
     models: list[type[BaseModel]] = [JobConfig, ColumnConfig, ClientConfig, GenerationSettings]
     for model in [*models, *ANSWER_TYPES.values()]:
         part = schema if model is JobConfig else definitions[model.__name__]

@@ -28,9 +28,6 @@ from nemo_llm_stage.errors import OutputConflictError
 
 logger = logging.getLogger(__name__)
 
-FLUSH_INTERVAL_S = 2.0
-"""Seconds between two segments on an object store. Answers younger than this are lost if their worker dies."""
-
 _NUM_TRIES = 10
 
 
@@ -69,7 +66,8 @@ class Journal:
         reads_kept: Whether answers in `kept` are handed out too.
         expected: Attempts whose journals are opened even if a stale NFS listing omits them.
         ignored: Attempts whose journals are not read.
-        flush_interval_s: Seconds between two segments; for object stores only.
+        flush_interval_s: Seconds between two segments on an object store. If the worker dies, its younger answers are
+            lost. A local journal does not use it.
 
     Attributes:
         attempt: Name of this attempt.
@@ -87,7 +85,7 @@ class Journal:
         reads_kept: bool = True,
         expected: Sequence[str] = (),
         ignored: Sequence[str] = (),
-        flush_interval_s: float = FLUSH_INTERVAL_S,
+        flush_interval_s: float,
     ) -> None:
         self._folder = folder
         self._kept = kept

@@ -8,19 +8,19 @@ Knows no Ray.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nemo_llm_stage.config.job_settings import JobSettings
 from nemo_llm_stage.core import Counters, sum_counters
 from nemo_llm_stage.dataset.bad_input import BadInput
-from nemo_llm_stage.dataset.files import find_files
+from nemo_llm_stage.dataset.files import InputFile, find_files
 from nemo_llm_stage.dataset.folder import BAD_FILES, OutputFolder
-from nemo_llm_stage.dataset.journal import FLUSH_INTERVAL_S
 from nemo_llm_stage.dataset.plan import Partition, Plan, make_plan
-from nemo_llm_stage.errors import ConfigError, InputError, OutputConflictError
+from nemo_llm_stage.errors import InputError, OutputConflictError
 from nemo_llm_stage.job.record import (
     check_same_input,
     compare_stage,
@@ -32,8 +32,6 @@ from nemo_llm_stage.job.record import (
 )
 from nemo_llm_stage.stage.base import Stage
 
-OUTPUT_FORMATS = ("parquet", "jsonl")
-ON_BAD_INPUT = ("stop", "skip")
 _NUM_THREADS = 16
 
 
@@ -43,14 +41,12 @@ class Job:
     A job ready to run.
 
     Attributes:
-        stage: What is asked.
-        plan: What of.
-        output: Where to.
-        committed: Names of the partitions' files that are there already.
-        id: Told to each file, so that one by a worker of an earlier job, which wakes up late, is found out.
-        keep_raw: Whether raw answers are kept after the commit.
-        skips_bad_input: Whether input that cannot be read is left out and recorded; else it stops the run.
-        flush_interval_s: See `Journal`.
+        stage: Makes the columns.
+        plan: The input's partitions.
+        output: The output folder.
+        committed: Names of the partitions' files that exist already.
+        id: Written into each file, so that a file by a late worker of an earlier job is recognized.
+        settings: How the job runs.
         notices: What a person should know before it starts.
     """
 
@@ -59,14 +55,12 @@ class Job:
     output: OutputFolder
     committed: frozenset[str]
     id: str
-    keep_raw: bool = False
-    skips_bad_input: bool = False
-    flush_interval_s: float = FLUSH_INTERVAL_S
+    settings: JobSettings
     notices: tuple[str, ...] = ()
 
     @property
     def pending(self) -> list[Partition]:
-        """The partitions still to be run."""
+        """The partitions without a committed file."""
         return [partition for partition in self.plan.partitions if self.output.name_of(partition) not in self.committed]
 
     def counters(self) -> Counters:
@@ -79,69 +73,54 @@ def prepare_job(
     stage: Stage,
     inputs: str | Path | Sequence[str | Path],
     output: str | Path,
+    settings: JobSettings,
     *,
-    output_format: str = "parquet",
-    rows_per_partition: int | None = None,
-    scan_input: str = "auto",
     restart: bool = False,
-    keep_raw: bool = False,
-    on_bad_input: str = "stop",
-    flush_interval_s: float = FLUSH_INTERVAL_S,
     config: Mapping[str, Any] | None = None,
 ) -> Job:
     """
-    Check everything that can be known before a request is paid for, and claim or re-open the output folder.
+    Check everything that can be known before a request is paid for, and claim or reopen the output folder.
 
     Args:
-        stage: What to ask.
+        stage: Makes the columns.
         inputs: Files, globs or folders.
-        output: Folder, made if it is not there.
-        output_format: ``parquet`` or ``jsonl``.
-        rows_per_partition: For a new job; a resumed one keeps its partitions.
-        scan_input: See `make_plan`.
-        restart: Throw the finished output away and make it anew. Raw answers that are kept or journaled are used for
-            the requests that are still the same.
-        keep_raw: Keep raw answers after the commit, so that a changed parser needs no request.
-        on_bad_input: ``stop``, or ``skip`` to leave damaged files and broken lines out and record them.
-        flush_interval_s: See `Journal`.
-        config: The job file's settings, to be found again by `retry-failed`; without secrets.
+        output: Folder; made if it does not exist.
+        settings: How the job runs. A resumed job keeps the partitions that it was planned with.
+        restart: Discard the finished output and make it again. Kept or journaled raw answers are used for the
+            requests that are still the same.
+        config: The job file's settings, recorded for `retry-failed`; without secrets.
 
     Raises:
         InputError: The input cannot be read, or lacks a column.
         OutputConflictError: The folder cannot be written, or holds another job's output.
-        ConfigError: A setting cannot work.
-        FatalError: The server does not take the key or the model.
+        FatalError: The server refuses the key or does not know the model.
         TransientError: The server cannot be reached.
     """
-    _check_settings(output_format, rows_per_partition, on_bad_input, flush_interval_s)
-    folder = OutputFolder(str(output), output_format)
+    folder = OutputFolder(str(output), settings.output_format)
     record = folder.read_job()
     files = find_files(inputs)
     bad_files: list[BadInput] = []
     if record is None:
         folder.check_writable()
-        on_bad = bad_files.append if on_bad_input == "skip" else None
-        plan = make_plan(files, rows_per_partition=rows_per_partition, scan_input=scan_input, on_bad=on_bad)
+        plan = plan_input(files, settings, bad_files.append)
         changes: list[str] = []
     else:
         check_same_input(record, files, folder.url)
         plan = read_plan(record, files)
         changes = compare_stage(record, stage, folder, restart=restart)
-        bad_files = _left_out_before(folder, on_bad_input)
+        bad_files = _left_out_before(folder, settings)
         folder.check_writable()
     stage.check_columns(plan.schema.names)
     goes_on = record is not None and not restart and not changes
     committed = frozenset(folder.committed()) if goes_on else frozenset()
     job_id = record["id"] if record is not None and goes_on else uuid.uuid4().hex
     notices = (*changes, *(f"left out: {bad.reason}" for bad in bad_files))
-    job = Job(
-        stage, plan, folder, committed, job_id, keep_raw, on_bad_input == "skip", flush_interval_s, notices=notices
-    )
+    job = Job(stage, plan, folder, committed, job_id, settings, notices)
     if job.pending:
         stage.check_server()
     if not goes_on:
         folder.write_bad_input(BAD_FILES, bad_files)
-        claim = record_of(job_id, stage, plan, output_format, config)
+        claim = record_of(job_id, stage, plan, settings.output_format, config)
         if record is not None:
             folder.replace_job(claim)
         elif not folder.write_job(claim):
@@ -151,19 +130,37 @@ def prepare_job(
     return job
 
 
-def prepare_retry(stage: Stage, output: str | Path, kinds: Collection[str]) -> tuple[Job, list[Partition]]:
+def plan_input(files: Sequence[InputFile], settings: JobSettings, on_bad: Callable[[BadInput], None]) -> Plan:
     """
-    Return the finished job that wrote `output`, and its partitions that have rows to ask again.
-
-    Args:
-        stage: The one that the job ran.
-        output: The job's folder.
-        kinds: Kinds of failure to ask again; none for all.
+    Return the partitions of `files`; damaged files are given to `on_bad` if the settings skip them.
 
     Raises:
-        OutputConflictError: No job has written there, or one with another stage.
+        InputError: The input cannot be read.
+    """
+    return make_plan(
+        files,
+        rows_per_partition=settings.rows_per_partition,
+        scan_input=settings.scan_input,
+        on_bad=on_bad if settings.on_bad_input == "skip" else None,
+    )
+
+
+def prepare_retry(
+    stage: Stage, output: str | Path, kinds: Collection[str], settings: JobSettings
+) -> tuple[Job, list[Partition]]:
+    """
+    Return the finished job that wrote `output`, and its partitions that have failed rows to retry.
+
+    Args:
+        stage: The stage that the job ran.
+        output: The job's folder.
+        kinds: Kinds of failure to retry; none for all.
+        settings: How the retry runs. The files' format and whether raw answers are kept stay as the job had them.
+
+    Raises:
+        OutputConflictError: No job has written there, or a job with another stage.
         TransientError: The server cannot be reached.
-        FatalError: The server does not take the key or the model.
+        FatalError: The server refuses the key or does not know the model.
     """
     folder, plan = open_output(str(output))
     record = read_record(str(output))
@@ -171,11 +168,16 @@ def prepare_retry(stage: Stage, output: str | Path, kinds: Collection[str]) -> t
     if differences:
         raise OutputConflictError(
             f"{folder.url!r} holds the output of another stage:\n  " + "\n  ".join(differences) + "\n"
-            "Only the same stage can ask its failed rows again."
+            "Only the same stage can retry its failed rows."
         )
     committed = frozenset(folder.committed())
-    has_raw = bool(folder.raw_folder().folders())
-    job = Job(stage, plan, folder, committed, record["id"], keep_raw=has_raw, skips_bad_input=True)
+    settings = replace(
+        settings,
+        output_format=record["output_format"],
+        keep_raw=bool(folder.raw_folder().folders()),
+        on_bad_input="skip",
+    )
+    job = Job(stage, plan, folder, committed, record["id"], settings)
     wanted = [
         partition
         for partition in plan.partitions
@@ -186,22 +188,9 @@ def prepare_retry(stage: Stage, output: str | Path, kinds: Collection[str]) -> t
     return job, wanted
 
 
-def _check_settings(
-    output_format: str, rows_per_partition: int | None, on_bad_input: str, flush_interval_s: float
-) -> None:
-    if output_format not in OUTPUT_FORMATS:
-        raise ConfigError(f"output_format is {output_format!r}; it must be one of {', '.join(OUTPUT_FORMATS)}.")
-    if rows_per_partition is not None and rows_per_partition < 1:
-        raise ConfigError(f"rows_per_partition is {rows_per_partition}; it must be at least 1.")
-    if on_bad_input not in ON_BAD_INPUT:
-        raise ConfigError(f"on_bad_input is {on_bad_input!r}; it must be one of {', '.join(ON_BAD_INPUT)}.")
-    if flush_interval_s <= 0:
-        raise ConfigError(f"flush_interval is {flush_interval_s}; it must be above 0 seconds.")
-
-
-def _left_out_before(folder: OutputFolder, on_bad_input: str) -> list[BadInput]:
+def _left_out_before(folder: OutputFolder, settings: JobSettings) -> list[BadInput]:
     bad_files = folder.read_bad_input(BAD_FILES)
-    if bad_files and on_bad_input == "stop":
+    if bad_files and settings.on_bad_input == "stop":
         raise InputError(f"an earlier run left a file out: {bad_files[0].reason} With on_bad_input: skip it goes on.")
     return bad_files
 

@@ -19,9 +19,10 @@ import pyarrow as pa
 from nemo_llm_stage.config.job import JobConfig
 from nemo_llm_stage.core import Message, Outcome, RowResult
 from nemo_llm_stage.dataset.files import find_files
-from nemo_llm_stage.dataset.plan import Partition, Plan, make_plan
+from nemo_llm_stage.dataset.plan import Partition, Plan
 from nemo_llm_stage.dataset.read import read_partition
 from nemo_llm_stage.errors import RowError
+from nemo_llm_stage.job.prepare import plan_input
 from nemo_llm_stage.stage.base import Stage
 from nemo_llm_stage.stage.stage import LLMStage
 
@@ -73,13 +74,13 @@ class Preview:
         rows: In the dataset's order.
         num_rows: Of the whole dataset.
         is_exact: Whether it was counted.
-        num_at_once: Requests that the job will have in flight, over all actors.
+        max_concurrent_requests: Most requests that the job will have in flight, over all actors.
     """
 
     rows: tuple[PreviewedRow, ...]
     num_rows: int
     is_exact: bool
-    num_at_once: int
+    max_concurrent_requests: int
 
 
 def preview_job(config: JobConfig, num_rows: int = 5, *, is_dry: bool = False) -> Preview:
@@ -95,9 +96,8 @@ def preview_job(config: JobConfig, num_rows: int = 5, *, is_dry: bool = False) -
         ConfigError: The settings or the input cannot work.
         RequestError: The server cannot be reached, or refuses every request.
     """
-    files = find_files(config.input)
-    on_bad = (lambda _: None) if config.on_bad_input == "skip" else None
-    plan = make_plan(files, rows_per_partition=config.rows_per_partition, scan_input=config.scan_input, on_bad=on_bad)
+    settings = config.settings
+    plan = plan_input(find_files(config.input), settings, lambda _: None)
     if is_dry:
         stage = config.make_stage()
         stage.check_columns(plan.schema.names)
@@ -108,8 +108,8 @@ def preview_job(config: JobConfig, num_rows: int = 5, *, is_dry: bool = False) -
     else:
         with config.model_copy(update={"give_up_after": 0.0}).open_stage() as stage:
             rows = _asked(plan, stage, num_rows)
-    num_at_once = config.num_at_once * (config.actors if config.engine == "ray" else 1)
-    return Preview(tuple(rows), plan.num_rows, plan.is_exact, num_at_once)
+    limit = config.max_concurrent_requests * settings.actors
+    return Preview(tuple(rows), plan.num_rows, plan.is_exact, limit)
 
 
 def _asked(plan: Plan, stage: Stage, num_rows: int) -> list[PreviewedRow]:

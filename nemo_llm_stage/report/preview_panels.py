@@ -117,7 +117,7 @@ def estimates(
     num_rows: int,
     *,
     is_exact: bool,
-    num_at_once: int,
+    max_concurrent_requests: int,
     price_input: float | None = None,
     price_output: float | None = None,
 ) -> RenderableType:
@@ -128,7 +128,7 @@ def estimates(
         rows: The results of all columns, of a sample of the dataset's rows; at least one.
         num_rows: Rows of the dataset.
         is_exact: Whether they were counted.
-        num_at_once: Requests that will be in flight.
+        max_concurrent_requests: Most requests that will be in flight.
         price_input: Of a million input tokens, in any currency.
         price_output: Of a million output tokens.
     """
@@ -153,10 +153,10 @@ def estimates(
             pairs = zip(inputs, outputs, strict=True)
             add("cost", [(i * (price_input or 0) + o * (price_output or 0)) / 1e6 for i, o in pairs], 1.0, _money)
     if any(latencies):
-        add("time", latencies, 1 / num_at_once, _span)
+        add("time", latencies, 1 / max_concurrent_requests, _span)
     note = (
-        f"From {len(rows)} row{'s' * (len(rows) > 1)}: mean times rows, the interval by Student's t. Time is as "
-        f"if each of {num_at_once:,} requests in flight took as long as one here; a loaded server takes longer."
+        f"Extrapolated from {len(rows)} row{'s' * (len(rows) > 1)} (mean times rows; Student's t interval). The time "
+        f"assumes {max_concurrent_requests:,} requests in flight, each as fast as these; a loaded server is slower."
     )
     return Group(table, Text(note, style="dim"))
 

@@ -64,7 +64,7 @@ class PartitionWorker:
     open: dict[Partition, Counters] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._output = OutputFolder(self.spec.output_url, self.spec.output_format)
+        self._output = OutputFolder(self.spec.output_url, self.spec.settings.output_format)
         self._schema = pa.schema([*self.spec.input_schema, *self.spec.stage.fields])
         self._cursors = ParquetCursors(ROWS_PER_CHUNK)
         self._num_submitted = 0
@@ -170,7 +170,7 @@ class PartitionWorker:
 
     def _open_journal(self, name: str, **options: Any) -> Journal:
         folder, kept = self._output.journal_folder(name), self._output.raw_folder(name)
-        interval_s = self.spec.flush_interval_s
+        interval_s = self.spec.settings.flush_interval
         reads_kept = self.spec.retry_kinds is None  # a kept answer of a row that failed is one that could not be used
         with writing_to(self._output.url):
             return Journal(folder, kept, reads_kept=reads_kept, flush_interval_s=interval_s, **options)
@@ -198,7 +198,7 @@ class PartitionWorker:
                 journal.close()
             raise
         with writing_to(self._output.url):
-            journal.retire(keep=self.spec.keep_raw)
+            journal.retire(keep=self.spec.settings.keep_raw)
         give_memory_back()
         return PartitionReport(partition.index, name, counters, is_first)
 
@@ -242,7 +242,7 @@ class PartitionWorker:
 
     def _input_rows(self, partition: Partition, bad: list[BadInput]) -> Iterator[pa.Table]:
         """Yield the partition's rows; what of it cannot be read is added to `bad`, if the job allows that."""
-        on_bad = bad.append if self.spec.skips_bad_input else None
+        on_bad = bad.append if self.spec.settings.on_bad_input == "skip" else None
         return read_partition(
             partition, self.spec.input_schema, rows_per_chunk=ROWS_PER_CHUNK, on_bad=on_bad, cursors=self._cursors
         )

@@ -333,7 +333,7 @@ def test_a_config_of_columns_survives_being_written_down() -> None:
     again = make_config(json.loads(json.dumps(config.model_dump(mode="json"))))
     assert again == config
     assert again.make_stage().describe() == config.make_stage().describe()
-    assert again.num_at_once == 64
+    assert again.max_concurrent_requests == 64
 
 
 def test_a_columns_client_stands_for_itself() -> None:

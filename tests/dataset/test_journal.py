@@ -8,6 +8,7 @@ import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -17,10 +18,13 @@ from hypothesis import strategies as st
 
 from nemo_llm_stage.core import Completion, Usage
 from nemo_llm_stage.dataset import failpoints
-from nemo_llm_stage.dataset.journal import Journal, JournalStatistics
+from nemo_llm_stage.dataset import journal as journal_module
+from nemo_llm_stage.dataset.journal import JournalStatistics
 from nemo_llm_stage.dataset.journal_format import VERSION, decode, encode_line, read_line
 from nemo_llm_stage.dataset.storage import Folder
 from nemo_llm_stage.errors import OutputConflictError, RunError
+
+Journal = partial(journal_module.Journal, flush_interval_s=2.0)
 
 FULL = Completion(
     texts=("a\nb", "ü"),

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nemo_llm_stage import AsyncHTTPClient, JobResult, LLMStage, RunError, run_job
+from nemo_llm_stage.config.job_settings import JobSettings
 from nemo_llm_stage.dataset import failpoints
 from nemo_llm_stage.job.prepare import prepare_job
 from nemo_llm_stage.testing import (
@@ -143,7 +144,7 @@ def test_a_rate_limit_without_end_makes_the_job_wait_and_say_so(server: Simulate
     """No row fails; what the engine tells its monitor holds the server's words until it answers again."""
     server.faults = [Fault(429)]
     stage = make_stage(server.base_url)
-    job = prepare_job(stage, write_rows(tmp_path, 20), tmp_path / "out", rows_per_partition=10)
+    job = prepare_job(stage, write_rows(tmp_path, 20), tmp_path / "out", JobSettings(rows_per_partition=10))
     troubles: list[str] = []
 
     def watch(status: Status) -> None:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nemo_llm_stage import AsyncHTTPClient, LLMStage, RunError
+from nemo_llm_stage.config.job_settings import JobSettings
 from nemo_llm_stage.job.prepare import Job, prepare_job
 from nemo_llm_stage.testing import SimulatedServer
 from nemo_llm_stage.worker.drive import MAX_DEATHS, WorkerLostError, drive, handout_of
@@ -51,7 +52,7 @@ def make_job(server: SimulatedServer, folder: Path) -> Job:
     pq.write_table(pa.table({"text": [f"row {i}" for i in range(40)]}), folder / "in.parquet")
     client = AsyncHTTPClient(server.base_url, max_concurrent_requests=4)
     stage = LLMStage(client=client, model="sim", prompt="{{ text }}", output_column="x")
-    return prepare_job(stage, folder / "in.parquet", folder / "out", rows_per_partition=10)
+    return prepare_job(stage, folder / "in.parquet", folder / "out", JobSettings(rows_per_partition=10))
 
 
 def run(job: Job, *num_deaths: int) -> tuple[list[Any], list[MortalSeat]]:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nemo_llm_stage import AsyncHTTPClient, LLMStage, RunError
+from nemo_llm_stage.config.job_settings import JobSettings
 from nemo_llm_stage.dataset import failpoints
 from nemo_llm_stage.job.prepare import Job, prepare_job
 from nemo_llm_stage.testing import SimulatedServer
@@ -21,7 +22,7 @@ from nemo_llm_stage.worker.worker import PartitionWorker
 def make_job(server: SimulatedServer, folder: Path) -> Job:
     pq.write_table(pa.table({"text": [f"row {i}" for i in range(20)]}), folder / "in.parquet")
     stage = LLMStage(client=AsyncHTTPClient(server.base_url), model="sim", prompt="{{ text }}", output_column="x")
-    return prepare_job(stage, folder / "in.parquet", folder / "out", rows_per_partition=10)
+    return prepare_job(stage, folder / "in.parquet", folder / "out", JobSettings(rows_per_partition=10))
 
 
 def test_a_stopped_worker_asks_nothing_more(tmp_path: Path) -> None:

@@ -1,0 +1,177 @@
+"""
+How a job runs: one frozen object from the job file, the command line or Python to the worker.
+
+Every setting, its default, its bounds and its words stand here and nowhere else. Standard library only, since
+`import nemo_llm_stage` must stay light: a job file checks the same annotations with pydantic.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable
+from dataclasses import Field, dataclass, fields
+from functools import cache, wraps
+from numbers import Integral, Real
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    TypedDict,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from annotated_types import Ge, Gt
+
+from nemo_llm_stage.errors import ConfigError
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSettings:
+    """
+    How a job runs. Times are in seconds.
+
+    Attributes:
+        engine: ``ray`` runs the workers in Ray actors; ``local`` runs them in this process, without Ray.
+        actors: Number of workers. Each has clients of its own, and so its own limit of requests in flight.
+        num_cpus_per_actor: CPUs that Ray reserves for each actor.
+        address: Ray cluster to join; by default ``RAY_ADDRESS``, or a Ray started on this machine.
+        output_format: File format of the output: ``parquet`` or ``jsonl``.
+        rows_per_partition: Rows of each output file; by default about 64 files of 1,000 to 10,000 rows.
+        scan_input: How much of a JSONL input is read beforehand to find the columns' types: ``full`` reads all of it,
+            ``sample`` a part, ``auto`` all of it unless it is large.
+        max_failed_rows: Stop the job when more rows have failed than this number (5), or than this fraction of the
+            finished rows (0.05, from 200 rows on). null never stops it.
+        keep_raw: Keep the raw answers beside the output, so that a changed parser needs no new requests.
+        on_bad_input: What to do with a damaged file or a broken line: ``stop`` the job, or ``skip`` and record it in
+            the output's ``_nemo_llm_stage/bad_input/``.
+        flush_interval: Seconds between writes of answers to an object store. If a worker dies, its younger answers
+            are lost.
+
+    Raises:
+        ConfigError: A value has another type, or is out of bounds; the message has a line for each.
+    """
+
+    section: ClassVar[str] = "Run"
+
+    engine: Literal["ray", "local"] = "ray"
+    actors: Annotated[int, Ge(1)] = 1
+    num_cpus_per_actor: Annotated[float, Gt(0)] = 0.5
+    address: str | None = None
+    output_format: Literal["parquet", "jsonl"] = "parquet"
+    rows_per_partition: Annotated[int, Ge(1)] | None = None
+    scan_input: Literal["auto", "full", "sample"] = "auto"
+    max_failed_rows: int | float | None = 0.05
+    keep_raw: bool = False
+    on_bad_input: Literal["stop", "skip"] = "stop"
+    flush_interval: Annotated[float, Gt(0)] = 2.0
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        mistakes = [
+            f"{name} is {getattr(self, name)!r}; it must be {must_be}."
+            for name, hint in setting_types().items()
+            if (must_be := _must_be(getattr(self, name), hint))
+        ]
+        limit = self.max_failed_rows
+        if isinstance(limit, int | float) and (limit < 0 or (isinstance(limit, float) and limit > 1)):
+            words = "a number of rows (5), a fraction from 0.0 to 1.0, or null"
+            mistakes.append(f"max_failed_rows is {limit}; it must be {words}.")
+        if mistakes:
+            raise ConfigError("\n".join(mistakes))
+
+
+class WorkerKeywords(TypedDict, total=False):
+    """The settings that decide where workers run; see `JobSettings`."""
+
+    engine: Literal["ray", "local"]
+    actors: int
+    num_cpus_per_actor: float
+    address: str | None
+    flush_interval: float
+
+
+class JobKeywords(WorkerKeywords, total=False):
+    """The fields of `JobSettings` as keywords of a function."""
+
+    output_format: Literal["parquet", "jsonl"]
+    rows_per_partition: int | None
+    scan_input: Literal["auto", "full", "sample"]
+    max_failed_rows: int | float | None
+    keep_raw: bool
+    on_bad_input: Literal["stop", "skip"]
+
+
+@cache
+def setting_types() -> dict[str, Any]:
+    """Return each setting's type, with its bounds as ``Annotated``, in the order of the fields."""
+    hints = get_type_hints(JobSettings, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(JobSettings)}
+
+
+def takes(keywords: type[WorkerKeywords]) -> Callable[[_Function], _Function]:
+    """
+    Return a decorator for a function whose ``**settings`` are `keywords`.
+
+    ``help()`` and notebooks list them with their defaults, and a call with any other keyword raises TypeError.
+    """
+    settings = [_parameter(field) for field in fields(JobSettings) if field.name in keywords.__annotations__]
+
+    def decorate(function: _Function) -> _Function:
+        declared = inspect.signature(function)
+        own = [parameter for parameter in declared.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+        signature = declared.replace(parameters=[*own, *settings])
+
+        @wraps(function)
+        def checked(*arguments: Any, **given: Any) -> Any:
+            signature.bind(*arguments, **given)
+            return function(*arguments, **given)
+
+        checked.__signature__ = signature  # type: ignore[attr-defined]
+        return cast(_Function, checked)
+
+    return decorate
+
+
+def _parameter(field: Field[Any]) -> inspect.Parameter:
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", types.NoneType: "None"}
+_NUMBERS = {int: Integral, float: Real}
+
+
+def _must_be(value: Any, hint: Any) -> str | None:
+    """Return what a value of this type must be if `value` is not that, else None."""
+    kinds = get_args(hint) if get_origin(hint) in {Union, types.UnionType} else (hint,)
+    return None if any(_is(value, kind) for kind in kinds) else " or ".join(map(_words, kinds))
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is not Annotated:
+        return isinstance(value, _NUMBERS.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
+    bare, *bounds = get_args(kind)
+    return _is(value, bare) and all(
+        value >= bound.ge if isinstance(bound, Ge) else value > bound.gt for bound in bounds
+    )
+
+
+def _words(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
+    if get_origin(kind) is not Annotated:
+        return _WORDS[kind]
+    bare, *bounds = get_args(kind)
+    return _WORDS[bare] + "".join(
+        f" of at least {bound.ge}" if isinstance(bound, Ge) else f" above {bound.gt}" for bound in bounds
+    )
