@@ -36,9 +36,9 @@ from nemo_llm_stage.errors import (
 from nemo_llm_stage.job.result import JobResult
 from nemo_llm_stage.output import ChoiceOutput, JsonOutput, Output, RegexOutput
 from nemo_llm_stage.prompt import Prompt
-from nemo_llm_stage.stage.base import Stage
+from nemo_llm_stage.stage.llm_stage import LLMStage
 from nemo_llm_stage.stage.multi import MultiColumnStage
-from nemo_llm_stage.stage.stage import LLMStage
+from nemo_llm_stage.stage.stage import Stage
 
 if TYPE_CHECKING:
     from nemo_llm_stage.run import retry_failed, run_job

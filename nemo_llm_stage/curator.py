@@ -66,9 +66,9 @@ from nemo_llm_stage.client.http_client import AsyncHTTPClient
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig, LLMClient
 from nemo_llm_stage.client.openai_client import AsyncOpenAIClient, OpenAIClient
 from nemo_llm_stage.core import Counters, Outcome
-from nemo_llm_stage.stage.base import Stage
+from nemo_llm_stage.stage.llm_stage import LLMStage
 from nemo_llm_stage.stage.multi import as_stage
-from nemo_llm_stage.stage.stage import LLMStage
+from nemo_llm_stage.stage.stage import Stage
 
 __all__ = ["AsyncHTTPClient", "AsyncOpenAIClient", "GenerationConfig", "LLMProcessingStage", "OpenAIClient"]
 

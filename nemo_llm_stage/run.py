@@ -24,9 +24,9 @@ from nemo_llm_stage.job.prepare import Job, prepare_job, prepare_retry
 from nemo_llm_stage.job.record import open_output, read_record
 from nemo_llm_stage.job.result import JobResult
 from nemo_llm_stage.report.progress import Progress
-from nemo_llm_stage.stage.base import Stage
+from nemo_llm_stage.stage.llm_stage import LLMStage
 from nemo_llm_stage.stage.multi import as_stage
-from nemo_llm_stage.stage.stage import LLMStage
+from nemo_llm_stage.stage.stage import Stage
 from nemo_llm_stage.worker.engine import Engine, Status
 from nemo_llm_stage.worker.in_process import LocalEngine
 from nemo_llm_stage.worker.spec import WorkerSpec, spec_of

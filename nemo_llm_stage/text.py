@@ -8,6 +8,7 @@ title or turn the order of letters around. Pure: knows nothing of terminals or e
 from __future__ import annotations
 
 import re
+from typing import overload
 
 MAX_ERROR_CHARS = 2_000
 """Longest message of an error."""
@@ -40,6 +41,15 @@ def one_line(text: str, max_chars: int | None = None) -> str:
 def shorten(text: str, max_chars: int) -> str:
     """Return `text` cut at `max_chars`, with an ellipsis where something was cut."""
     return text if len(text) <= max_chars else f"{text[: max_chars - 1]}…"
+
+
+@overload
+def encodable(text: str) -> str: ...
+@overload
+def encodable(text: str | None) -> str | None: ...
+def encodable(text: str | None) -> str | None:
+    """Return `text` with each lone surrogate, which UTF-8 cannot encode, replaced by ``?``."""
+    return text if text is None or text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _escaped(match: re.Match[str]) -> str:

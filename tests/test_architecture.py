@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "cli": CLUSTER | {"cluster", "report", "run", "testing"},
     "testing": BASE | {"client"},
 }
-FACADES = {("stage/base.py", "cluster")}
+FACADES = {("stage/stage.py", "cluster")}
 """`Stage.map` only hands over to the cluster room, when it is called."""
 
 HEAVY = {

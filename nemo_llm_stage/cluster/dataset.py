@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from nemo_llm_stage.stage.base import Stage
+from nemo_llm_stage.stage.stage import Stage
 
 if TYPE_CHECKING:
     import ray.data

@@ -18,7 +18,7 @@ from nemo_llm_stage.config.clients import ClientConfig
 from nemo_llm_stage.prompt import Prompt
 from nemo_llm_stage.prompt.images import MAX_IMAGE_BYTES
 from nemo_llm_stage.rows.policy import OnOverflow, OnTruncated
-from nemo_llm_stage.stage.stage import LLMStage
+from nemo_llm_stage.stage.llm_stage import LLMStage
 
 
 def _expression_or_none(kind: str) -> AfterValidator:

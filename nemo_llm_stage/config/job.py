@@ -19,8 +19,8 @@ from nemo_llm_stage.config.clients import ClientConfig
 from nemo_llm_stage.config.columns import ColumnConfig, ColumnSettings, with_defaults
 from nemo_llm_stage.config.job_settings import JobSettings, setting_types
 from nemo_llm_stage.rows.query import GIVE_UP_AFTER_S
-from nemo_llm_stage.stage.base import Stage
 from nemo_llm_stage.stage.multi import MultiColumnStage
+from nemo_llm_stage.stage.stage import Stage
 
 __all__ = ["ClientConfig", "JobConfig"]
 

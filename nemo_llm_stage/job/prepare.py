@@ -30,7 +30,7 @@ from nemo_llm_stage.job.record import (
     record_of,
     stage_differences,
 )
-from nemo_llm_stage.stage.base import Stage
+from nemo_llm_stage.stage.stage import Stage
 
 _NUM_THREADS = 16
 

@@ -23,8 +23,8 @@ from nemo_llm_stage.dataset.plan import Partition, Plan
 from nemo_llm_stage.dataset.read import read_partition
 from nemo_llm_stage.errors import RowError
 from nemo_llm_stage.job.prepare import plan_input
-from nemo_llm_stage.stage.base import Stage
-from nemo_llm_stage.stage.stage import LLMStage
+from nemo_llm_stage.rows.column import Column, Row
+from nemo_llm_stage.stage.stage import Stage
 
 ROWS_PER_CHUNK = 1024
 
@@ -102,7 +102,7 @@ def preview_job(config: JobConfig, num_rows: int = 5, *, is_dry: bool = False) -
         stage = config.make_stage()
         stage.check_columns(plan.schema.names)
         rows = [
-            PreviewedRow(number, tuple(_rendered(stage, member, row, None) for member in stage.members))
+            PreviewedRow(number, tuple(_rendered(stage, column, row, None) for column in stage.columns))
             for number, row in _sample(plan, stage, num_rows)
         ]
     else:
@@ -124,32 +124,32 @@ def _asked(plan: Plan, stage: Stage, num_rows: int) -> list[PreviewedRow]:
     dropped = stage.extend(pa.Table.from_pylist(rows) if rows else pa.table({}), outcomes).dropped
     return [
         PreviewedRow(
-            number, tuple(_rendered(stage, member, row, outcome) for member in stage.members), index in dropped
+            number, tuple(_rendered(stage, column, row, outcome) for column in stage.columns), index in dropped
         )
         for index, ((number, row), outcome) in enumerate(zip(sample, outcomes, strict=True))
     ]
 
 
-def _rendered(stage: Stage, member: LLMStage, row: dict[str, Any], outcome: Outcome | None) -> PreviewedColumn:
+def _rendered(stage: Stage, column: Column, row: Row, outcome: Outcome | None) -> PreviewedColumn:
     """Return one column of a row as it was asked, or, without an outcome, as it would be."""
-    name, uses = member.output_column, stage.uses(member)
+    name, uses = column.name, stage.uses[column.name]
     result = None if outcome is None else outcome[name]
-    if uses and (outcome is None or any(outcome[column].error is not None for column in uses)):
+    if uses and (outcome is None or any(outcome[used].error is not None for used in uses)):
         return PreviewedColumn(name, [], None, result, () if outcome else uses)
     values: dict[str, Any] = {}
-    for other in stage.members:
-        if outcome is not None and other.output_column in uses:
-            values |= other.columns.values(outcome[other.output_column])
+    for other in stage.columns:
+        if outcome is not None and other.name in uses:
+            values |= other.values(outcome[other.name])
     try:
-        messages = member.prompt.render({**row, **values})
-        formatter = member.conversation_formatter
+        messages = column.prompt.render({**row, **values})
+        formatter = column.conversation_formatter
         text = None if formatter is None else formatter.format_conversation(messages)
     except RowError as error:
         return PreviewedColumn(name, [], None, result or RowResult(None, f"{error.kind}: {error}"))
     return PreviewedColumn(name, messages, text, result)
 
 
-def _sample(plan: Plan, stage: Stage, num_rows: int) -> list[tuple[int | None, dict[str, Any]]]:
+def _sample(plan: Plan, stage: Stage, num_rows: int) -> list[tuple[int | None, Row]]:
     """Return rows with their numbers: one at random out of each of `num_rows` equal parts of the dataset."""
     ends = list(accumulate(_sizes(plan)))
     total = ends[-1]
@@ -160,7 +160,7 @@ def _sample(plan: Plan, stage: Stage, num_rows: int) -> list[tuple[int | None, d
         position = dice.randrange(part * total // num_rows, (part + 1) * total // num_rows)
         partition = bisect_right(ends, position)
         wanted[partition].append(position - (ends[partition - 1] if partition else 0))
-    sample: list[tuple[int | None, dict[str, Any]]] = []
+    sample: list[tuple[int | None, Row]] = []
     for index, offsets in wanted.items():
         first = ends[index - 1] if index else 0
         rows = _read(plan.partitions[index], plan, stage, offsets)
@@ -178,9 +178,9 @@ def _sizes(plan: Plan) -> list[int]:
     ]
 
 
-def _read(partition: Partition, plan: Plan, stage: Stage, offsets: Sequence[int]) -> list[dict[str, Any]]:
+def _read(partition: Partition, plan: Plan, stage: Stage, offsets: Sequence[int]) -> list[Row]:
     """Return the rows at `offsets` (rising, from 0); where the partition is shorter than estimated, its last one."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     first, table = 0, None
     for table in read_partition(partition, plan.schema, rows_per_chunk=ROWS_PER_CHUNK, on_bad=lambda _: None):
         here = [offset - first for offset in offsets if first <= offset < first + table.num_rows]

@@ -19,7 +19,7 @@ from nemo_llm_stage.dataset.files import InputFile
 from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.plan import Partition, Plan
 from nemo_llm_stage.errors import InputError, OutputConflictError
-from nemo_llm_stage.stage.base import Stage
+from nemo_llm_stage.stage.stage import Stage
 
 FORMAT_VERSION = 2
 

@@ -1,7 +1,7 @@
 """
-Rows that stay and rows that are dropped, by an expression over the row's columns and its answers.
+Rows that are kept and rows that are dropped, by an expression over the row's columns and its answers.
 
-Pure. Knows values and expressions; knows nothing of how answers come about.
+Pure. Knows values and expressions; knows nothing of requests.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ logger = logging.getLogger(__name__)
 
 class KeepIf:
     """
-    An expression that tells whether a row stays. Can be pickled.
+    An expression that decides whether a row is kept. Can be pickled.
 
-    A row stays unless the expression is false for it: also where it cannot be told, because a value is null, a column
-    that the expression uses failed or was skipped, or the expression fails on the row's values.
+    Only a row for which the expression is false is dropped. A row is kept where the expression has no value: a column
+    that it uses is null, failed or was skipped, or the expression fails on the row's values.
 
     Args:
         source: Jinja2, e.g. ``quality >= 3 and lang == 'en'``.
 
     Attributes:
-        source: Likewise.
+        source: The expression as it was given.
         required_columns: The columns and answers that it mentions.
 
     Raises:
@@ -48,10 +48,10 @@ class KeepIf:
 
     def check_types(self, fields: Iterable[pa.Field]) -> None:
         """
-        Try the expression on values of the types that the answers have, where it uses nothing else.
+        Try the expression on example values of the answers' types, if it uses answers alone.
 
         Raises:
-            ConfigError: It compares or uses them in a way that their types do not take, e.g. text as a number.
+            ConfigError: The expression does not fit the types, e.g. it uses text as a number.
         """
         types = {field.name: field.type for field in fields}
         if not self.required_columns <= types.keys():
@@ -66,12 +66,12 @@ class KeepIf:
 
     def keeps(self, row: Mapping[str, Any], outcome: Outcome, sources: Mapping[str, str]) -> bool:
         """
-        Whether the row stays.
+        Return whether the row is kept.
 
         Args:
             row: The values that the expression may use.
             outcome: The row's results.
-            sources: Name of an answer → output column whose result it comes from.
+            sources: Written column that the expression may use → its output column.
         """
         used = (sources[name] for name in self.required_columns if name in sources)
         if any(outcome[column].error is not None for column in used):
@@ -83,7 +83,7 @@ class KeepIf:
         except RowError as error:
             if not self._is_warned:
                 self._is_warned = True
-                logger.warning("keep_if %r cannot be evaluated for a row, which stays: %s", self.source, error)
+                logger.warning("keep_if %r cannot be evaluated for a row, which is kept: %s", self.source, error)
             return True
         return value is None or bool(value)
 

@@ -1,5 +1,5 @@
 """
-One event loop in a thread of its own, for the life of whoever made it.
+One event loop in a thread of its own, for the life of its owner.
 
 A loop per call would break pooled connections at the second call; this one stays. Knows nothing of what runs on it.
 """
@@ -11,6 +11,8 @@ import concurrent.futures
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
+
+from nemo_llm_stage.errors import RunError
 
 T = TypeVar("T")
 
@@ -24,7 +26,15 @@ class LoopThread:
         self._thread.start()
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Start `coroutine` on the loop and return at once."""
+        """
+        Start `coroutine` on the loop and return at once.
+
+        Raises:
+            RunError: The loop has ended, because it was closed or something on it raised `SystemExit`.
+        """
+        if not self._thread.is_alive():
+            coroutine.close()
+            raise RunError("the event loop has ended; close the stage to begin anew.")
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -38,14 +48,14 @@ class LoopThread:
 
     def close(self, last: Callable[[], Coroutine[Any, Any, object]] | None = None) -> None:
         """
-        Stop the loop and its thread; what still runs there is cancelled, then `last` is awaited. Safe to call twice.
+        Cancel what still runs on the loop, await `last`, and stop the loop and its thread. Safe to call twice.
 
         Args:
-            last: Closes what the tasks use; they are cancelled first, or they would open it again.
+            last: Closes what the tasks use. The tasks are cancelled first, or they would open it again.
         """
         if self._loop.is_closed():
             return
-        if self._thread.is_alive():  # a loop that broke has ended its thread, and would answer nobody
+        if self._thread.is_alive():  # a loop that broke has ended its thread, and would never answer
             self.run(_cancel_the_rest())
             if last is not None:
                 self.run(last())

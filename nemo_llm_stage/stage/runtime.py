@@ -1,26 +1,33 @@
 """
-What a stage holds open in one process: the loop, the clients ready on it, and the scheduler.
+What a stage holds open in one process: the event loop, the clients, and the scheduler.
 
 Made at the stage's first use and closed with it. Knows nothing of prompts, values or tables.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
+import os
+import threading
 import time
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from nemo_llm_stage.client.llm_client import AsyncLLMClient
 from nemo_llm_stage.core import Outcome
 from nemo_llm_stage.errors import ConfigError, LLMStageError
-from nemo_llm_stage.rows.ask import Row
+from nemo_llm_stage.rows.column import Column, Row
+from nemo_llm_stage.rows.generate import ColumnRunner
 from nemo_llm_stage.rows.health import Health
-from nemo_llm_stage.rows.query import CompletionStore
-from nemo_llm_stage.rows.row import Known, RowAsker
+from nemo_llm_stage.rows.memo import Memo
+from nemo_llm_stage.rows.query import CompletionStore, Querier
+from nemo_llm_stage.rows.row import Known, RowRunner
 from nemo_llm_stage.stage.loop import LoopThread
-from nemo_llm_stage.stage.scheduler import Scheduler
+from nemo_llm_stage.stage.scheduler import Scheduler, SchedulerStatistics
 
 TROUBLE_SHOWN_S = 90.0
-"""Rows that are put off come back after at most 60 s; a trouble older than this is over."""
+"""A row is retried after at most 60 s; a failure older than this is over."""
 
 OnDone = Callable[[Outcome], None]
 
@@ -30,25 +37,54 @@ class Runtime:
     Runs rows on an event loop of its own until `close`.
 
     Args:
-        clients: Set up here. Those that a row's first requests go to come first.
-        num_first: How many those are.
-        asker: Asks a row.
-        healths: What is known of the servers, of each column.
+        columns: What a row generates.
+        uses: Output column → the output columns that its prompt uses.
+        client_of: Output column → its client, in the order of first use. Set up here.
 
     Raises:
-        ConfigError: A client cannot be set up, e.g. for want of a key.
+        ConfigError: A client cannot be set up, e.g. because a key is missing.
     """
 
     def __init__(
-        self, clients: Sequence[AsyncLLMClient], num_first: int, asker: RowAsker, healths: Sequence[Health]
+        self,
+        columns: Sequence[Column],
+        uses: Mapping[str, Sequence[str]],
+        client_of: Mapping[str, AsyncLLMClient],
     ) -> None:
-        for client in clients:
+        self._clients = unique(client_of.values())
+        for client in self._clients:
             _set_up(client)
+        self._healths = [Health() for _ in self._clients]
+        places = {id(client): place for place, client in enumerate(self._clients)}
+        memo = Memo()
+        runners = []
+        for column in columns:
+            scope = places[id(client_of[column.name])]
+            querier = Querier(
+                client_of[column.name],
+                give_up_after_s=column.give_up_after_s,
+                health=self._healths[scope],
+                memo=memo if column.deduplicate else None,
+            )
+            runners.append(ColumnRunner(column, querier, scope=scope))
+        self._runner = RowRunner(runners, uses)
         self.loop = LoopThread()
-        self._clients = clients
-        self._asker = asker
-        self._healths = healths
-        self._scheduler = self.loop.run(self._make_scheduler(num_first))
+        first = unique(client for name, client in client_of.items() if not uses[name])
+        self._scheduler = self.loop.run(self._make_scheduler(first))
+
+    def submit(
+        self,
+        rows: Sequence[Row],
+        known: Sequence[Known] | None,
+        store: CompletionStore | None,
+        on_done: OnDone | None,
+    ) -> concurrent.futures.Future[list[Outcome]]:
+        """Start `rows`; see `Stage.submit`."""
+        runner, scheduler = self._runner, self._scheduler
+        if known is None:
+            return self.loop.submit(scheduler.run(rows, lambda row: runner.run_row(row, store), on_done))
+        pairs = list(zip(rows, known, strict=True))
+        return self.loop.submit(scheduler.run(pairs, lambda pair: runner.run_row(pair[0], store, pair[1]), on_done))
 
     @property
     def num_in_flight(self) -> int:
@@ -56,42 +92,21 @@ class Runtime:
         return sum(limit.in_flight for limit in self._limits)
 
     @property
-    def num_started(self) -> int:
-        """Rows started since there is a runtime."""
-        return self._scheduler.num_started
-
-    @property
     def trouble(self) -> str | None:
-        """The error for which a row was put off of late; None where all is well."""
+        """The latest transient failure of the last `TROUBLE_SHOWN_S`; None where there is none."""
         troubles = [health.trouble for health in self._healths if health.trouble is not None]
         if not troubles:
             return None
         latest = max(troubles, key=lambda trouble: trouble.at_monotonic_s)
         return latest.error if time.monotonic() - latest.at_monotonic_s <= TROUBLE_SHOWN_S else None
 
-    async def _make_scheduler(self, num_first: int) -> Scheduler:
+    def statistics(self) -> SchedulerStatistics:
+        """Return how many rows are started, open and waiting."""
+        return self._scheduler.statistics()
+
+    async def _make_scheduler(self, first: Sequence[AsyncLLMClient]) -> Scheduler:
         self._limits = [client.limit for client in self._clients]
-        return Scheduler(*self._limits[:num_first])
-
-    async def ask_all(
-        self,
-        rows: Sequence[Row],
-        known: Sequence[Known] | None,
-        store: CompletionStore | None,
-        on_done: OnDone | None,
-    ) -> list[Outcome]:
-        """Return the rows' outcomes in order; runs on `loop`."""
-        if known is None:
-
-            async def ask(row: Row) -> Outcome:
-                return await self._asker.ask(row, store)
-
-            return await self._scheduler.run(rows, ask, on_done)
-
-        async def ask_unknown(pair: tuple[Row, Known]) -> Outcome:
-            return await self._asker.ask(pair[0], store, pair[1])
-
-        return await self._scheduler.run(list(zip(rows, known, strict=True)), ask_unknown, on_done)
+        return Scheduler(*(client.limit for client in first))
 
     def close(self) -> None:
         """Close the clients' connections and stop the loop."""
@@ -102,6 +117,11 @@ class Runtime:
             await client.aclose()
 
 
+def unique(clients: Iterable[AsyncLLMClient]) -> list[AsyncLLMClient]:
+    """Return each of `clients` once, in order; a user's client need not be hashable."""
+    return list({id(client): client for client in clients}.values())
+
+
 def _set_up(client: AsyncLLMClient) -> None:
     try:
         client.setup()
@@ -109,3 +129,53 @@ def _set_up(client: AsyncLLMClient) -> None:
         raise
     except Exception as error:  # the openai SDK has one of its own for a key that is missing
         raise ConfigError(f"{type(client).__name__} cannot be set up: {error}") from error
+
+
+class LocalRuntime:
+    """
+    The runtime of a stage in this process, opened at first use.
+
+    A pickled or copied one is closed, and so is the one that a forked child inherits: threads do not survive a fork.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.current: Runtime | None = None
+        _local_runtimes.add(self)
+
+    def open(self, make: Callable[[], Runtime]) -> Runtime:
+        """Return the open runtime; `make` one where there is none."""
+        with self._lock:
+            if self.current is None:
+                self.current = make()
+            return self.current
+
+    def close(self) -> None:
+        """Close the runtime. Safe to call twice."""
+        with self._lock:
+            runtime, self.current = self.current, None
+        if runtime is not None:
+            runtime.close()
+
+    def forget(self) -> None:
+        """Start closed in a forked child."""
+        if self.current is not None:
+            _parents_runtimes.append(self.current)
+        self._lock, self.current = threading.Lock(), None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LocalRuntime, ()
+
+
+_local_runtimes: weakref.WeakSet[LocalRuntime] = weakref.WeakSet()
+_parents_runtimes: list[Runtime] = []
+"""Kept for ever in a forked child: collecting them would close what the parent still uses."""
+
+
+def _forget_runtimes() -> None:
+    for runtime in list(_local_runtimes):
+        runtime.forget()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_forget_runtimes)

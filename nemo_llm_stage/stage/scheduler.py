@@ -2,17 +2,22 @@
 The one loop that keeps as many requests in flight as the limit allows, over all partitions at once.
 
 Rows are started just ahead of sending, oldest partition first. There is no barrier: the rows of the next partition run
-beside the last rows of this one. Knows rows as anything that can be asked; knows nothing of prompts, tables or files.
+beside the last rows of this one. Knows nothing of prompts, tables or files.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from nemo_llm_stage.client.limit import Limit
+from nemo_llm_stage.errors import RunError
+
+logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -21,90 +26,121 @@ NUM_OPEN_BEYOND_LIMIT = 1024
 """Rows that may wait for a retry while others are sent: they hold no permit, only memory (a few kB each)."""
 
 
+@dataclass(frozen=True, slots=True)
+class SchedulerStatistics:
+    """
+    How a scheduler stands.
+
+    Attributes:
+        num_runs: Runs with rows that are not started yet.
+        num_started: Rows started since the scheduler was made.
+        num_open: Rows started and not finished.
+        num_waiting: Rows that wait for a permit.
+        num_in_flight: Permits held.
+    """
+
+    num_runs: int
+    num_started: int
+    num_open: int
+    num_waiting: int
+    num_in_flight: int
+
+
 class Scheduler:
     """
     Starts rows as permits come free. Lives on one event loop.
 
-    Started and unfinished rows are at most ``2 · limit + 1024``, whatever the dataset's size, so memory stays flat.
+    Rows started and not finished are at most ``2 · limit + 1024``, whatever the dataset's size, so memory stays flat.
 
     Args:
-        limits: Those under which rows make their first requests, one for each client. A row takes its permits inside
-            of `ask`; the scheduler only watches, so that a row that sleeps before a retry makes room for another. A
-            row is started where one of the limits has room.
-
-    Attributes:
-        num_started: Rows started since there is a scheduler.
+        limits: One for each client that rows send their first requests to. `run_row` takes the permits; the scheduler
+            only watches, so that a row that sleeps before a retry makes room for another. A row is started if one of
+            the limits has room.
     """
 
     def __init__(self, *limits: Limit) -> None:
         self._limits = limits
         self._runs: deque[_Run[Any, Any]] = deque()
         self._num_open = 0
-        self.num_started = 0
+        self._num_started = 0
         self._starting: set[asyncio.Task[None]] = set()  # created, not yet at the limit
         self._max_open = 2 * sum(limit.max_concurrent_requests for limit in limits) + NUM_OPEN_BEYOND_LIMIT
         for limit in limits:
             limit.on_release = self._start_rows
 
     async def run(
-        self, rows: Sequence[R], ask: Callable[[R], Awaitable[T]], on_done: Callable[[T], None] | None = None
+        self, rows: Sequence[R], run_row: Callable[[R], Awaitable[T]], on_done: Callable[[T], None] | None = None
     ) -> list[T]:
         """
-        Return ``[await ask(row) for row in rows]``, asked as the limit allows.
+        Return ``[await run_row(row) for row in rows]``, with as many rows at once as the limit allows.
 
         Args:
-            rows: Asked in this order.
-            ask: Must not raise for a failed row; what it raises ends this run.
-            on_done: Called with each result as it comes, in the order of coming.
+            rows: Started in this order.
+            run_row: Must not raise for a failed row; what it raises ends this run.
+            on_done: Called with each result as it comes; what it raises ends this run.
 
         Raises:
-            Exception: The first that `ask` raised; this run's other rows are cancelled.
+            Exception: The first that `run_row` or `on_done` raised; this run's other rows are cancelled.
+            RunError: It was no `Exception`, e.g. `SystemExit`, which would end the event loop.
         """
         if not rows:
             return []
-        run = _Run(rows, ask, on_done)
+        run = _Run(rows, run_row, on_done)
         self._runs.append(run)
         self._start_rows()
+        logger.debug("%d rows submitted: %s", len(rows), self.statistics())
         try:
             await run.finished
-        except BaseException:
+            if run.error is not None:
+                raise run.error
+        except BaseException as error:
             self._abandon(run)
+            logger.debug("a run of %d rows ended with %r: %s", len(rows), error, self.statistics())
             raise
+        logger.debug("%d rows done: %s", len(rows), self.statistics())
         return run.results
+
+    def statistics(self) -> SchedulerStatistics:
+        """Return how many rows are started, open and waiting. May be called from any thread."""
+        return SchedulerStatistics(
+            num_runs=len(self._runs),
+            num_started=self._num_started,
+            num_open=self._num_open,
+            num_waiting=sum(limit.num_waiting for limit in self._limits) + len(self._starting),
+            num_in_flight=sum(limit.in_flight for limit in self._limits),
+        )
 
     def _start_rows(self) -> None:
         while self._runs and self._num_open < self._max_open:
             if not any(map(self._has_room, self._limits)):
                 return
             run = self._runs[0]
-            row = next(run.rows, None)
+            row = run.next_row()
             if row is None:
                 self._runs.popleft()
                 continue
             self._num_open += 1
-            self.num_started += 1
-            task = asyncio.get_running_loop().create_task(self._ask(run, *row))
+            self._num_started += 1
+            task = asyncio.get_running_loop().create_task(self._run_row(run, *row))
             self._starting.add(task)
             run.tasks.add(task)
             task.add_done_callback(run.tasks.discard)
             task.add_done_callback(self._close)
 
     def _has_room(self, limit: Limit) -> bool:
-        # Enough rows stand at the limit to fill every permit that one turn of the event loop may free.
+        # Keep a few rows queued so that freed permits are taken at once.
         num_ahead = max(4, limit.max_concurrent_requests // 4)
         return limit.num_waiting + len(self._starting) < num_ahead + limit.max_concurrent_requests - limit.in_flight
 
-    async def _ask(self, run: _Run[R, T], index: int, row: R) -> None:
+    async def _run_row(self, run: _Run[R, T], index: int, row: R) -> None:
         self._starting.discard(asyncio.current_task())
         try:
-            result = await run.ask(row)
+            run.finish(index, await run.run_row(row))
         except BaseException as error:  # noqa: BLE001 - handed to whoever awaits the run
             run.fail(error)
-        else:
-            run.finish(index, result)
 
     def _close(self, task: asyncio.Task[None]) -> None:
-        self._starting.discard(task)  # still there where it was cancelled before its first step
+        self._starting.discard(task)  # still there if it was cancelled before its first step
         self._num_open -= 1
         self._start_rows()
 
@@ -116,20 +152,32 @@ class Scheduler:
 
 
 class _Run(Generic[R, T]):
-    """The rows of one `Scheduler.run` and what became of them."""
+    """The rows of one `Scheduler.run` and their results. `finished` is set when all are there, or at an `error`."""
 
     def __init__(
-        self, rows: Sequence[R], ask: Callable[[R], Awaitable[T]], on_done: Callable[[T], None] | None
+        self, rows: Sequence[R], run_row: Callable[[R], Awaitable[T]], on_done: Callable[[T], None] | None
     ) -> None:
-        self.rows: Iterator[tuple[int, R]] = iter(enumerate(rows))
-        self.ask = ask
+        self.run_row = run_row
         self.results: list[Any] = [None] * len(rows)
+        self.error: BaseException | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._rows: Iterator[tuple[int, R]] = iter(enumerate(rows))
         self._on_done = on_done
         self._num_left = len(rows)
 
+    def next_row(self) -> tuple[int, R] | None:
+        """Return the next row to start and its index; None after the last one, or where the run has ended."""
+        if self.finished.done():
+            return None
+        try:
+            return next(self._rows, None)
+        except Exception as error:  # noqa: BLE001 - rows that cannot be iterated end their run, not another one's row
+            self.fail(error)
+            return None
+
     def finish(self, index: int, result: T) -> None:
+        """Keep a row's result."""
         self.results[index] = result
         if self._on_done is not None:
             self._on_done(result)
@@ -138,9 +186,15 @@ class _Run(Generic[R, T]):
             self.finished.set_result(None)
 
     def fail(self, error: BaseException) -> None:
+        """End the run because of `error`, unless it has ended."""
         if self.finished.done():
             return
         if isinstance(error, asyncio.CancelledError):
             self.finished.cancel()
-        else:
-            self.finished.set_exception(error)
+            return
+        if not isinstance(error, Exception):
+            run_error = RunError(f"a row raised {type(error).__name__}: {error}")
+            run_error.__cause__ = error
+            error = run_error
+        self.error = error
+        self.finished.set_result(None)

@@ -1,195 +1,249 @@
 """
-LLMStage: one prompt, one generated column.
+A stage: a table in, its rows and new columns out.
 
-Knows settings; asking is `ask`'s, running is `base`'s.
+Holds clients, their limits and one event loop, shared by all calls and threads of the process. No files, no Ray.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+import concurrent.futures
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import orjson
 import pyarrow as pa
 
 from nemo_llm_stage.client.adapt import as_async_client
-from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
+from nemo_llm_stage.client.llm_client import AsyncLLMClient
+from nemo_llm_stage.core import Outcome
 from nemo_llm_stage.errors import ConfigError
-from nemo_llm_stage.output import Output, output_of
-from nemo_llm_stage.prompt import Prompt
-from nemo_llm_stage.rows.adjust import with_request_kwargs
-from nemo_llm_stage.rows.ask import Asker
-from nemo_llm_stage.rows.health import Health
-from nemo_llm_stage.rows.memo import Memo
-from nemo_llm_stage.rows.parameters import Parameters
-from nemo_llm_stage.rows.policy import OnOverflow, OnTruncated, RecoveryPolicy
-from nemo_llm_stage.rows.query import Querier, describe_formatter
-from nemo_llm_stage.stage.base import Stage
+from nemo_llm_stage.prompt.template import check_columns
+from nemo_llm_stage.rows.column import Column, Row
+from nemo_llm_stage.rows.query import CompletionStore
+from nemo_llm_stage.rows.row import Known
+from nemo_llm_stage.stage.dependencies import needs_of, sources_of_keep_if, uses_of
+from nemo_llm_stage.stage.extend import Extended, drop, extend
+from nemo_llm_stage.stage.interchange import from_any
+from nemo_llm_stage.stage.keep import KeepIf
 from nemo_llm_stage.stage.output_columns import OutputColumns
+from nemo_llm_stage.stage.runtime import LocalRuntime, OnDone, Runtime, unique
+from nemo_llm_stage.stage.table import column_names, rows_of
+
+if TYPE_CHECKING:
+    import ray.data
+
+T = TypeVar("T")
 
 
-class LLMStage(Stage):
+class Stage:
     """
-    Adds the columns ``X``, ``X_error`` and ``X_meta`` to a table, X being `output_column`.
+    Adds generated columns to tables.
 
-    The same rows come out in the same order. A row that fails is a value: its ``X`` is null and its ``X_error`` says
-    ``kind: message``; only a run that cannot succeed raises. Can be pickled at any time; what it holds open stays here.
+    `LLMStage` makes a stage of one column, `MultiColumnStage` one of several. A stage can be pickled at any time. What
+    it holds open stays in this process; a copy, also one in a forked process, opens its own at first use.
 
     Args:
-        client: An `AsyncLLMClient` (the fast one is `AsyncHTTPClient`), an `LLMClient`, or any object with `setup` and
-            `query_model`.
-        model: The model's name on the server.
-        prompt: A Jinja2 template over the row's columns, a function from a row to text or messages, or a `Prompt`.
-        output_column: Name of the new column.
-        system_prompt: Likewise a template; None for no system message.
-        generation_config: A `GenerationConfig`, a dict of its parameters, or None for the defaults. In a dict a
-            parameter that is a number may be an expression over the row's columns, e.g. ``"{{ temperature }}"``.
-        parser: Makes a value from each text: a list of labels, a JSON Schema, a pydantic model, a compiled pattern, a
-            function ``str -> value``, an `Output`, or None for the text itself.
-        output_type: Arrow type of what a function or a pattern gives; string if not given.
-        conversation_formatter: Renders messages for a base model behind ``/v1/completions``.
-        give_up_after_s: Seconds that a row is asked again, beyond the client's own retries, after failures that may
-            pass; 0 fails it at once. None is 6 hours in a job, which keeps its answers, and 0 elsewhere.
-        deduplicate: Whether identical requests are sent once and share the answer; None does so where a request has
-            one answer: at temperature 0 or with a seed.
-        has_meta: Whether to add ``X_meta``.
-        field_columns: Whether the fields of an answer in JSON, or of named groups, become columns of their own,
-            ``X_field``, in place of the struct ``X``.
-        reasoning_column: Whether to add ``X_reasoning``, the thinking that came before the answer: what the server
-            tells apart, or what stands between ``<think>`` and ``</think>``, which `parser` then does not see.
-        explode: Whether each of several answers (n above 1) becomes a row of its own: X holds one answer, and
-            ``X_choice`` its number from 0.
-        keep_if: An expression over columns and the answer; rows for which it is false are dropped and counted. A row
-            without an answer stays.
-        max_reasks, on_truncated, max_tokens_cap, on_overflow: See `RecoveryPolicy`.
+        columns: In the order in which they are written.
+        keep_if: An expression over columns and answers; rows for which it is false are dropped. See `KeepIf`.
+
+    Attributes:
+        columns: Likewise.
+        uses: Output column → the output columns that its prompt uses.
+        keep_if: The expression; None where all rows stay.
+        fields: The fields that the stage adds, in order.
 
     Raises:
-        ConfigError: A setting that cannot work, e.g. a template with a syntax error.
+        ConfigError: `keep_if` is no expression, columns use each other in a circle, or two have the same name.
     """
 
-    def __init__(
-        self,
-        *,
-        client: Any,
-        model: str,
-        prompt: str | Callable[[Mapping[str, Any]], Any] | Prompt,
-        output_column: str,
-        system_prompt: str | None = None,
-        generation_config: GenerationConfig | Mapping[str, Any] | None = None,
-        parser: Any = None,
-        output_type: pa.DataType | None = None,
-        conversation_formatter: ConversationFormatter | None = None,
-        give_up_after_s: float | None = None,
-        deduplicate: bool | None = None,
-        has_meta: bool = True,
-        field_columns: bool = False,
-        reasoning_column: bool = False,
-        explode: bool = False,
-        keep_if: str | None = None,
-        max_reasks: int = 2,
-        on_truncated: OnTruncated = "accept",
-        max_tokens_cap: int | None = None,
-        on_overflow: OnOverflow = "error",
-    ) -> None:
-        super().__init__(keep_if)
-        if not output_column:
-            raise ConfigError("output_column is empty; name the column to add.")
-        if not model:
-            raise ConfigError("model is empty; give the model's name on the server (see its /v1/models).")
-        if isinstance(prompt, Prompt) and system_prompt is not None:
-            raise ConfigError("give system_prompt to the Prompt, not beside it.")
-        self.client = client
-        self.async_client: AsyncLLMClient = as_async_client(client)
-        self.model = model
-        self.prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt, system_prompt=system_prompt)
-        self.output_column = output_column
-        self.output: Output = output_of(parser, output_type)
-        self.parameters = Parameters(generation_config)
-        self.generation_config = with_request_kwargs(self.parameters.config, self.output.request_kwargs())
-        self.conversation_formatter = conversation_formatter
-        self.give_up_after_s = give_up_after_s
-        self.deduplicate = self.parameters.is_repeatable if deduplicate is None else deduplicate
-        self.has_meta = has_meta
-        self.field_columns = field_columns
-        self.reasoning_column = reasoning_column
-        self.explode = explode
-        self.policy = RecoveryPolicy(
-            max_reasks=max_reasks,
-            on_truncated=on_truncated,
-            max_tokens_cap=max_tokens_cap,
-            on_overflow=on_overflow,
-        )
-        is_list = (self.generation_config.n or 1) > 1
-        if on_truncated == "continue" and is_list:
-            raise ConfigError("on_truncated: continue is for one answer a row; n is above 1.")
-        self.columns = OutputColumns(
-            output_column,
-            self.output.arrow_type,
-            is_list=is_list,
-            is_exploded=explode,
-            by_field=field_columns,
-            has_reasoning=reasoning_column,
-            has_meta=has_meta,
-        )
+    def __init__(self, columns: Sequence[Column], keep_if: str | None = None) -> None:
+        self.columns = tuple(columns)
+        self.keep_if = None if keep_if is None else KeepIf(keep_if)
+        self._outputs = tuple(OutputColumns(column) for column in self.columns)
+        self.fields: list[pa.Field] = [field for output in self._outputs for field in output.fields]
+        names = [field.name for field in self.fields]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ConfigError(f"there would be two columns {twice[0]!r}; choose another output_column.")
+        self.uses = uses_of(self.columns)
+        self._needs = tuple(needs_of(self.columns, self.keep_if))
+        self._client_of = _adapt_clients(self.columns, self.uses)
         if self.keep_if is not None:
             self.keep_if.check_types(self.fields)
+        self._runtime = LocalRuntime()
 
     @property
-    def members(self) -> Sequence[LLMStage]:
-        """This one."""
-        return (self,)
-
-    def uses(self, member: LLMStage) -> tuple[str, ...]:
-        """Return nothing: there is no other column."""
-        return ()
+    def output_columns(self) -> tuple[str, ...]:
+        """The name of each generated column, without the ones beside it (``_error``, ``_meta`` …)."""
+        return tuple(column.name for column in self.columns)
 
     @property
-    def own_columns(self) -> frozenset[str]:
-        """The columns that the prompt and the parameters mention, generated ones included."""
-        return self.prompt.required_columns | self.parameters.required_columns
+    def changes_num_rows(self) -> bool:
+        """Whether there may be more or fewer rows afterwards."""
+        return self.keep_if is not None or any(column.explode for column in self.columns)
+
+    @property
+    def required_columns(self) -> frozenset[str]:
+        """The columns of the input that prompts, parameters and `keep_if` mention."""
+        return frozenset[str]().union(*(needs.columns - needs.generated for needs in self._needs))
+
+    @property
+    def needs_all_columns(self) -> bool:
+        """Whether a prompt may look at any column."""
+        return any(column.prompt.needs_all_columns for column in self.columns)
+
+    @property
+    def max_concurrent_requests(self) -> int:
+        """Most requests in flight at once, over all clients."""
+        return sum(client.max_concurrent_requests for client in unique(self._client_of.values()))
+
+    def check_columns(self, available: Sequence[str]) -> None:
+        """
+        Refuse an input that does not fit the prompts or the output columns, before anything is sent.
+
+        Raises:
+            InputError: A prompt needs a column that is not there; the message names the nearest one.
+            ConfigError: A column to be added is there already.
+        """
+        for needs in self._needs:
+            check_columns(needs.columns, [*available, *sorted(needs.generated)], user=needs.user)
+        for field in self.fields:
+            if field.name in available:
+                raise ConfigError(
+                    f"the input already has a column {field.name!r}; choose another output_column, or drop it first."
+                )
+
+    def process(self, table: T) -> T:
+        """
+        Return `table` with this stage's columns added. Does not change `table`.
+
+        May be called from a plain program, a notebook with a running loop, a Ray worker, and from several threads at
+        once: all calls share one limit, and the rows of one call use permits that another leaves free. If the waiting
+        thread is interrupted, e.g. by Ctrl-C, the call's requests are cancelled.
+
+        Args:
+            table: pandas or polars DataFrame, Arrow table, `datasets.Dataset`, DuckDB relation or RecordBatchReader
+                with the columns that the prompts use; the result is of the same kind. Any other object with
+                ``__arrow_c_stream__`` gives an Arrow table.
+
+        Raises:
+            InputError: A column is missing.
+            FatalError: The server refuses every request: wrong key, no such model.
+            RunError: The first rows were all refused. Nothing is raised for single rows.
+        """
+        rows, convert_back = from_any(table)
+        self.check_columns(column_names(rows))
+        future = self.submit(self.rows_of(rows))
+        try:
+            outcomes = future.result()
+        except BaseException:
+            future.cancel()
+            raise
+        result: T = convert_back(self.add_columns(rows, outcomes))
+        return result
+
+    def map(self, dataset: ray.data.Dataset, **options: Any) -> ray.data.Dataset:
+        """Return a Ray Data Dataset with this stage's columns; `options` are those of `cluster.dataset.map_dataset`."""
+        from nemo_llm_stage.cluster.dataset import map_dataset
+
+        return map_dataset(self, dataset, **options)
+
+    def rows_of(self, table: Any) -> list[Row]:
+        """Return the table's rows, with the columns that the prompts need."""
+        return rows_of(table, None if self.needs_all_columns else sorted(self.required_columns))
+
+    def submit(
+        self,
+        rows: Sequence[Row],
+        *,
+        known: Sequence[Known] | None = None,
+        store: CompletionStore | None = None,
+        on_done: OnDone | None = None,
+    ) -> concurrent.futures.Future[list[Outcome]]:
+        """
+        Start `rows` and return at once; the future gives their outcomes in order. Cancelling it cancels the requests.
+
+        Args:
+            rows: Column name → value.
+            known: For each row the results of columns that are not generated again.
+            store: Keeps the completions; looked up and told on the event loop.
+            on_done: Called on the event loop with each outcome as it comes. What it raises ends these rows.
+        """
+        return self._open().submit(rows, known, store, on_done)
+
+    def add_columns(self, table: Any, outcomes: Sequence[Outcome]) -> Any:
+        """Return `table` with the columns that `outcomes` make. A value that does not fit the type fails its row."""
+        return self.extend(table, outcomes).table
+
+    def extend(self, table: Any, outcomes: Sequence[Outcome]) -> Extended:
+        """Return `table` with the columns that `outcomes` make, without the rows that `keep_if` drops."""
+        extended = extend(table, outcomes, self._outputs)
+        if self.keep_if is None:
+            return extended
+        return drop(extended, outcomes, self.keep_if, sources_of_keep_if(self.columns))
+
+    def check_server(self) -> None:
+        """
+        Find out, before any paid request, whether the servers accept the keys and models.
+
+        Raises:
+            FatalError: A key or a model is wrong.
+            TransientError: A server cannot be reached.
+        """
+        runtime = self._open()
+        checks = {(id(self._client_of[column.name]), column.model): column for column in self.columns}
+        for column in checks.values():
+            runtime.loop.run(self._client_of[column.name].check(column.model))
+
+    @property
+    def num_in_flight(self) -> int:
+        """Requests in flight now."""
+        runtime = self._runtime.current
+        return 0 if runtime is None else runtime.num_in_flight
+
+    @property
+    def num_started(self) -> int:
+        """Rows started since the stage was opened."""
+        runtime = self._runtime.current
+        return 0 if runtime is None else runtime.statistics().num_started
+
+    @property
+    def trouble(self) -> str | None:
+        """The latest transient failure of the last seconds, as ``kind: message``; None where there is none."""
+        runtime = self._runtime.current
+        return None if runtime is None else runtime.trouble
 
     def describe(self) -> dict[str, Any]:
         """Return everything that decides what the answers are, as JSON-able values, without secrets."""
         return {
-            "model": self.model,
-            "prompt": self.prompt.describe(),
-            "output": self.output.describe(),
-            "output_column": self.output_column,
-            "generation_config": asdict(self.generation_config) | self.parameters.expressions,
-            "conversation_formatter": describe_formatter(self.conversation_formatter),
-            "has_meta": self.has_meta,
-            "field_columns": self.field_columns,
-            "reasoning_column": self.reasoning_column,
-            "explode": self.explode,
+            "columns": {column.name: column.describe() for column in self.columns},
             "keep_if": None if self.keep_if is None else self.keep_if.source,
-            "recovery": asdict(self.policy),
         }
 
-    def make_asker(self, client: AsyncLLMClient, health: Health, memo: Memo, *, scope: int) -> Asker:
-        """
-        Return what asks rows for this column.
+    @property
+    def fingerprint(self) -> str:
+        """Hash of `describe`: two stages with the same fingerprint write the same columns."""
+        text = orjson.dumps(self.describe(), option=orjson.OPT_SORT_KEYS, default=repr)
+        return hashlib.blake2b(text, digest_size=16).hexdigest()
 
-        Args:
-            client: Asked; ready to be used.
-            health: Of the server, as this column sees it.
-            memo: Where identical requests meet, if this stage wants them to.
-            scope: Tells servers apart that go by the same model name.
-        """
-        memo_used = memo if self.deduplicate else None
-        return Asker(
-            Querier(client, give_up_after_s=self.give_up_after_s, health=health, memo=memo_used),
-            self.model,
-            self.generation_config,
-            self.conversation_formatter,
-            prompt=self.prompt,
-            parameters=self.parameters,
-            output=self.output,
-            policy=self.policy,
-            hides_reasoning=self.reasoning_column,
-            health=health,
-            scope=scope,
-        )
+    def close(self) -> None:
+        """Close connections and stop the event loop. The stage can be used again after. Safe to call twice."""
+        self._runtime.close()
 
-    def __repr__(self) -> str:
-        """Without the client: it may hold a key."""
-        return f"LLMStage(output_column={self.output_column!r}, model={self.model!r})"
+    def _open(self) -> Runtime:
+        return self._runtime.open(lambda: Runtime(self.columns, self.uses, self._client_of))
+
+
+def _adapt_clients(columns: Sequence[Column], uses: dict[str, tuple[str, ...]]) -> dict[str, AsyncLLMClient]:
+    """
+    Return output column → its client, columns without dependencies first; columns share a client as they did before.
+
+    Raises:
+        ConfigError: A client is none.
+    """
+    adapted: dict[int, AsyncLLMClient] = {}
+    for column in columns:
+        if id(column.client) not in adapted:
+            adapted[id(column.client)] = as_async_client(column.client)
+    ordered = sorted(columns, key=lambda column: bool(uses[column.name]))
+    return {column.name: adapted[id(column.client)] for column in ordered}

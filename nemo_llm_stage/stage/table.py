@@ -7,12 +7,40 @@ The input is never changed. Knows nothing of prompts or clients.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from nemo_llm_stage.errors import InputError
+from nemo_llm_stage.errors import InputError, PromptError
+
+_NO_PYTHON_VALUE = (pa.ArrowException, ValueError, OverflowError, TypeError)
+"""Raised by Arrow for a value without a Python form, e.g. a date beyond the year 9999, or text that is not UTF-8."""
+
+
+class _Unreadable(NamedTuple):
+    """Stands for a value that has no Python form."""
+
+    reason: str
+
+
+class PartialRow(Mapping[str, Any]):
+    """A row with values that have no Python form: reading one raises `PromptError`, so that only this row fails."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = values
+
+    def __getitem__(self, name: str) -> Any:
+        value = self._values[name]
+        if isinstance(value, _Unreadable):
+            raise PromptError(f"column {name!r} cannot be read: {value.reason}")
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
 def is_table(table: Any) -> bool:
@@ -32,16 +60,18 @@ def column_names(table: Any) -> list[str]:
     return list(table.schema.names) if _is_arrow(table) else [str(name) for name in table.columns]
 
 
-def rows_of(table: Any, names: Iterable[str] | None) -> list[dict[str, Any]]:
+def rows_of(table: Any, names: Iterable[str] | None) -> list[Mapping[str, Any]]:
     """
     Return the table's rows as dicts of plain Python values; every kind of null is None.
+
+    A row with a value that has no Python form is a `PartialRow`.
 
     Args:
         table: pandas DataFrame or Arrow table.
         names: The columns to take; None for all.
 
     Raises:
-        InputError: A column name stands twice in the table.
+        InputError: The table has two columns of the same name.
     """
     available = column_names(table)
     wanted = list(names) if names is not None else available
@@ -52,17 +82,21 @@ def rows_of(table: Any, names: Iterable[str] | None) -> list[dict[str, Any]]:
                 raise InputError(f"the input has more than one column {name!r}; rename or drop all but one.")
     if not wanted:
         return [{} for _ in range(table.num_rows if _is_arrow(table) else len(table))]
-    columns = [_values(table, places[name]) for name in wanted]
-    return [dict(zip(wanted, values, strict=True)) for values in zip(*columns, strict=True)]
+    partial: set[int] = set()
+    columns = [_values(table, places[name], partial) for name in wanted]
+    rows: list[Mapping[str, Any]] = [dict(zip(wanted, values, strict=True)) for values in zip(*columns, strict=True)]
+    for index in partial:
+        rows[index] = PartialRow(rows[index])
+    return rows
 
 
 def with_columns(table: Any, fields: Sequence[pa.Field], arrays: Sequence[pa.Array]) -> Any:
     """
     Return `table` with the arrays as its last columns: the same rows in the same order, and the same kind of table.
 
-    In a DataFrame the new columns have `pandas.ArrowDtype`, so that their type is the declared one even where all
-    values are null; structs and lists are Python objects, as pandas cannot read a Parquet file with nested types of
-    its own ("data type 'struct<…>[pyarrow]' not understood").
+    In a DataFrame the new columns have `pandas.ArrowDtype`: the type is the declared one even if all values are null.
+    Structs and lists are Python objects, because pandas cannot read a Parquet file with its own nested types ("data
+    type 'struct<…>[pyarrow]' not understood").
     """
     if isinstance(table, pa.RecordBatch):
         table = pa.Table.from_batches([table])
@@ -79,7 +113,7 @@ def with_columns(table: Any, fields: Sequence[pa.Field], arrays: Sequence[pa.Arr
 
 
 def take_rows(table: Any, indices: Sequence[int]) -> Any:
-    """Return the rows of `table` at `indices`, in that order and as often as they stand there."""
+    """Return the rows of `table` at `indices`, in that order; an index may occur more than once."""
     return table.iloc[list(indices)] if hasattr(table, "iloc") else table.take(pa.array(indices, pa.int64()))
 
 
@@ -87,16 +121,32 @@ def _is_arrow(table: Any) -> bool:
     return isinstance(table, pa.Table | pa.RecordBatch)
 
 
-def _values(table: Any, place: int) -> list[Any]:
+def _values(table: Any, place: int, partial: set[int]) -> list[Any]:
+    """Return a column's values; add the indices of those without a Python form to `partial`."""
     if _is_arrow(table):
-        values: list[Any] = table.column(place).to_pylist()
-        return values
+        return _to_python(table.column(place), partial)
     series = table.iloc[:, place]
     try:
         array = pa.array(series, from_pandas=True)
-    except (pa.ArrowException, TypeError, ValueError):
+    except _NO_PYTHON_VALUE:
         return [_plain(value) for value in series]  # mixed Python objects have no Arrow type
-    return list(array.to_pylist())
+    return _to_python(array, partial)
+
+
+def _to_python(array: pa.Array | pa.ChunkedArray, partial: set[int]) -> list[Any]:
+    try:
+        values: list[Any] = array.to_pylist()
+    except _NO_PYTHON_VALUE:
+        values = [_scalar_to_python(scalar) for scalar in array]
+        partial.update(index for index, value in enumerate(values) if isinstance(value, _Unreadable))
+    return values
+
+
+def _scalar_to_python(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except _NO_PYTHON_VALUE as error:
+        return _Unreadable(f"{type(error).__name__}: {error}")
 
 
 def _plain(value: Any) -> Any:

@@ -14,10 +14,11 @@ from typing import Any
 import pyarrow as pa
 
 from nemo_llm_stage.errors import SkippedError
+from nemo_llm_stage.rows.column import Column
 from nemo_llm_stage.rows.row import Known
-from nemo_llm_stage.stage.base import Stage
 from nemo_llm_stage.stage.extend import Extended
-from nemo_llm_stage.stage.stage import LLMStage
+from nemo_llm_stage.stage.output_columns import OutputColumns
+from nemo_llm_stage.stage.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,9 @@ class FailedRows:
     """
 
     def __init__(self, stage: Stage, kinds: Collection[str] | None) -> None:
-        self._members = stage.members
-        self._uses = {member.output_column: stage.uses(member) for member in stage.members}
+        self._columns = stage.columns
+        self._outputs = [OutputColumns(column) for column in stage.columns]
+        self._uses = stage.uses
         self._kinds = kinds
 
     def of(self, table: pa.Table, input_columns: Sequence[str]) -> Asked:
@@ -66,14 +68,14 @@ class FailedRows:
         places = [place for place, columns in enumerate(again) if columns]
         failed = table.take(pa.array(places, pa.int64()))
         known = [
-            {m.output_column: m.columns.result_of(row) for m in self._members if m.output_column not in again[place]}
+            {output.name: output.result_of(row) for output in self._outputs if output.name not in again[place]}
             for place, row in zip(places, failed.select(self._answer_columns()).to_pylist(), strict=True)
         ]
         return Asked(table, failed.select(input_columns), places, known, [rows[place] for place in places])
 
     def _answer_columns(self) -> list[str]:
-        errors = [f"{member.output_column}_error" for member in self._members]
-        return [*errors, *(name for member in self._members for name in member.columns.answers)]
+        errors = [f"{column.name}_error" for column in self._columns]
+        return [*errors, *(name for column in self._columns for name in column.answers)]
 
     def _asked_again(self, errors: Mapping[str, str | None]) -> set[str]:
         again = {name for name, error in errors.items() if error is not None and self._is_failure(error)}
@@ -90,27 +92,27 @@ class FailedRows:
         return kind != SkippedError.kind if self._kinds is None else kind in self._kinds
 
 
-def put_back(asked: Asked, answered: Extended, members: Sequence[LLMStage]) -> pa.Table:
+def put_back(asked: Asked, answered: Extended, columns: Sequence[Column]) -> pa.Table:
     """
     Return `asked.table` with the rows that were asked again replaced by what they have come to.
 
     Args:
         asked: From `FailedRows.of`.
         answered: Of `asked.input`: no row where it was dropped, several where its answers have a row each.
-        members: The stages of the columns. Columns that were not asked keep what was committed.
+        columns: The stage's. Columns that were not asked keep what was committed.
     """
     table, places, known = asked.table, asked.places or (), asked.known or ()
     committed = table.take(pa.array([places[row] for row in answered.rows], pa.int64()))
-    columns = {name: committed.column(name) for name in table.schema.names}
-    for member in members:
-        is_kept = [member.output_column in known[row] for row in answered.rows]
-        for field in member.fields:
-            columns[field.name] = _choose(is_kept, committed.column(field.name), answered.table.column(field.name))
+    arrays = {name: committed.column(name) for name in table.schema.names}
+    for column in columns:
+        is_kept = [column.name in known[row] for row in answered.rows]
+        for field in OutputColumns(column).fields:
+            arrays[field.name] = _choose(is_kept, committed.column(field.name), answered.table.column(field.name))
     new_places: dict[int, list[int]] = {place: [] for place in places}
     for index, row in enumerate(answered.rows):
         new_places[places[row]].append(table.num_rows + index)
     order = [new for place in range(table.num_rows) for new in new_places.get(place, [place])]
-    return pa.concat_tables([table, pa.table(columns, schema=table.schema)]).take(pa.array(order, pa.int64()))
+    return pa.concat_tables([table, pa.table(arrays, schema=table.schema)]).take(pa.array(order, pa.int64()))
 
 
 def _choose(is_first: Sequence[bool], first: pa.ChunkedArray, second: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from nemo_llm_stage.config.job_settings import JobSettings
 from nemo_llm_stage.job.prepare import Job
-from nemo_llm_stage.stage.base import Stage
+from nemo_llm_stage.stage.stage import Stage
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,6 @@ class PartitionWorker:
     def _refill(self, writer: PartitionWriter, partition: Partition, name: str, journal: Journal) -> Counters:
         """Write the committed rows, the failed ones with what they come to now; return what the file counts then."""
         counters = self._output.read_counters(name)
-        members = self.spec.stage.members
         failures = FailedRows(self.spec.stage, self.spec.retry_kinds or None)
         chunks = (failures.of(table, self.spec.input_schema.names) for table in self._committed_rows(partition, name))
         for asked, outcomes in self._ask_ahead(chunks, partition, journal):
@@ -226,7 +225,7 @@ class PartitionWorker:
                 counters.take_back(errors)
             extended = self._extend(asked.input, outcomes, counters)
             reach("write.before")
-            writer.write(put_back(asked, extended, members))
+            writer.write(put_back(asked, extended, self.spec.stage.columns))
         return counters
 
     def _extend(self, table: pa.Table, outcomes: list[Outcome], counters: Counters) -> Extended:

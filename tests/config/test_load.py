@@ -146,7 +146,7 @@ def test_policies_reach_the_stage() -> None:
     described = stage.describe()
     assert described["recovery"] == settings
     assert described["reasoning_column"] is True
-    assert stage.deduplicate is False
+    assert stage.column.deduplicate is False
 
 
 def test_a_config_survives_being_written_down() -> None:
@@ -294,7 +294,7 @@ def test_a_rendering_stage_needs_no_server() -> None:
     """Whatever client the job names."""
     stage = config_of(client="local", model=None).make_stage()
     assert isinstance(stage.client, AsyncHTTPClient)
-    assert stage.prompt.render({"text": "a"}) == [{"role": "user", "content": "Say a"}]
+    assert stage.column.prompt.render({"text": "a"}) == [{"role": "user", "content": "Say a"}]
 
 
 CHAIN: dict[str, Any] = {

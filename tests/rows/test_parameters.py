@@ -96,5 +96,5 @@ def test_a_missing_column_is_told() -> None:
 
 def test_a_temperature_of_the_rows_is_not_taken_for_none() -> None:
     """Sampled answers are shared only with a seed."""
-    assert not make_stage(ScriptedClient([]), temperature="{{ t }}", seed=None).deduplicate
-    assert make_stage(ScriptedClient([]), temperature="{{ t }}", seed="{{ s }}").deduplicate
+    assert not make_stage(ScriptedClient([]), temperature="{{ t }}", seed=None).column.deduplicate
+    assert make_stage(ScriptedClient([]), temperature="{{ t }}", seed="{{ s }}").column.deduplicate

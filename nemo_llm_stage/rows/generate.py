@@ -1,7 +1,7 @@
 """
-A row becomes a result: render, query, parse; ask again where that can put things right.
+One row and one column become a result: render, fetch, parse; fetch again where that can repair it.
 
-Every failure of a row ends here as a value; only what no row can overcome is raised. Knows nothing of tables or files.
+A row's failure ends here as a value; only what no row can overcome is raised. Knows nothing of tables or files.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from nemo_llm_stage.client.llm_client import ConversationFormatter, GenerationConfig
-from nemo_llm_stage.core import Completion, RowResult
+from nemo_llm_stage.core import Completion, Origin, RowResult
 from nemo_llm_stage.errors import (
     BadRequestError,
     ContextOverflowError,
@@ -21,8 +20,7 @@ from nemo_llm_stage.errors import (
     RowError,
     TruncatedError,
 )
-from nemo_llm_stage.output import Output, reask_messages, split_reasoning
-from nemo_llm_stage.prompt import Prompt
+from nemo_llm_stage.output import reask_messages, split_reasoning
 from nemo_llm_stage.rows.adjust import (
     continuation,
     cut_input,
@@ -32,78 +30,54 @@ from nemo_llm_stage.rows.adjust import (
     shrunk,
     with_max_tokens,
 )
+from nemo_llm_stage.rows.column import Column, Row
 from nemo_llm_stage.rows.guide import Guide
-from nemo_llm_stage.rows.health import Health
-from nemo_llm_stage.rows.parameters import Parameters
-from nemo_llm_stage.rows.policy import CAP_FACTOR, RecoveryPolicy
+from nemo_llm_stage.rows.policy import CAP_FACTOR
 from nemo_llm_stage.rows.query import CompletionStore, Querier, Terms, terms_of
+from nemo_llm_stage.rows.refusals import Refusals
 from nemo_llm_stage.rows.trail import Trail
+from nemo_llm_stage.text import encodable
 
 MAX_ERROR_CHARS = 1000
 """Longest error message kept for a row; servers may answer with whole pages."""
 
 MAX_FITS = 8
-"""Times that one row's prompt is made to fit; a refused prompt costs the server little."""
+"""Most changes to one row's prompt to make it fit; a refused prompt costs the server little."""
 
 MAX_TERMS = 1024
-"""Sets of parameters, of rows that have their own, that are kept made up."""
-
-Row = Mapping[str, Any]
+"""Cache size: distinct per-row parameter sets."""
 
 
-class Asker:
+class ColumnRunner:
     """
-    Asks one row after another of one column.
+    Generates the results of one column, row by row.
 
     Args:
-        querier: Answers requests.
-        model: Asked.
-        config: Of every row's first request; what `output` asks of the request is already in it.
-        formatter: For a base model.
-        prompt: Makes the messages.
-        parameters: Those of the row, and those of all rows without what `output` asks for: a grammar would begin anew
-            in the middle of an answer.
-        output: Makes the value.
-        policy: What is done with an answer that cannot be used, and with a prompt that does not fit.
-        hides_reasoning: Whether `output` gets the answer without the thinking before it.
-        health: Of the server.
+        column: Its definition.
+        querier: Fetches completions from the column's client.
         scope: See `Terms`.
     """
 
-    def __init__(
-        self,
-        querier: Querier,
-        model: str,
-        config: GenerationConfig,
-        formatter: ConversationFormatter | None,
-        *,
-        prompt: Prompt,
-        parameters: Parameters,
-        output: Output,
-        policy: RecoveryPolicy,
-        hides_reasoning: bool,
-        health: Health,
-        scope: int,
-    ) -> None:
+    def __init__(self, column: Column, querier: Querier, *, scope: int) -> None:
+        self.column = column
         self._querier = querier
-        self._terms = terms_of(model, config, formatter, scope)
-        self._prompt = prompt
-        self._parameters = parameters
-        self._output = output
-        self._policy = policy
-        self._hides_reasoning = hides_reasoning
-        self._health = health
-        self._is_list = (config.n or 1) > 1
-        self._guide = Guide(output.request_kwargs(), parameters.config.extra_kwargs)
+        self._terms = terms_of(column.model, column.generation_config, column.conversation_formatter, scope)
+        self._refusals = Refusals()
+        self._policy = column.policy
+        self._is_list = column.is_list
+        self._guide = Guide(column.output.request_kwargs(), column.parameters.config.extra_kwargs)
         self._terms_with = functools.lru_cache(MAX_TERMS)(self._make_terms)
 
-    async def ask(self, row: Row, store: CompletionStore | None = None) -> RowResult:
+    async def generate(
+        self, row: Row, store: CompletionStore | None = None, values: Mapping[str, Any] | None = None
+    ) -> RowResult:
         """
-        Return what `row` comes to.
+        Return the column's result for `row`.
 
         Args:
-            row: Column name → value.
-            store: Looked up before asking, told after.
+            row: The row of the input.
+            store: Looked up before a request is sent, told after.
+            values: What the prompt sees of other generated columns; None for nothing.
 
         Raises:
             FatalError: No row can succeed here.
@@ -111,27 +85,28 @@ class Asker:
         """
         trail = Trail(self._terms, store)
         try:
-            trail.messages = self._prompt.render(row)
-            if self._parameters.expressions:
-                own = self._parameters.of_row(row)
+            if values:
+                row = {**row, **values}
+            trail.messages = self.column.prompt.render(row)
+            if self.column.parameters.expressions:
+                own = self.column.parameters.of_row(row)
                 trail.begin(self._terms_with(**own), own)
             completion = await self._complete(trail)
             return trail.result(await self._value(trail, completion))
         except RequestError as error:
-            self._health.check(error)
+            self._refusals.check(error)
             trail.attempts += error.attempts
-            text = f"{error.kind}: {error}"[:MAX_ERROR_CHARS]
-            return trail.result(None, text.encode("utf-8", "replace").decode())  # half a surrogate pair has no column
+            return trail.result(None, encodable(f"{error.kind}: {error}"[:MAX_ERROR_CHARS]))
 
     def _make_terms(self, **own: Any) -> Terms:
         return self._terms.with_config(replace(self._terms.config, **own))
 
     async def _complete(self, trail: Trail) -> Completion:
         """
-        Return an answer that is whole as far as the policy wants it, to a prompt made to fit as far as it allows.
+        Return an answer as complete as the policy wants it. A prompt that is too long is shortened if it allows that.
 
         Raises:
-            RequestError: There is none.
+            RequestError: There is no such answer.
         """
         while True:
             try:
@@ -142,11 +117,13 @@ class Asker:
             except BadRequestError as error:
                 self._unguide(trail, error)
                 trail.attempts += error.attempts
-            except TruncatedError as error:  # all was spent before the first word
+            except TruncatedError as error:  # the token limit was reached before the first word of the answer
                 self._lengthen(trail, error)
                 trail.attempts += error.attempts
             else:
                 trail.take(completion, origin)
+                if origin is not Origin.JOURNAL:
+                    self._refusals.note_answer()
                 if self._policy.on_truncated == "accept" or not is_cut_off(completion):
                     return completion
                 cut = TruncatedError(f"the answer was cut off at max_tokens={max_tokens_of(trail.terms.config)}")
@@ -155,7 +132,7 @@ class Asker:
                 self._lengthen(trail, cut)
 
     def _unguide(self, trail: Trail, error: BadRequestError) -> None:
-        """Ask this row, and those to come, without what the server does not take, or raise `error`."""
+        """From now on send requests without the parameters that the server refuses, or raise `error`."""
         config = self._guide.without(trail.terms.config)
         if config == trail.terms.config or not self._guide.is_refused_by(error):
             raise error
@@ -183,7 +160,7 @@ class Asker:
         trail.note(policy)
 
     def _lengthen(self, trail: Trail, error: TruncatedError) -> None:
-        """Ask for a longer answer, or raise `error`."""
+        """Raise the limit of output tokens of the next request, or raise `error`."""
         current = max_tokens_of(trail.terms.config)
         if self._policy.on_truncated != "retry_longer" or current is None:
             raise error
@@ -194,12 +171,12 @@ class Asker:
         trail.note("retry_longer")
 
     async def _go_on(self, trail: Trail, first: Completion, error: TruncatedError) -> Completion:
-        """Return the answer that `first` and its continuations make up, or raise `error`."""
+        """Return `first` with its continuations as one answer, or raise `error`."""
         max_tokens = max_tokens_of(trail.terms.config)
         if max_tokens is None:
             raise error
         parts, whole = [first], first
-        config = with_max_tokens(replace(self._parameters.config, **trail.own), max_tokens)
+        config = with_max_tokens(replace(self.column.parameters.config, **trail.own), max_tokens)
         trail.note("continue")
         for _ in range(self._cap(trail) // max_tokens - 1):
             turns, going_on, formatter = continuation(
@@ -232,22 +209,23 @@ class Asker:
 
     async def _reask(self, trail: Trail, choice: int, answer: str, error: ParseError) -> Any:
         """
-        Return the value of another answer, in the place of one that could not be parsed.
+        Return the value of a new answer, in place of one that could not be parsed.
 
         Raises:
-            ParseError: There is none within `max_reasks`; the last one's, or the one before a request was refused.
-            TransientError: The server cannot be asked.
+            ParseError: None of `max_reasks` new answers can be parsed, or the server refused to give one. It is the
+                error of the last answer.
+            TransientError: The server does not answer.
         """
-        asking = trail.branch() if self._is_list else trail
+        branch = trail.branch() if self._is_list else trail
         is_good = False
         try:
             for _ in range(self._policy.max_reasks):
-                asking.messages = reask_messages(asking.messages, answer, error)
-                asking.note("reask")
+                branch.messages = reask_messages(branch.messages, answer, error)
+                branch.note("reask")
                 try:
-                    completion = await self._complete(asking)
+                    completion = await self._complete(branch)
                 except RowError as failure:
-                    asking.attempts += failure.attempts
+                    branch.attempts += failure.attempts
                     raise error from failure
                 try:
                     value = self._parse(completion, 0)
@@ -258,13 +236,15 @@ class Asker:
                     return value
             raise error
         finally:
-            if asking is not trail:
-                trail.join(asking, choice, is_good=is_good)
+            if branch is not trail:
+                trail.join(branch, choice, is_good=is_good)
 
     def _parse(self, completion: Completion, choice: int) -> Any:
         text = completion.texts[choice]
+        if self.column.reasoning_column:
+            text = split_reasoning(text)[1]
         try:
-            return self._output.parse(split_reasoning(text)[1] if self._hides_reasoning else text, completion, choice)
+            return self.column.output.parse(text, completion, choice)
         except ParseError as error:
             failure = str(error)
         except Exception as error:  # noqa: BLE001 - a user's parser may raise anything
