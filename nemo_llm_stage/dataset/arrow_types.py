@@ -1,35 +1,53 @@
 """
-Arrow types without what may carry code: extension types and metadata, at any depth.
+Arrow types and fields at any depth: rebuilt with something changed, everything else kept.
 
-Reading an extension type can mean to unpickle what the file says. Knows types; knows nothing of files.
+Knows types; knows nothing of files.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pyarrow as pa
 
-
-def storage_schema(schema: pa.Schema) -> pa.Schema:
-    """Return `schema` with every type as it is stored, and without metadata."""
-    return pa.schema([_storage_field(field) for field in schema])
+FieldChange = Callable[[pa.Field], pa.Field]
 
 
-def storage_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type that values of `kind` are stored as; of nested types, all the way down."""
-    if isinstance(kind, pa.BaseExtensionType):
-        return storage_type(kind.storage_type)
+def map_fields(schema: pa.Schema, change: FieldChange) -> pa.Schema:
+    """Return `schema` with `change` applied to each of its fields and to the fields within their types."""
+    return pa.schema([map_field(field, change) for field in schema], metadata=schema.metadata)
+
+
+def map_field(field: pa.Field, change: FieldChange) -> pa.Field:
+    """Return `field` with `change` applied to the fields within its type, and then to itself."""
+    kind = field.type
+    children = [kind.field(number) for number in range(kind.num_fields)]
+    changed = [map_field(child, change) for child in children]
+    if any(not new.equals(old, check_metadata=True) for new, old in zip(changed, children, strict=True)):
+        field = field.with_type(with_children(kind, changed))
+    return change(field)
+
+
+def with_children(kind: pa.DataType, children: list[pa.Field]) -> pa.DataType:
+    """
+    Return the nested type `kind` with other fields in it.
+
+    Raises:
+        pyarrow.ArrowNotImplementedError: It is a type that Parquet and JSON have none of, e.g. a union.
+    """
     if pa.types.is_struct(kind):
-        return pa.struct([_storage_field(field) for field in kind])
+        return pa.struct(children)
     if pa.types.is_map(kind):
-        return pa.map_(storage_type(kind.key_type), storage_type(kind.item_type), keys_sorted=kind.keys_sorted)
+        pair = children[0].type if len(children) == 1 else pa.struct(children)
+        return pa.map_(pair.field(0), pair.field(1), keys_sorted=kind.keys_sorted)
     if pa.types.is_fixed_size_list(kind):
-        return pa.list_(_storage_field(kind.value_field), kind.list_size)
+        return pa.list_(children[0], kind.list_size)
     if pa.types.is_large_list(kind):
-        return pa.large_list(_storage_field(kind.value_field))
+        return pa.large_list(children[0])
     if pa.types.is_list(kind):
-        return pa.list_(_storage_field(kind.value_field))
-    return kind
-
-
-def _storage_field(field: pa.Field) -> pa.Field:
-    return pa.field(field.name, storage_type(field.type))
+        return pa.list_(children[0])
+    if pa.types.is_list_view(kind):
+        return pa.list_view(children[0])
+    if pa.types.is_large_list_view(kind):
+        return pa.large_list_view(children[0])
+    raise pa.ArrowNotImplementedError(f"a type with fields in it that is not known here: {kind}")

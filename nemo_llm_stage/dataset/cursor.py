@@ -13,8 +13,8 @@ from bisect import bisect_right
 from collections.abc import Iterator
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from nemo_llm_stage.dataset.parquet_file import open_parquet
 from nemo_llm_stage.dataset.storage import open_filesystem
 
 MAX_KEPT = 8
@@ -45,9 +45,7 @@ class ParquetCursor:
         self._raw = fs.open(inner, "rb")
         try:
             # Not pre-buffered, as that would hold a whole row group, however large.
-            self._file = pq.ParquetFile(
-                self._raw, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
-            )
+            self._file = open_parquet(self._raw, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True)
         except BaseException:
             self._raw.close()
             raise

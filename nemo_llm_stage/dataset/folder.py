@@ -26,6 +26,7 @@ from nemo_llm_stage.dataset.bad_input import BadInput, read_bad_input, write_bad
 from nemo_llm_stage.dataset.failpoints import reach
 from nemo_llm_stage.dataset.journal import retire_journal
 from nemo_llm_stage.dataset.jsonl import read_lines
+from nemo_llm_stage.dataset.parquet_file import open_parquet, read_metadata
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.recount import recount
 from nemo_llm_stage.dataset.storage import Folder, writing_to
@@ -227,7 +228,7 @@ class OutputFolder:
 
     def _read_footer(self, name: str) -> pq.FileMetaData:
         with self.folder.fs.open(self.folder.path(name), "rb") as raw:
-            return pq.read_metadata(raw)
+            return read_metadata(raw)
 
     def _read_summary(self, name: str) -> tuple[Counters, str | None]:
         """Return the file's own counts, and the id of the job that wrote it, None where that is lost."""
@@ -251,7 +252,7 @@ class OutputFolder:
 
     def read(self, name: str, schema: pa.Schema, *, rows_per_chunk: int) -> Iterator[pa.Table]:
         """Yield a committed Parquet file's rows in order, as tables of `schema` and at most `rows_per_chunk` rows."""
-        with self.folder.fs.open(self.folder.path(name), "rb") as raw, pq.ParquetFile(raw) as file:
+        with self.folder.fs.open(self.folder.path(name), "rb") as raw, open_parquet(raw) as file:
             for batch in file.iter_batches(batch_size=rows_per_chunk):
                 yield pa.Table.from_batches([batch]).cast(schema)
 
@@ -260,7 +261,7 @@ class OutputFolder:
         if self.format == "jsonl":
             yield from (orjson.loads(line) for _, line in read_lines(f"{self.url}/{name}"))
             return
-        with self.folder.fs.open(self.folder.path(name), "rb") as raw, pq.ParquetFile(raw) as file:
+        with self.folder.fs.open(self.folder.path(name), "rb") as raw, open_parquet(raw) as file:
             for batch in file.iter_batches(batch_size=256):
                 yield from batch.to_pylist()
 

@@ -172,9 +172,9 @@ def merge_schemas(path: str, left: pa.Schema, right: pa.Schema) -> pa.Schema:
         raise InputError(f"the input's files do not go together at {path!r}: {error}.") from error
 
 
-def declared(schema: pa.Schema) -> pa.Schema:
-    """Return `schema` with a type for every field: one that was null in all lines becomes a string."""
-    return pa.schema([pa.field(field.name, _without_null(field.type)) for field in schema])
+def declared_field(field: pa.Field) -> pa.Field:
+    """Return `field` with a type at any depth: what was null in all lines becomes a string."""
+    return field.with_type(_without_null(field.type))
 
 
 _ADVICE = "Run with `scan_input: full` to take the types from all lines, or mend the input."

@@ -12,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from nemo_llm_stage.dataset import jsonl
-from nemo_llm_stage.dataset.arrow_types import storage_schema
 from nemo_llm_stage.dataset.bad_input import BadInput, OnBad, is_damage, unreadable
 from nemo_llm_stage.dataset.files import InputFile
+from nemo_llm_stage.dataset.merge import SchemaMerger
+from nemo_llm_stage.dataset.parquet_file import schema_of
+from nemo_llm_stage.dataset.prove import prove_casts
 from nemo_llm_stage.dataset.storage import open_filesystem
 from nemo_llm_stage.errors import InputError
 
@@ -62,7 +63,7 @@ class Plan:
 
     Attributes:
         files: Sorted by path.
-        schema: Of every partition, without metadata.
+        schema: Of every partition, with the metadata that the output keeps.
         partitions: In input order.
         num_rows: Of all partitions; estimated where `is_exact` is false.
         is_exact: Whether `num_rows` was counted.
@@ -119,10 +120,9 @@ def make_plan(
                 on_bad(look)
     if not contents:
         raise InputError(f"all of the {len(files)} input files are damaged; the first is {files[0].path!r}.")
-    schema = pa.schema([])
-    for content in contents:
-        _check_names(content)
-        schema = jsonl.merge_schemas(content.file.path, schema, content.schema)
+    schema = _merge(contents)
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        list(pool.map(lambda content: prove_casts(content.file, content.schema, schema), contents))
     num_rows = sum(content.num_rows for content in contents)
     rows = rows_per_partition or min(
         MAX_ROWS_PER_PARTITION, max(MIN_ROWS_PER_PARTITION, -(-num_rows // NUM_PARTITIONS_WANTED))
@@ -135,7 +135,7 @@ def make_plan(
         for index, (content, start, stop, num) in enumerate(ranges)
     )
     is_exact = all(content.is_exact for content in contents)
-    return Plan(tuple(files), jsonl.declared(schema), partitions, num_rows, is_exact)
+    return Plan(tuple(files), schema, partitions, num_rows, is_exact)
 
 
 def cut(partition: Partition, share: float) -> tuple[Partition, Partition] | None:
@@ -180,8 +180,10 @@ def _look_into_jsonl(file: InputFile, *, is_full: bool, skips_lines: bool) -> _C
 def _look_into_parquet(file: InputFile) -> _Contents:
     fs, path = open_filesystem(file.path)
     try:
-        with fs.open(path, "rb") as raw, pq.ParquetFile(raw) as parquet:
-            return _Contents(file, storage_schema(parquet.schema_arrow), parquet.metadata.num_rows)
+        with fs.open(path, "rb") as raw:
+            schema, parquet = schema_of(raw)
+            with parquet:
+                return _Contents(file, schema, parquet.metadata.num_rows)
     except Exception as error:
         if not isinstance(error, OSError | pa.ArrowException):
             raise unreadable(file.path, error) from error
@@ -189,11 +191,14 @@ def _look_into_parquet(file: InputFile) -> _Contents:
         raise unreadable(file.path, error, advice) from error
 
 
-def _check_names(content: _Contents) -> None:
-    names = content.schema.names
-    if len(set(names)) < len(names):
-        name = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{content.file.path!r} has more than one column {name!r}; rename or drop all but one.")
+def _merge(contents: Sequence[_Contents]) -> pa.Schema:
+    """Return the schema of all files. What is null in all lines of JSONL is a string, unless Parquet types it."""
+    merger = SchemaMerger()
+    for content in contents:
+        merger.add(content.file.path, content.schema)
+    typed = {name for content in contents if content.file.format == "parquet" for name in content.schema.names}
+    fields = [field if field.name in typed else jsonl.declared_field(field) for field in merger.schema]
+    return pa.schema(fields, metadata=merger.schema.metadata)
 
 
 def _cut(content: _Contents, rows: int) -> Iterator[tuple[_Contents, int, int, int | None]]:

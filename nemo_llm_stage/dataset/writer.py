@@ -15,10 +15,11 @@ from typing import Any, Self
 
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from nemo_llm_stage.core import Counters
 from nemo_llm_stage.dataset.failpoints import reach
+from nemo_llm_stage.dataset.parquet_file import annotations_of, open_writer
+from nemo_llm_stage.dataset.parquet_footer import annotate
 from nemo_llm_stage.dataset.storage import Folder, writing_to
 
 STATE = "_nemo_llm_stage"
@@ -65,7 +66,7 @@ class PartitionWriter:
         """Open the file aside."""
         with writing_to(self._folder.url):
             if self._is_parquet:
-                self._file = pq.ParquetWriter(self._scratch, self._schema, compression="zstd")
+                self._file = open_writer(self._scratch, self._schema)
             else:
                 self._file = self._scratch.open("wb")
         return self
@@ -128,9 +129,18 @@ class PartitionWriter:
             self._file.add_key_value_metadata({SUMMARY_KEY: summary})
         self._file.close()
         self._file = None
+        if self._is_parquet:
+            self._annotate()
         with suppress(FileNotFoundError), self._scratch.open("rb") as file:  # else tidied away: the job is finished
             os.fsync(file.fileno())
         return summary
+
+    def _annotate(self) -> None:
+        """Give the columns of the input the logical types that Arrow has dropped."""
+        annotations = annotations_of(self._schema)
+        if annotations:
+            with suppress(FileNotFoundError):
+                annotate(self._scratch, annotations)
 
     def _write_summary(self, name: str, summary: bytes) -> None:
         if not self._is_parquet:  # a Parquet file has its counts in its footer

@@ -65,7 +65,8 @@ class PartitionWorker:
 
     def __post_init__(self) -> None:
         self._output = OutputFolder(self.spec.output_url, self.spec.settings.output_format)
-        self._schema = pa.schema([*self.spec.input_schema, *self.spec.stage.fields])
+        columns = [*self.spec.input_schema, *self.spec.stage.fields]
+        self._schema = pa.schema(columns, metadata=self.spec.input_schema.metadata)
         self._cursors = ParquetCursors(ROWS_PER_CHUNK)
         self._num_submitted = 0
         self._unread: dict[Partition, int] = {}

@@ -1,0 +1,55 @@
+"""
+Proof, before anything is paid for, that the values of a file fit the types that all files have together.
+
+Reads only the columns whose type says nothing of it, e.g. integers that are to be floats.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from nemo_llm_stage.dataset.bad_input import unreadable
+from nemo_llm_stage.dataset.files import InputFile
+from nemo_llm_stage.dataset.merge import is_widening
+from nemo_llm_stage.dataset.parquet_file import open_parquet
+from nemo_llm_stage.dataset.storage import open_filesystem
+from nemo_llm_stage.errors import InputError
+
+_ROWS_PER_BATCH = 16_384
+
+
+def prove_casts(file: InputFile, schema: pa.Schema, wanted: pa.Schema) -> None:
+    """
+    Read the columns of a Parquet file that may not fit, and refuse the file if one does not.
+
+    Args:
+        file: The file.
+        schema: Its own.
+        wanted: Of the dataset.
+
+    Raises:
+        InputError: A value has no place in the dataset's type, or the file cannot be read.
+    """
+    names = [field.name for field in schema if not is_widening(field.type, wanted.field(field.name).type)]
+    if not names or file.format != "parquet":
+        return
+    fs, path = open_filesystem(file.path)
+    try:
+        with fs.open(path, "rb") as raw, open_parquet(raw, pre_buffer=False) as parquet:
+            for batch in parquet.iter_batches(batch_size=_ROWS_PER_BATCH, columns=names):
+                for name in names:
+                    _check(file.path, name, batch.column(name), wanted.field(name).type)
+    except InputError:
+        raise
+    except Exception as error:  # a store's library may raise anything
+        raise unreadable(file.path, error) from error
+
+
+def _check(path: str, name: str, values: pa.Array, kind: pa.DataType) -> None:
+    try:
+        values.cast(kind)
+    except pa.ArrowException as error:
+        raise InputError(
+            f"column {name!r} is {values.type} in {path!r} and would be {kind} with the other files, which does not "
+            f"hold all of its values: {error}. Convert the column in one of them."
+        ) from None
