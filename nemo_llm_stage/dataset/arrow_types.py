@@ -1,5 +1,5 @@
 """
-Arrow types and fields at any depth: rebuilt with something changed, everything else kept.
+Arrow types, and tables of a schema.
 
 Knows types; knows nothing of files.
 """
@@ -11,6 +11,25 @@ from collections.abc import Callable
 import pyarrow as pa
 
 FieldChange = Callable[[pa.Field], pa.Field]
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """
+    Return `table` with exactly the columns of `schema`; one that it lacks is null.
+
+    A column that has its type already is not cast: Arrow's cast breaks slices of lists that have nulls in structs.
+
+    Raises:
+        pyarrow.ArrowException: A value does not fit its type.
+    """
+    arrays = []
+    for field in schema:
+        if field.name not in table.schema.names:
+            arrays.append(pa.nulls(table.num_rows, field.type))
+            continue
+        column = table.column(field.name)
+        arrays.append(column if column.type == field.type else column.cast(field.type))
+    return pa.table(arrays, schema=schema)
 
 
 def map_fields(schema: pa.Schema, change: FieldChange) -> pa.Schema:

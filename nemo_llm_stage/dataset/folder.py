@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nemo_llm_stage.core import Counters
+from nemo_llm_stage.dataset.arrow_types import conform
 from nemo_llm_stage.dataset.bad_input import BadInput, read_bad_input, write_bad_input
 from nemo_llm_stage.dataset.failpoints import reach
 from nemo_llm_stage.dataset.journal import retire_journal
@@ -254,7 +255,7 @@ class OutputFolder:
         """Yield a committed Parquet file's rows in order, as tables of `schema` and at most `rows_per_chunk` rows."""
         with self.folder.fs.open(self.folder.path(name), "rb") as raw, open_parquet(raw) as file:
             for batch in file.iter_batches(batch_size=rows_per_chunk):
-                yield pa.Table.from_batches([batch]).cast(schema)
+                yield conform(pa.Table.from_batches([batch]), schema)
 
     def rows(self, name: str) -> Iterator[dict[str, Any]]:
         """Yield a committed file's rows in order, as plain values."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from nemo_llm_stage.dataset import jsonl
+from nemo_llm_stage.dataset.arrow_types import conform
 from nemo_llm_stage.dataset.bad_input import BadInput, OnBad, is_damage, unreadable
 from nemo_llm_stage.dataset.cursor import ParquetCursors
 from nemo_llm_stage.dataset.plan import Partition
@@ -91,7 +92,7 @@ def _read_parquet(
         cursor = cursors.take(partition.path, partition.start)
         try:
             for batch in cursor.read(partition.start, partition.stop):
-                yield _conform(pa.Table.from_batches([batch]), schema)
+                yield conform(pa.Table.from_batches([batch]), schema)
         except BaseException:
             cursor.close()
             raise
@@ -101,14 +102,3 @@ def _read_parquet(
             cursor.close()
     except Exception as error:  # a store's library may raise anything
         raise unreadable(partition.path, error) from error
-
-
-def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    arrays = []
-    for field in schema:
-        if field.name not in table.schema.names:
-            arrays.append(pa.nulls(table.num_rows, field.type))
-            continue
-        column = table.column(field.name)
-        arrays.append(column if column.type == field.type else column.cast(field.type))
-    return pa.table(arrays, schema=schema)

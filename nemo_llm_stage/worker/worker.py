@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from nemo_llm_stage.core import Counters, Origin, Outcome
+from nemo_llm_stage.dataset.arrow_types import conform
 from nemo_llm_stage.dataset.bad_input import BadInput
 from nemo_llm_stage.dataset.cursor import ParquetCursors
 from nemo_llm_stage.dataset.failpoints import reach
@@ -234,7 +235,7 @@ class PartitionWorker:
         extended = self.spec.stage.extend(table, outcomes)
         for index, outcome in enumerate(outcomes):
             counters.count(outcome, is_dropped=index in extended.dropped)
-        return extended._replace(table=extended.table.cast(self._schema))
+        return extended._replace(table=conform(extended.table, self._schema))
 
     def _is_far_ahead(self) -> bool:
         num_ready = self._num_submitted - self.spec.stage.num_started
