@@ -83,7 +83,7 @@ def _run_job(
     failure_limit = FailureLimit(settings.max_failed_rows)
     try:
         job = prepare_job(stage, inputs, output, settings, restart=restart, config=config)
-        before = job.counters()
+        before = job.before
         if job.pending:
             job.output.remove_success()
             _run(job, spec_of(job), job.pending, before, failure_limit, is_shown=progress)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,26 +22,31 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nemo_llm_stage.core import Counters
+from nemo_llm_stage.core import Counters, sum_counters
 from nemo_llm_stage.dataset.arrow_types import conform
 from nemo_llm_stage.dataset.bad_input import BadInput, read_bad_input, write_bad_input
 from nemo_llm_stage.dataset.failpoints import reach
 from nemo_llm_stage.dataset.journal import retire_journal
 from nemo_llm_stage.dataset.jsonl import read_lines
-from nemo_llm_stage.dataset.parquet_file import open_parquet, read_metadata
+from nemo_llm_stage.dataset.owner import JOB, Owner
+from nemo_llm_stage.dataset.parquet_file import open_parquet
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.recount import recount
 from nemo_llm_stage.dataset.storage import Folder, writing_to
-from nemo_llm_stage.dataset.writer import STATE, SUMMARIES, SUMMARY_KEY, TMP, PartitionWriter
+from nemo_llm_stage.dataset.summary import SUMMARY_KEY, TMP, Summary, read_footer, read_summary, remove_summary
+from nemo_llm_stage.dataset.writer import PartitionWriter
 from nemo_llm_stage.errors import OutputConflictError, RunError
+
+STATE = "_nemo_llm_stage"
+"""What a job keeps beside its output; readers of datasets pass over names that begin with _."""
 
 SUCCESS = "_SUCCESS"
 BAD_FILES = "files"
 """Stands for whole files of the input in `OutputFolder.write_bad_input`."""
 
 _PREFIX = "part-"
-_JOB = f"{STATE}/job.json"
-_BAD_INPUT = f"{STATE}/bad_input"
+_BAD_INPUT = "bad_input"
+_NUM_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,9 @@ class OutputFolder:
 
     def __init__(self, url: str, format: str = "parquet") -> None:  # noqa: A002 - the word users write in a job file
         self.folder = Folder(url)
+        self.state = Folder(f"{self.folder.url}/{STATE}")
         self.format = format
+        self._owner = Owner(self.state)
 
     @property
     def url(self) -> str:
@@ -83,11 +91,11 @@ class OutputFolder:
 
     def journal_folder(self, name: str = "") -> Folder:
         """Return the folder of the journals, or that of the partition whose file is `name`."""
-        return Folder(f"{self.url}/{STATE}/journal/{name.partition('.')[0]}")
+        return Folder(f"{self.state.url}/journal/{name.partition('.')[0]}")
 
     def raw_folder(self, name: str = "") -> Folder:
         """Return the folder of the raw answers that are kept, or of those of the partition whose file is `name`."""
-        return Folder(f"{self.url}/{STATE}/raw/{name.partition('.')[0]}")
+        return Folder(f"{self.state.url}/raw/{name.partition('.')[0]}")
 
     def name_of(self, partition: Partition) -> str:
         """Return the file name of a committed partition; names sort in input order up to 10^8 partitions."""
@@ -104,15 +112,15 @@ class OutputFolder:
             if self.folder.fs.isfile(self.folder.path()):
                 raise OutputConflictError(f"the output folder {self.url!r} is a file; choose a folder.")
             names = self.folder.names()
-            if not self.folder.exists(_JOB) and names:
+            if not self.state.exists(JOB) and names:
                 raise OutputConflictError(
                     f"the output folder {self.url!r} already holds {min(names)!r}, which no job of this package "
                     "wrote; choose an empty or a new folder."
                 )
-            self.folder.make(TMP)
+            self.state.make(TMP)
             probe = f"{TMP}/probe-{os.getpid()}"
-            self.folder.fs.pipe_file(self.folder.path(probe), b"")
-            self.folder.remove(probe)
+            self.state.fs.pipe_file(self.state.path(probe), b"")
+            self.state.remove(probe)
         except OSError as error:
             raise OutputConflictError(f"cannot write the output folder {self.url!r}: {error}.") from error
 
@@ -124,20 +132,22 @@ class OutputFolder:
             OutputConflictError: The record is broken, or cannot be read.
         """
         try:
-            job: dict[str, Any] = orjson.loads(self.folder.read(_JOB))
+            job: dict[str, Any] = orjson.loads(self.state.read(JOB))
         except FileNotFoundError:
             return None
         except OSError as error:
             raise OutputConflictError(f"cannot read the output folder {self.url!r}: {error}.") from error
         except orjson.JSONDecodeError as error:
-            raise OutputConflictError(f"{self.url}/{_JOB} is broken ({error}); choose a new output folder.") from error
+            raise OutputConflictError(
+                f"{self.state.url}/{JOB} is broken ({error}); choose a new output folder."
+            ) from error
         return job
 
     def write_job(self, job: dict[str, Any]) -> bool:
         """Claim the folder for `job`; whether this call was the first to."""
         reach("record.before")
         with writing_to(self.url):
-            is_first = self.folder.publish_bytes(orjson.dumps(job), _JOB, scratch_sub=TMP)
+            is_first = self.state.publish_bytes(orjson.dumps(job), JOB, scratch_sub=TMP)
         reach("record.after")
         return is_first
 
@@ -147,33 +157,33 @@ class OutputFolder:
         with writing_to(self.url):
             self.remove_success()
             for name in self.data_files():
-                self.folder.remove(f"{SUMMARIES}/{name}.json")
+                remove_summary(self.state, name)
                 self.folder.remove(name)
                 reach("restart.between")
-            self.folder.replace_bytes(orjson.dumps(job), _JOB, scratch_sub=TMP)
+            self.state.replace_bytes(orjson.dumps(job), JOB, scratch_sub=TMP)
         reach("restart.after")
 
     def tidy(self, *, keep_raw: bool) -> None:
         """Put away what workers that died left behind: journals of committed partitions, files not committed."""
-        committed = {name.partition(".")[0]: name for name in self.committed()}
+        committed = {name.partition(".")[0] for name in self.committed()}
         with writing_to(self.url):
-            for stem in self.journal_folder().folders() & committed.keys():
+            for stem in self.journal_folder().folders() & committed:
                 retire_journal(self.journal_folder(stem), self.raw_folder(stem) if keep_raw else None)
-            for name in self.folder.names(TMP):
-                self.folder.remove(f"{TMP}/{name}")
+            for name in self.state.names(TMP):
+                self.state.remove(f"{TMP}/{name}")
 
     def write_bad_input(self, name: str, records: Sequence[BadInput]) -> None:
         """Write down what was left out of the partition whose file is `name`, or, as `BAD_FILES`, of whole files."""
         with writing_to(self.url):
-            write_bad_input(self.folder, _record_of_bad(name), records, scratch_sub=TMP)
+            write_bad_input(self.state, _record_of_bad(name), records, scratch_sub=TMP)
 
     def read_bad_input(self, name: str) -> list[BadInput]:
         """Return what `write_bad_input` wrote down."""
-        return read_bad_input(self.folder, _record_of_bad(name))
+        return read_bad_input(self.state, _record_of_bad(name))
 
     def left_out(self, num_records: int) -> list[BadInput]:
         """Return the first of all that was left out and written down, whole files first, at most `num_records`."""
-        folder = Folder(f"{self.url}/{_BAD_INPUT}")
+        folder = Folder(f"{self.state.url}/{_BAD_INPUT}")
         names = sorted(folder.names(), key=lambda name: (name != f"{BAD_FILES}.jsonl", name))
         records = (record for name in names for record in read_bad_input(folder, name))
         return list(itertools.islice(records, num_records))
@@ -182,10 +192,43 @@ class OutputFolder:
         """Return the names of the committed partitions' files."""
         return {name for name in self.data_files() if name.endswith(f".{self.format}")}
 
-    def has(self, name: str) -> bool:
-        """Whether the partition whose file is `name` is committed."""
+    def has(self, name: str, job_id: str) -> bool:
+        """Whether the partition whose file is `name` is committed, by the job `job_id` beyond doubt."""
         with writing_to(self.url):
-            return self.folder.exists(name)
+            if not self.folder.exists(name):
+                return False
+        summary = self._read(name)
+        return summary is not None and summary.job_id == job_id
+
+    def committed_by(self, job_id: str) -> tuple[set[str], Counters]:
+        """
+        Return the names of the files that the job `job_id` has committed, and what they count together.
+
+        Files of an earlier job, by workers that woke up late, are left out.
+
+        Raises:
+            RunError: A file was not written by this package, or is damaged.
+        """
+
+        def read(name: str) -> tuple[str, Counters | None]:
+            summary = self._read(name)
+            if summary is not None and summary.job_id != job_id:
+                return name, None
+            return name, self.read_counters(name) if summary is None else summary.counters
+
+        with ThreadPoolExecutor(_NUM_THREADS) as pool:
+            known = [(name, counters) for name, counters in pool.map(read, sorted(self.committed())) if counters]
+        return {name for name, _ in known}, sum_counters(counters for _, counters in known)
+
+    def check_owner(self, job_id: str) -> None:
+        """
+        Make sure that the folder still belongs to the job `job_id`.
+
+        Raises:
+            RunError: Another job owns it now.
+        """
+        with writing_to(self.url):
+            self._owner.check(job_id)
 
     def data_files(self) -> set[str]:
         """Return the names of all files that a reader of the folder takes for rows of the job, of any format."""
@@ -193,7 +236,9 @@ class OutputFolder:
 
     def writer(self, schema: pa.Schema, job_id: str = "") -> PartitionWriter:
         """Return a writer for one partition's file of `schema`, not yet visible."""
-        return PartitionWriter(self.folder, self.format, schema, job_id)
+        return PartitionWriter(
+            self.folder, self.state, format=self.format, schema=schema, job_id=job_id, owner=self._owner
+        )
 
     def read_counters(self, name: str) -> Counters:
         """
@@ -202,12 +247,8 @@ class OutputFolder:
         Raises:
             RunError: The file was not written by this package, or is damaged.
         """
-        try:
-            return self._read_summary(name)[0]
-        except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
-            raise RunError(
-                f"cannot read {self.url}/{name}: {error}. Remove the file and run the job again: it is made anew."
-            ) from error
+        summary = self._read(name)
+        return self._recount(name) if summary is None else summary.counters
 
     def inspect(self, name: str, output_columns: Sequence[str]) -> CommittedFile:
         """
@@ -221,26 +262,29 @@ class OutputFolder:
             errors = [[row[f"{column}_error"] for column in output_columns] for row in self.rows(name)]
             nums = [sum(error is not None for error in column) for column in zip(*errors, strict=True)]
             by_column = dict(zip(output_columns, nums or [0] * len(output_columns), strict=True))
-            return CommittedFile(*self._read_summary(name), len(errors), by_column)
-        footer = self._read_footer(name)
+            summary = read_summary(self.folder, self.state, name)
+            counters, job_id = (self._recount(name), None) if summary is None else (summary.counters, summary.job_id)
+            return CommittedFile(counters, job_id, len(errors), by_column)
+        footer = read_footer(self.folder, name)
         by_column = {column: footer.num_rows - _num_nulls(footer, f"{column}_error") for column in output_columns}
         schema = footer.schema.to_arrow_schema().remove_metadata()
-        return CommittedFile(*_parse_summary(footer.metadata[SUMMARY_KEY]), footer.num_rows, by_column, schema)
+        summary = Summary.decode(footer.metadata[SUMMARY_KEY])
+        return CommittedFile(summary.counters, summary.job_id, footer.num_rows, by_column, schema)
 
-    def _read_footer(self, name: str) -> pq.FileMetaData:
-        with self.folder.fs.open(self.folder.path(name), "rb") as raw:
-            return read_metadata(raw)
+    def _read(self, name: str) -> Summary | None:
+        """Return a committed file's summary; raises as `read_counters`."""
+        try:
+            return read_summary(self.folder, self.state, name)
+        except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+            raise RunError(
+                f"cannot read {self.url}/{name}: {error}. Remove the file and run the job again: it is made anew."
+            ) from error
 
-    def _read_summary(self, name: str) -> tuple[Counters, str | None]:
-        """Return the file's own counts, and the id of the job that wrote it, None where that is lost."""
-        if self.format == "parquet":
-            return _parse_summary(self._read_footer(name).metadata[SUMMARY_KEY])
-        if self.folder.exists(f"{SUMMARIES}/{name}.json"):
-            return _parse_summary(self.folder.read(f"{SUMMARIES}/{name}.json"))
-        # Its writer died between the file and the counts.
+    def _recount(self, name: str) -> Counters:
+        """Count a JSONL file by its rows: its writer died between the file and its summary."""
         num_left_out = sum(record.num_rows for record in self.read_bad_input(name))
         number = int(name.partition(".")[0].removeprefix(_PREFIX))
-        return recount(self.rows(name), self.read_job() or {}, number, num_left_out), None
+        return recount(self.rows(name), self.read_job() or {}, number, num_left_out)
 
     def head(self, num_rows: int) -> list[dict[str, Any]]:
         """Return the first committed rows, at most `num_rows`, of the first files."""
@@ -270,7 +314,7 @@ class OutputFolder:
         """Tell readers that the output is complete."""
         with writing_to(self.url):
             reach("finish.before")
-            self.folder.replace_bytes(b"", SUCCESS, scratch_sub=TMP)
+            self.folder.replace_bytes(b"", SUCCESS, scratch_sub=f"{STATE}/{TMP}")
         reach("finish.after")
 
     def remove_success(self) -> None:
@@ -280,11 +324,6 @@ class OutputFolder:
 
 def _record_of_bad(name: str) -> str:
     return f"{_BAD_INPUT}/{name.partition('.')[0]}.jsonl"
-
-
-def _parse_summary(text: bytes) -> tuple[Counters, str | None]:
-    summary = orjson.loads(text)
-    return Counters(**summary["counters"]), summary["job"]
 
 
 def _num_nulls(metadata: pq.FileMetaData, column: str) -> int:

@@ -111,6 +111,15 @@ class Folder:
         return bool(self.fs.exists(self.path(name)))
 
     @_as_os_errors
+    def version_of(self, name: str) -> str | None:
+        """Return what changes when the file `name` is replaced; None where it is not there."""
+        self.fs.invalidate_cache(self.path(name).rsplit("/", 1)[0])
+        try:
+            return str(self.fs.ukey(self.path(name)))
+        except FileNotFoundError:
+            return None
+
+    @_as_os_errors
     def read(self, name: str) -> bytes:
         """
         Return the file's bytes.
@@ -142,23 +151,24 @@ class Folder:
 
         The first writer wins, whoever comes later changes nothing: `os.link` on a local or NFS path, a conditional
         PUT on S3 and GCS. On a store that knows no condition, a plain PUT after a look: there, two writers within
-        the same instant may both write, each time the whole file. `scratch` is gone afterwards.
+        the same instant may both write, each time the whole file. The file at `scratch` stays if another was first.
 
         Returns:
             Whether this call was the first.
         """
-        try:
-            if self.is_local:
-                return self._link(scratch, Path(self.path(name)))
-            return self._put(scratch, name)
-        finally:
+        is_first = self._link(scratch, Path(self.path(name))) if self.is_local else self._put(scratch, name)
+        if is_first:
             scratch.unlink(missing_ok=True)
+        return is_first
 
     def publish_bytes(self, data: bytes, name: str, *, scratch_sub: str) -> bool:
         """`publish` of a small file given as bytes."""
         scratch = self.scratch(scratch_sub, ".tmp")
         write_durably(scratch, data)
-        return self.publish(scratch, name)
+        try:
+            return self.publish(scratch, name)
+        finally:
+            scratch.unlink(missing_ok=True)
 
     @_as_os_errors
     def replace(self, scratch: Path, name: str) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import base64
 import os
+import time
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,20 +18,23 @@ import pyarrow as pa
 
 from nemo_llm_stage.core import Counters
 from nemo_llm_stage.dataset.failpoints import reach
+from nemo_llm_stage.dataset.owner import Owner
 from nemo_llm_stage.dataset.parquet_file import annotations_of, open_writer
 from nemo_llm_stage.dataset.parquet_footer import annotate
 from nemo_llm_stage.dataset.storage import Folder, writing_to
+from nemo_llm_stage.dataset.summary import (
+    SUMMARY_KEY,
+    TMP,
+    Summary,
+    read_summary,
+    remove_summary,
+    write_summary,
+)
 
-STATE = "_nemo_llm_stage"
-"""What a job keeps beside its output; readers of datasets pass over names that begin with _."""
-
-TMP = f"{STATE}/tmp"  # noqa: S108 - a folder in the output
-SUMMARIES = f"{STATE}/commits"
-"""Counts of JSONL files; a Parquet file has them in its footer, under `SUMMARY_KEY`."""
-
-SUMMARY_KEY = b"nemo_llm_stage"
 _ROWS_PER_GROUP = 16_384
 _BYTES_PER_GROUP = 16 << 20
+_PAUSES_S = (0.05, 0.2, 1.0)
+"""Waits for the summary of a JSONL file that another worker has just committed; without one the worker is dead."""
 
 
 class PartitionWriter:
@@ -43,21 +46,34 @@ class PartitionWriter:
 
     Args:
         folder: The output folder.
+        state: What the job keeps beside the output.
         format: ``parquet`` or ``jsonl``.
         schema: Of the file.
         job_id: Of the job that writes; kept with the counts.
+        owner: Tells whether the folder still belongs to that job.
 
     Raises:
-        RunError: From any method: the disk is full or access was taken away.
+        RunError: From any method: the disk is full, or access was taken away.
     """
 
-    def __init__(self, folder: Folder, format: str, schema: pa.Schema, job_id: str) -> None:  # noqa: A002 - as in OutputFolder
+    def __init__(
+        self,
+        folder: Folder,
+        state: Folder,
+        *,
+        format: str,  # noqa: A002 - as in OutputFolder
+        schema: pa.Schema,
+        job_id: str,
+        owner: Owner,
+    ) -> None:
         self._folder = folder
+        self._state = state
         self._job_id = job_id
+        self._owner = owner
         self._is_parquet = format == "parquet"
         self._schema = schema
         with writing_to(folder.url):
-            self._scratch: Path = folder.scratch(TMP, f".{format}")
+            self._scratch: Path = state.scratch(TMP, f".{format}")
         self._file: Any = None
         self._waiting: list[pa.Table] = []
         self._num_rows = 0
@@ -91,42 +107,69 @@ class PartitionWriter:
 
     def commit(self, name: str, counters: Counters) -> bool:
         """
-        Make the file visible as `name`, durably, unless another worker has. Sets ``counters.num_written``.
+        Make the file visible as `name`, durably, unless another worker of the job has. Sets ``counters.num_written``.
+
+        A file of an earlier job, by a worker that woke up late, is replaced.
 
         Returns:
-            Whether this call was the first; the file of the first stands.
+            Whether this file stands. Otherwise another worker's does, with the same rows.
+
+        Raises:
+            RunError: Another job owns the folder now. What is journaled stays.
         """
         with writing_to(self._folder.url):
             summary = self._finish(counters)
+            self._owner.check(self._job_id)
             reach("commit.before_publish")
             is_first = self._folder.publish(self._scratch, name)
             reach("commit.after_publish")
+            self._owner.check(self._job_id)
             if is_first:
                 self._write_summary(name, summary)
-        return is_first
+                return True
+            if self._is_committed_by_this_job(name):
+                return False
+            self._put_in_place(name, summary)
+            return True
 
     def replace(self, name: str, counters: Counters) -> None:
         """
         Put the file in the place of the committed one, durably: a reader sees the one or the other, whole.
 
         Sets ``counters.num_written``.
+
+        Raises:
+            RunError: Another job owns the folder now.
         """
         with writing_to(self._folder.url):
             summary = self._finish(counters)
-            if not self._is_parquet:  # the old counts must not stand beside the new rows, whenever this dies
-                self._folder.remove(f"{SUMMARIES}/{name}.json")
-            reach("commit.before_replace")
-            self._folder.replace(self._scratch, name)
-            reach("commit.between_replace")
-            self._write_summary(name, summary)
-            reach("commit.after_replace")
+            self._owner.check(self._job_id)
+            self._put_in_place(name, summary)
 
-    def _finish(self, counters: Counters) -> bytes:
+    def _is_committed_by_this_job(self, name: str) -> bool:
+        for pause_s in (*_PAUSES_S, None):
+            committed = read_summary(self._folder, self._state, name)
+            if committed is not None:
+                return committed.job_id == self._job_id
+            if pause_s is not None:  # a JSONL file whose writer may be about to write its summary
+                time.sleep(pause_s)
+        return False
+
+    def _put_in_place(self, name: str, summary: Summary) -> None:
+        if not self._is_parquet:  # the old counts must not stand beside the new rows, whenever this dies
+            remove_summary(self._state, name)
+        reach("commit.before_replace")
+        self._folder.replace(self._scratch, name)
+        reach("commit.between_replace")
+        self._write_summary(name, summary)
+        reach("commit.after_replace")
+
+    def _finish(self, counters: Counters) -> Summary:
         self._flush()
         counters.num_written = self._num_rows
-        summary = orjson.dumps({"job": self._job_id, "counters": asdict(counters)})
+        summary = Summary(self._job_id, counters)
         if self._is_parquet:
-            self._file.add_key_value_metadata({SUMMARY_KEY: summary})
+            self._file.add_key_value_metadata({SUMMARY_KEY: summary.encode()})
         self._file.close()
         self._file = None
         if self._is_parquet:
@@ -142,10 +185,9 @@ class PartitionWriter:
             with suppress(FileNotFoundError):
                 annotate(self._scratch, annotations)
 
-    def _write_summary(self, name: str, summary: bytes) -> None:
+    def _write_summary(self, name: str, summary: Summary) -> None:
         if not self._is_parquet:  # a Parquet file has its counts in its footer
-            self._folder.make(SUMMARIES)
-            self._folder.replace_bytes(summary, f"{SUMMARIES}/{name}.json", scratch_sub=TMP)
+            write_summary(self._state, name, summary)
 
     def _flush(self) -> None:
         if not self._waiting:

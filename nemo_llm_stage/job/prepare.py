@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nemo_llm_stage.config.job_settings import JobSettings
-from nemo_llm_stage.core import Counters, sum_counters
+from nemo_llm_stage.core import Counters
 from nemo_llm_stage.dataset.bad_input import BadInput
 from nemo_llm_stage.dataset.files import InputFile, find_files
 from nemo_llm_stage.dataset.folder import BAD_FILES, OutputFolder
@@ -32,8 +31,6 @@ from nemo_llm_stage.job.record import (
 )
 from nemo_llm_stage.stage.stage import Stage
 
-_NUM_THREADS = 16
-
 
 @dataclass(frozen=True)
 class Job:
@@ -44,7 +41,8 @@ class Job:
         stage: Makes the columns.
         plan: The input's partitions.
         output: The output folder.
-        committed: Names of the partitions' files that exist already.
+        committed: Names of the partitions' files that this job committed before this run.
+        before: What these files count together.
         id: Written into each file, so that a file by a late worker of an earlier job is recognized.
         settings: How the job runs.
         notices: What a person should know before it starts.
@@ -54,6 +52,7 @@ class Job:
     plan: Plan
     output: OutputFolder
     committed: frozenset[str]
+    before: Counters
     id: str
     settings: JobSettings
     notices: tuple[str, ...] = ()
@@ -62,11 +61,6 @@ class Job:
     def pending(self) -> list[Partition]:
         """The partitions without a committed file."""
         return [partition for partition in self.plan.partitions if self.output.name_of(partition) not in self.committed]
-
-    def counters(self) -> Counters:
-        """Return what the partitions committed before this run hold, from their files' own counts."""
-        with ThreadPoolExecutor(_NUM_THREADS) as pool:
-            return sum_counters(pool.map(self.output.read_counters, sorted(self.committed)))
 
 
 def prepare_job(
@@ -112,10 +106,10 @@ def prepare_job(
         folder.check_writable()
     stage.check_columns(plan.schema.names)
     goes_on = record is not None and not restart and not changes
-    committed = frozenset(folder.committed()) if goes_on else frozenset()
     job_id = record["id"] if record is not None and goes_on else uuid.uuid4().hex
+    committed, before = folder.committed_by(job_id) if goes_on else (set[str](), Counters())
     notices = (*changes, *(f"left out: {bad.reason}" for bad in bad_files))
-    job = Job(stage, plan, folder, committed, job_id, settings, notices)
+    job = Job(stage, plan, folder, frozenset(committed), before, job_id, settings, notices)
     if job.pending:
         stage.check_server()
     if not goes_on:
@@ -177,7 +171,7 @@ def prepare_retry(
         keep_raw=bool(folder.raw_folder().folders()),
         on_bad_input="skip",
     )
-    job = Job(stage, plan, folder, committed, record["id"], settings)
+    job = Job(stage, plan, folder, committed, Counters(), record["id"], settings)
     wanted = [
         partition
         for partition in plan.partitions

@@ -180,7 +180,8 @@ class PartitionWorker:
     def _run(self, task: Task, asked: Counters) -> PartitionReport:
         partition = task.partition
         name = self._output.name_of(partition)
-        if self.spec.retry_kinds is None and self._output.has(name):  # whoever committed it died before it said so
+        if self.spec.retry_kinds is None and self._output.has(name, self.spec.job_id):
+            # The worker that committed it died before it reported so.
             return PartitionReport(partition.index, name, self._output.read_counters(name), is_first=False)
         journal = self._open_journal(name, expected=task.attempts)
         reach("read.before")

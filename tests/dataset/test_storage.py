@@ -24,7 +24,10 @@ def race(url: str, name: str, size: int) -> tuple[list[int], bytes]:
         scratch = folder.scratch("tmp", ".bin")
         scratch.write_bytes(bytes([number]) * size)
         barrier.wait()
-        return folder.publish(scratch, name)
+        try:
+            return folder.publish(scratch, name)
+        finally:
+            scratch.unlink(missing_ok=True)
 
     with ThreadPoolExecutor(NUM_WRITERS) as pool:
         is_first = list(pool.map(publish, range(NUM_WRITERS)))

@@ -1,0 +1,97 @@
+"""
+What a committed file counts, and which job wrote it.
+
+A Parquet file has this in its footer; a JSONL file has it beside it, in ``commits/`` of the job's state. Knows counts
+and bytes; knows nothing of rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import orjson
+import pyarrow.parquet as pq
+
+from nemo_llm_stage.core import Counters
+from nemo_llm_stage.dataset.parquet_file import read_metadata
+from nemo_llm_stage.dataset.storage import Folder
+
+SUMMARY_KEY = b"nemo_llm_stage"
+"""Key of the summary in a Parquet file's metadata."""
+
+TMP = "tmp"
+COMMITS = "commits"
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """
+    What a committed file says about itself.
+
+    Attributes:
+        job_id: Of the job that wrote it.
+        counters: What its rows count.
+    """
+
+    job_id: str
+    counters: Counters
+
+    def encode(self) -> bytes:
+        """Return it as JSON."""
+        return orjson.dumps({"job": self.job_id, "counters": asdict(self.counters)})
+
+    @classmethod
+    def decode(cls, data: bytes) -> Summary:
+        """
+        Return what `encode` wrote.
+
+        Raises:
+            ValueError: It is damaged; also KeyError and TypeError.
+        """
+        values: dict[str, Any] = orjson.loads(data)
+        return cls(values["job"], Counters(**values["counters"]))
+
+
+def read_footer(folder: Folder, name: str) -> pq.FileMetaData:
+    """
+    Return the footer of a Parquet file.
+
+    Raises:
+        OSError: It cannot be read.
+        pyarrow.ArrowException: It is damaged.
+    """
+    with folder.fs.open(folder.path(name), "rb") as raw:
+        return read_metadata(raw)
+
+
+def read_summary(folder: Folder, state: Folder, name: str) -> Summary | None:
+    """
+    Return the summary of a committed file; None for a JSONL file whose writer died before it wrote one.
+
+    Args:
+        folder: Has the file.
+        state: The job's state.
+        name: The file's.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is damaged; also `pyarrow.ArrowException`, KeyError and TypeError.
+    """
+    if name.endswith(".parquet"):
+        return Summary.decode(read_footer(folder, name).metadata[SUMMARY_KEY])
+    try:
+        return Summary.decode(state.read(f"{COMMITS}/{name}.json"))
+    except FileNotFoundError:
+        return None
+
+
+def write_summary(state: Folder, name: str, summary: Summary) -> None:
+    """Write the summary of a committed JSONL file."""
+    state.make(COMMITS)
+    state.replace_bytes(summary.encode(), f"{COMMITS}/{name}.json", scratch_sub=TMP)
+
+
+def remove_summary(state: Folder, name: str) -> None:
+    """Remove the summary of a JSONL file, if there is one."""
+    state.remove(f"{COMMITS}/{name}.json")
