@@ -15,7 +15,6 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -33,7 +32,7 @@ from nemo_llm_stage.dataset.parquet_file import open_parquet
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.recount import recount
 from nemo_llm_stage.dataset.storage import Folder, writing_to
-from nemo_llm_stage.dataset.summary import SUMMARY_KEY, TMP, Summary, read_footer, read_summary, remove_summary
+from nemo_llm_stage.dataset.summary import TMP, Summary, read_summary, remove_summary
 from nemo_llm_stage.dataset.writer import PartitionWriter
 from nemo_llm_stage.errors import OutputConflictError, RunError
 
@@ -47,26 +46,6 @@ BAD_FILES = "files"
 _PREFIX = "part-"
 _BAD_INPUT = "bad_input"
 _NUM_THREADS = 16
-
-
-@dataclass(frozen=True)
-class CommittedFile:
-    """
-    What a committed file tells of itself.
-
-    Attributes:
-        counters: Counted as it was written.
-        job_id: Of the job that wrote it; None where that is lost.
-        num_rows: In the file.
-        errors_by_column: Output column → rows with something in its error column.
-        schema: Of a Parquet file, without metadata.
-    """
-
-    counters: Counters
-    job_id: str | None
-    num_rows: int
-    errors_by_column: dict[str, int]
-    schema: pa.Schema | None = None
 
 
 class OutputFolder:
@@ -197,7 +176,7 @@ class OutputFolder:
         with writing_to(self.url):
             if not self.folder.exists(name):
                 return False
-        summary = self._read(name)
+        summary = self.read_summary(name)
         return summary is not None and summary.job_id == job_id
 
     def committed_by(self, job_id: str) -> tuple[set[str], Counters]:
@@ -211,7 +190,7 @@ class OutputFolder:
         """
 
         def read(name: str) -> tuple[str, Counters | None]:
-            summary = self._read(name)
+            summary = self.read_summary(name)
             if summary is not None and summary.job_id != job_id:
                 return name, None
             return name, self.read_counters(name) if summary is None else summary.counters
@@ -247,32 +226,11 @@ class OutputFolder:
         Raises:
             RunError: The file was not written by this package, or is damaged.
         """
-        summary = self._read(name)
+        summary = self.read_summary(name)
         return self._recount(name) if summary is None else summary.counters
 
-    def inspect(self, name: str, output_columns: Sequence[str]) -> CommittedFile:
-        """
-        Return what a committed file tells of itself: a Parquet file by its footer, a JSONL file by its rows.
-
-        Raises:
-            OSError: It cannot be read.
-            ValueError: It is damaged; also `pyarrow.ArrowException`, KeyError and TypeError.
-        """
-        if self.format == "jsonl":
-            errors = [[row[f"{column}_error"] for column in output_columns] for row in self.rows(name)]
-            nums = [sum(error is not None for error in column) for column in zip(*errors, strict=True)]
-            by_column = dict(zip(output_columns, nums or [0] * len(output_columns), strict=True))
-            summary = read_summary(self.folder, self.state, name)
-            counters, job_id = (self._recount(name), None) if summary is None else (summary.counters, summary.job_id)
-            return CommittedFile(counters, job_id, len(errors), by_column)
-        footer = read_footer(self.folder, name)
-        by_column = {column: footer.num_rows - _num_nulls(footer, f"{column}_error") for column in output_columns}
-        schema = footer.schema.to_arrow_schema().remove_metadata()
-        summary = Summary.decode(footer.metadata[SUMMARY_KEY])
-        return CommittedFile(summary.counters, summary.job_id, footer.num_rows, by_column, schema)
-
-    def _read(self, name: str) -> Summary | None:
-        """Return a committed file's summary; raises as `read_counters`."""
+    def read_summary(self, name: str) -> Summary | None:
+        """Return a committed file's summary, None where it is lost; raises as `read_counters`."""
         try:
             return read_summary(self.folder, self.state, name)
         except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
@@ -324,11 +282,3 @@ class OutputFolder:
 
 def _record_of_bad(name: str) -> str:
     return f"{_BAD_INPUT}/{name.partition('.')[0]}.jsonl"
-
-
-def _num_nulls(metadata: pq.FileMetaData, column: str) -> int:
-    """Return how many nulls a flat column of a Parquet file has, by its statistics."""
-    leaves = [metadata.schema.column(index).path for index in range(metadata.num_columns)]
-    leaf = leaves.index(column)
-    groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
-    return sum(group.column(leaf).statistics.null_count for group in groups if group.num_rows)  # an empty one has none

@@ -16,6 +16,7 @@ from nemo_llm_stage.core import Counters
 from nemo_llm_stage.dataset.bad_input import BadInput
 from nemo_llm_stage.dataset.compare import first_misplaced
 from nemo_llm_stage.dataset.folder import BAD_FILES, OutputFolder
+from nemo_llm_stage.dataset.inspect import inspect
 from nemo_llm_stage.dataset.plan import Partition, Plan
 from nemo_llm_stage.dataset.recount import explodes, output_columns_of
 from nemo_llm_stage.errors import LLMStageError
@@ -101,7 +102,7 @@ def _look(
     output: OutputFolder, name: str, partition: Partition, columns: Sequence[str], is_exploded: bool, job_id: str | None
 ) -> _Look:
     try:
-        file = output.inspect(name, columns)
+        file = inspect(output, name, columns)
     except (LLMStageError, OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
         return _Look(Counters(), None, [f"{name} cannot be read: {error}"])
     counters, problems = file.counters, []

@@ -12,6 +12,7 @@ import pytest
 from nemo_llm_stage.core import Counters
 from nemo_llm_stage.dataset import failpoints
 from nemo_llm_stage.dataset.folder import OutputFolder
+from nemo_llm_stage.dataset.inspect import inspect
 from nemo_llm_stage.errors import OutputConflictError
 
 SCHEMA = pa.schema([("a", pa.int64()), ("a_error", pa.string())])
@@ -40,7 +41,7 @@ def test_a_committed_file_tells_its_counts_without_its_rows(output: OutputFolder
     assert commit(output, name, [1, 2], num_failed=1)
     assert output.committed() == {name}
     assert output.read_counters(name) == Counters(num_rows=2, num_failed=1, num_written=2)
-    assert output.inspect(name, ["a"]).num_rows == 2
+    assert inspect(output, name, ["a"]).num_rows == 2
 
 
 def test_a_second_writer_changes_nothing(output: OutputFolder) -> None:

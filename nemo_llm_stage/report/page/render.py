@@ -23,8 +23,8 @@ from markupsafe import Markup
 from nemo_llm_stage.core import Counters
 from nemo_llm_stage.dataset.recount import output_columns_of
 from nemo_llm_stage.dataset.storage import writing_to
+from nemo_llm_stage.dataset.summary import TMP
 from nemo_llm_stage.dataset.verify import Verification, verify
-from nemo_llm_stage.dataset.writer import STATE, TMP
 from nemo_llm_stage.errors import RowError
 from nemo_llm_stage.job.record import open_output, read_record
 from nemo_llm_stage.prompt import Template
@@ -57,8 +57,8 @@ _NUMBERS = (
 )
 """Plots of each column: title, field of its meta, unit."""
 
-PAGE = f"{STATE}/report.html"
-"""Where the page lies in the output folder."""
+PAGE = "report.html"
+"""Where the page lies in the job's state folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +124,8 @@ def write_report(url: str) -> str:
     output, _ = open_output(url)
     page = report_page(url).encode("utf-8", "replace")
     with writing_to(url):
-        output.folder.replace_bytes(page, PAGE, scratch_sub=TMP)
-    return output.folder.path(PAGE)
+        output.state.replace_bytes(page, PAGE, scratch_sub=TMP)
+    return output.state.path(PAGE)
 
 
 @functools.cache
