@@ -19,7 +19,6 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from nemo_llm_stage.core import Counters, sum_counters
 from nemo_llm_stage.dataset.arrow_types import conform
