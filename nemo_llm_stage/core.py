@@ -46,6 +46,8 @@ class Completion:
         attempts: Sends it took; 1 is the first.
         latency_s: Seconds from the last attempt's send to its full answer; None where not measured.
         logprobs: Length n or empty; the server's ``logprobs`` objects as they came.
+        choice_errors: Length n or empty; ``kind: message`` for a choice that is no answer and has an empty text, e.g.
+            because the server filtered it, else None. At least one choice is an answer.
     """
 
     texts: tuple[str, ...]
@@ -57,6 +59,11 @@ class Completion:
     attempts: int = 1
     latency_s: float | None = None
     logprobs: tuple[Any, ...] = ()
+    choice_errors: tuple[str | None, ...] = ()
+
+    def error_of(self, choice: int) -> str | None:
+        """Return why the choice with this index, from 0, is no answer; None where it is one."""
+        return self.choice_errors[choice] if choice < len(self.choice_errors) else None
 
 
 class Origin(Enum):

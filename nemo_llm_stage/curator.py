@@ -66,6 +66,7 @@ from nemo_llm_stage.client.http_client import AsyncHTTPClient
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig, LLMClient
 from nemo_llm_stage.client.openai_client import AsyncOpenAIClient, OpenAIClient
 from nemo_llm_stage.core import Counters, Outcome
+from nemo_llm_stage.rows.adjust import is_cut_off
 from nemo_llm_stage.stage.llm_stage import LLMStage
 from nemo_llm_stage.stage.multi import as_stage
 from nemo_llm_stage.stage.stage import Stage
@@ -245,6 +246,6 @@ def metrics_of(outcomes: Sequence[Outcome], elapsed_s: float) -> dict[str, float
         "total_prompt_tokens": float(counters.input_tokens),
         "total_output_tokens": float(counters.output_tokens),
         "total_output_chars": float(sum(chars)),
-        "num_output_length_truncated": float(sum("length" in completion.finish_reasons for completion in completions)),
+        "num_output_length_truncated": float(sum(map(is_cut_off, completions))),
         "num_empty_outputs": float(chars.count(0)),
     }

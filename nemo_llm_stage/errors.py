@@ -15,6 +15,7 @@ LLMStageError
     │   ├── RateLimitError             429
     │   ├── ServerError                5xx, 408, 409, 425
     │   └── InvalidResponseError       200, but not an answer
+    │       └── NoAnswerError            … the model only thought
     ├── RowError                     fail the row
     │   ├── SkippedError               the settings leave this row unasked: not a failure
     │   ├── PromptError                the prompt cannot be made from this row
@@ -137,6 +138,12 @@ class InvalidResponseError(TransientError):
     """HTTP says success, the body is not an answer: not JSON, no choices, no content, aborted."""
 
     kind = "invalid_response"
+
+
+class NoAnswerError(InvalidResponseError):
+    """The model thought, came to its end, and wrote no answer. At temperature 0 it does so again."""
+
+    kind = "no_answer"
 
 
 class RowError(RequestError):

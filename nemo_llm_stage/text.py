@@ -48,8 +48,19 @@ def encodable(text: str) -> str: ...
 @overload
 def encodable(text: str | None) -> str | None: ...
 def encodable(text: str | None) -> str | None:
-    """Return `text` with each lone surrogate, which UTF-8 cannot encode, replaced by ``?``."""
-    return text if text is None or text.isascii() else text.encode("utf-8", "replace").decode()
+    """
+    Return `text` with each lone surrogate, which UTF-8 cannot encode, replaced by ``?``.
+
+    Two halves of a pair that came one by one become the one character that they are.
+    """
+    if text is None or text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        paired = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+        return paired.encode("utf-8", "replace").decode()
+    return text
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -13,7 +13,7 @@ import pytest
 import nemo_llm_stage
 
 ROOT = Path(nemo_llm_stage.__file__).parent
-BASE = {"core", "errors", "identity", "suggest", "text"}
+BASE = {"core", "errors", "fields", "identity", "suggest", "text"}
 ROWS = BASE | {"client", "prompt", "output"}
 STAGE = ROWS | {"rows"}
 CONFIG = STAGE | {"stage", "embedded"}

@@ -93,7 +93,7 @@ class Secrets:
     def cleaned(self, completion: Completion) -> Completion:
         """Return `completion` without the secrets that its server has repeated."""
         is_repeated = _is_one_in(self._in_answers, (*completion.texts, *completion.reasoning))
-        is_beside = _is_one_in(self._written, (completion.model, *completion.finish_reasons))
+        is_beside = _is_one_in(self._written, (completion.model, *completion.finish_reasons, *completion.choice_errors))
         if not is_repeated and not is_beside and not completion.logprobs:
             return completion
         return replace(
@@ -101,6 +101,7 @@ class Secrets:
             texts=tuple(self._hidden_in_answer(text) for text in completion.texts),
             reasoning=tuple(None if text is None else self._hidden_in_answer(text) for text in completion.reasoning),
             finish_reasons=tuple(None if reason is None else self.hide(reason) for reason in completion.finish_reasons),
+            choice_errors=tuple(None if error is None else self.hide(error) for error in completion.choice_errors),
             model=None if completion.model is None else self.hide(completion.model),
             # A repeated key stands in the tokens piece by piece, where it cannot be found.
             logprobs=() if is_repeated else tuple(self._hidden_in(value) for value in completion.logprobs),

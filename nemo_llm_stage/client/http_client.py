@@ -29,9 +29,8 @@ from nemo_llm_stage.client.limit import LoopLocal
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
 from nemo_llm_stage.client.secret import KeySource, Value
 from nemo_llm_stage.client.server_check import ServerCheck
-from nemo_llm_stage.client.sse import StreamedAnswer
 from nemo_llm_stage.client.token_limit import TokenLimitNames
-from nemo_llm_stage.client.wire import WireRequest, completion_of_answer, decode_answer, encode_request
+from nemo_llm_stage.client.wire import StreamedAnswer, WireRequest, completion_of_answer, decode_answer, encode_request
 from nemo_llm_stage.core import Completion, Message
 from nemo_llm_stage.errors import ConfigError, ConnectionFailedError, FatalError, RequestError, TransientError
 
@@ -206,7 +205,7 @@ class AsyncHTTPClient(AsyncLLMClient):
             request.body,
             headers=request.headers,
             timeout_s=request.timeout_s,
-            on_event_bytes=None if stream is None else stream.feed,
+            on_event_bytes=None if stream is None else stream.feed,  # type: ignore[arg-type]
         )
         if answer.status != _OK:
             raise self._refused(answer, endpoint.url(request.path), model, secrets)

@@ -17,8 +17,7 @@ from nemo_llm_stage.client.limit import LoopLocal
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig, LLMClient
 from nemo_llm_stage.client.sdk_settings import SDKSettings
 from nemo_llm_stage.client.secret import hide
-from nemo_llm_stage.client.sse import StreamedAnswer
-from nemo_llm_stage.client.wire import completion_of_answer
+from nemo_llm_stage.client.wire import StreamedAnswer, completion_of_answer
 from nemo_llm_stage.core import Completion, Message
 from nemo_llm_stage.errors import InvalidResponseError, RequestError, RequestTimeoutError
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from nemo_llm_stage.core import Completion
 from nemo_llm_stage.errors import InvalidResponseError, RequestError
+from nemo_llm_stage.fields import texts_or_none
 
 
 def completion_of_texts(texts: Any, *, latency_s: float | None = None) -> Completion:
@@ -22,9 +23,10 @@ def completion_of_texts(texts: Any, *, latency_s: float | None = None) -> Comple
     """
     if isinstance(texts, str):
         texts = [texts]
-    if not isinstance(texts, list | tuple) or not texts or not all(isinstance(text, str) for text in texts):
+    typed = texts_or_none(texts)
+    if typed is None:
         raise InvalidResponseError(f"The client returned {texts!r:.200}, not a list of texts.")
-    return Completion(texts=tuple(texts), latency_s=latency_s)
+    return Completion(texts=typed, latency_s=latency_s)
 
 
 def note_failures(error: Exception, kinds: Sequence[str]) -> None:

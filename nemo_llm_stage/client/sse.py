@@ -1,129 +1,150 @@
 """
-A streamed answer put together again: server-sent events in any cut become the answer the server would have sent whole.
+Server-sent events out of bytes in any cut.
 
-Knows the OpenAI protocol's chunks; the rules for what counts as an answer are in `wire`. Pure.
+The work is linear in the bytes, and what is held is bounded. Source: WHATWG HTML §9.2 (server-sent events). Knows of
+what the events say only how it begins and ends.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
-import orjson
+from nemo_llm_stage.errors import InvalidResponseError
 
-from nemo_llm_stage.errors import ConnectionDroppedError, InvalidResponseError
+MAX_EVENT_BYTES = 16 << 20
+"""Longest event, and longest line of any kind."""
 
-_TEXT_KEYS = ("content", "reasoning_content", "reasoning", "refusal")
+DONE = b"[DONE]"
+"""The data of the last event, in the OpenAI protocol."""
 
-
-class StreamedAnswer:
-    """Takes the pieces of one event stream as they come; `whole` is the answer in the shape of an unstreamed one."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self._is_done = False
-        self._error: dict[str, Any] | None = None
-        self._head: dict[str, Any] = {}
-        self._choices: dict[int, _Choice] = {}
-
-    def feed(self, piece: bytes) -> None:
-        """
-        Take the next bytes, cut anywhere.
-
-        Raises:
-            InvalidResponseError: An event is not JSON.
-        """
-        *lines, self._rest = (self._rest + piece).split(b"\n")
-        for line in lines:
-            self._take_line(line)
-
-    def whole(self) -> dict[str, Any]:
-        """
-        Return the answer; an ``error`` event of the server is the whole answer then.
-
-        Raises:
-            ConnectionDroppedError: The stream ended without ``[DONE]`` and before every choice had finished.
-            InvalidResponseError: The last event is not JSON.
-        """
-        self._take_line(self._rest)
-        self._rest = b""
-        if self._error is not None:
-            return self._error
-        choices = [self._choices[index] for index in sorted(self._choices)]
-        is_finished = bool(choices) and all(choice.finish_reason is not None for choice in choices)
-        if not self._is_done and not is_finished:
-            raise ConnectionDroppedError("The stream ended before the answer was finished.")
-        return {**self._head, "choices": [choice.whole() for choice in choices]}
-
-    def _take_line(self, line: bytes) -> None:
-        name, colon, value = line.partition(b":")
-        if not colon or name not in {b"data", b"error"}:
-            return
-        value = value.strip()
-        if value == b"[DONE]":
-            self._is_done = True
-            return
-        try:
-            chunk = orjson.loads(value)
-        except ValueError:
-            raise InvalidResponseError(f"An event of the stream is not JSON: {value[:80]!r}.") from None
-        if not isinstance(chunk, dict):
-            return
-        if name == b"error":
-            self._error = {"error": chunk.get("error", chunk)}
-        else:
-            self.take(chunk)
-
-    def take(self, chunk: dict[str, Any]) -> None:
-        """Take one event, already parsed."""
-        if chunk.get("error") or chunk.get("object") == "error":
-            self._error = chunk
-            return
-        for key in ("model", "usage", "timings"):
-            if chunk.get(key) is not None:
-                self._head[key] = chunk[key]
-        for choice in chunk.get("choices") or ():
-            if isinstance(choice, dict):
-                self._choices.setdefault(choice.get("index") or 0, _Choice()).take(choice)
+_BOM = b"\xef\xbb\xbf"
 
 
-class _Choice:
-    """One choice growing."""
+class Event(NamedTuple):
+    """
+    One event.
+
+    Attributes:
+        name: Its ``event`` field; empty where it has none.
+        data: Its ``data`` lines, joined with line feeds.
+    """
+
+    name: bytes
+    data: bytes
+
+
+class EventReader:
+    """
+    Takes the pieces of one stream as they come and returns its events.
+
+    Lines end in CR, LF or CRLF. Four things are read that the standard does not have. `DONE` is an event at once,
+    without the blank line after it. So is a JSON object in one ``data`` line where another object or `DONE` is in the
+    next. A line ``error: …`` is an event of the name ``error``. A line that is a JSON object without any field name is
+    an event: gateways put errors so.
+    """
+
+    __slots__ = ("_after_cr", "_data", "_has_begun", "_name", "_num_data_bytes", "_num_rest_bytes", "_rest")
 
     def __init__(self) -> None:
-        self.finish_reason: str | None = None
-        self._is_chat = False
-        self._texts: dict[str, list[str]] = {}
-        self._tool_calls: list[Any] = []
-        self._logprobs: dict[str, Any] | None = None
+        self._rest: list[bytes] = []
+        self._num_rest_bytes = 0
+        self._after_cr = False
+        self._has_begun = False
+        self._name = b""
+        self._data: list[bytes] = []
+        self._num_data_bytes = 0
 
-    def take(self, choice: dict[str, Any]) -> None:
-        if choice.get("finish_reason") is not None:
-            self.finish_reason = choice["finish_reason"]
-        delta = choice.get("delta")
-        if isinstance(delta, dict):
-            self._is_chat = True
-            for key in _TEXT_KEYS:
-                if isinstance(delta.get(key), str):
-                    self._texts.setdefault(key, []).append(delta[key])
-            self._tool_calls += delta.get("tool_calls") or ()
-        elif isinstance(choice.get("text"), str):
-            self._texts.setdefault("text", []).append(choice["text"])
-        if isinstance(choice.get("logprobs"), dict):
-            self._take_logprobs(choice["logprobs"])
+    def feed(self, piece: bytes) -> list[Event]:
+        """
+        Take the next bytes, cut anywhere, and return the events that end in them.
 
-    def _take_logprobs(self, logprobs: dict[str, Any]) -> None:
-        whole = self._logprobs = self._logprobs or {}
-        for key, value in logprobs.items():
-            if isinstance(value, list) and isinstance(whole.get(key), list):
-                whole[key] += value
-            else:
-                whole[key] = value
+        Raises:
+            InvalidResponseError: An event or a line is longer than `MAX_EVENT_BYTES`.
+        """
+        if self._is_plain(piece):
+            return [Event(b"", piece[6:-2])]
+        events: list[Event] = []
+        if self._after_cr and piece:
+            self._after_cr = False
+            piece = piece.removeprefix(b"\n")
+        end = max(piece.rfind(b"\n"), piece.rfind(b"\r")) + 1
+        if not end:
+            self._keep(piece)
+            return events
+        block = piece[:end]
+        if self._rest:
+            block = b"".join([*self._rest, block])
+            self._rest.clear()
+            self._num_rest_bytes = 0
+        self._after_cr = block.endswith(b"\r")
+        for line in block.splitlines():
+            self._take_line(line, events)
+        self._keep(piece[end:])
+        return events
 
-    def whole(self) -> dict[str, Any]:
-        texts = {key: "".join(parts) for key, parts in self._texts.items()}
-        whole: dict[str, Any] = {"finish_reason": self.finish_reason, "logprobs": self._logprobs}
-        if self._is_chat or not texts:
-            whole["message"] = {**texts, "tool_calls": self._tool_calls}
-        else:
-            whole.update(texts)
-        return whole
+    def end(self) -> list[Event]:
+        """Return the events that lack their line end or their blank line; to be called when the stream has ended."""
+        events: list[Event] = []
+        if self._rest:
+            self._take_line(b"".join(self._rest), events)
+            self._rest.clear()
+        self._end_event(events)
+        return events
+
+    def _is_plain(self, piece: bytes) -> bool:
+        """Whether `piece` is one whole event in one ``data`` line, as it mostly is."""
+        return (
+            piece.startswith(b"data: ")
+            and piece.find(b"\n") == len(piece) - 2
+            and piece.endswith(b"\n")
+            and b"\r" not in piece
+            and not (self._rest or self._data or self._name or self._after_cr)
+            and self._has_begun
+        )
+
+    def _keep(self, rest: bytes) -> None:
+        if rest:
+            self._rest.append(rest)
+            self._num_rest_bytes += len(rest)
+            _check(self._num_rest_bytes)
+
+    def _take_line(self, line: bytes, events: list[Event]) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            line = line.removeprefix(_BOM)
+        if not line:
+            self._end_event(events)
+            return
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            self._take_data(value, events)
+        elif name == b"event":
+            self._name = value.strip()
+        elif name == b"error":
+            events.append(Event(b"error", value))
+        elif line.startswith(b"{") and line.endswith(b"}"):
+            events.append(Event(b"", line))
+
+    def _take_data(self, value: bytes, events: list[Event]) -> None:
+        is_done = value.strip() == DONE
+        if self._data and self._data[-1].endswith(b"}") and (is_done or value.startswith(b"{")):
+            self._end_event(events)
+        if is_done:
+            events.append(Event(b"", DONE))
+            return
+        self._data.append(value)
+        self._num_data_bytes += len(value) + 1
+        _check(self._num_data_bytes)
+
+    def _end_event(self, events: list[Event]) -> None:
+        data = self._data
+        if data:
+            events.append(Event(self._name, data[0] if len(data) == 1 else b"\n".join(data)))
+            self._data, self._num_data_bytes = [], 0
+        self._name = b""
+
+
+def _check(num_bytes: int) -> None:
+    if num_bytes > MAX_EVENT_BYTES:
+        raise InvalidResponseError(f"An event of the stream is longer than {MAX_EVENT_BYTES} bytes.")

@@ -114,7 +114,11 @@ class Journal:
     def get(self, key: str) -> Completion | None:
         """Take an answer of an earlier attempt to the request with this key; None if there is none."""
         lines = self._answers.get(key)
-        return decode(lines.pop(0)) if lines else None
+        while lines:
+            completion = decode(lines.pop(0))
+            if completion is not None:
+                return completion
+        return None
 
     def put(self, key: str, completion: Completion) -> None:
         """
@@ -162,8 +166,9 @@ class Journal:
             num_torn = 0
             for line in folder.read(file_name).rstrip(b"\n").split(b"\n"):
                 body = read_line(line)
-                if body is not None:
-                    self._answers[_key_in(folder, file_name, body)].append(body)
+                key = None if body is None else _key_in(folder, file_name, body)
+                if body is not None and key is not None:
+                    self._answers[key].append(body)
                     self._num_loaded += 1
                 elif line:
                     num_torn += 1
@@ -172,7 +177,7 @@ class Journal:
                 _warn_of_torn_lines(folder.url, file_name, num_torn)
 
 
-def _key_in(folder: Folder, file_name: str, body: bytes) -> str:
+def _key_in(folder: Folder, file_name: str, body: bytes) -> str | None:
     try:
         return read_key(body)
     except OutputConflictError as error:

@@ -18,6 +18,7 @@ key    value
 ``a``  attempts: sends that the answer took
 ``s``  latency of the last attempt in seconds, or null
 ``p``  logprobs of the choices, a list of the server's objects
+``x``  errors of the choices, a list of strings or nulls; only where a choice is no answer
 =====  ==================================================================================
 
 Raise `VERSION` when a reader of the version before would misread a line; a new key that it may ignore needs none.
@@ -33,31 +34,45 @@ import orjson
 
 from nemo_llm_stage.core import Completion, Usage
 from nemo_llm_stage.errors import OutputConflictError
+from nemo_llm_stage.fields import typed_completion
 
 VERSION = 1
 
 _CHECKSUM_CHARS = 8
+_NUM_USAGE_FIELDS = 3
 
 
 def encode_line(key: str, completion: Completion) -> bytes:
-    """Return the journal line of an answer, with its newline."""
-    usage = completion.usage
-    body = orjson.dumps(
-        {
-            "v": VERSION,
-            "k": key,
-            "t": completion.texts,
-            "f": completion.finish_reasons,
-            "r": completion.reasoning,
-            "u": None if usage is None else (usage.input_tokens, usage.output_tokens, usage.cached_tokens),
-            "m": completion.model,
-            "e": completion.endpoint,
-            "a": completion.attempts,
-            "s": completion.latency_s,
-            "p": completion.logprobs,
-        }
-    )
+    """
+    Return the journal line of an answer, with its newline.
+
+    A field that JSON cannot hold becomes one that it can: a client of the user's may have put anything there.
+    """
+    try:
+        body = orjson.dumps(_entry(key, completion))
+    except TypeError:
+        body = orjson.dumps(_entry(key, typed_completion(completion) or Completion(texts=("",))))
     return b"%08x %b\n" % (zlib.crc32(body), body)
+
+
+def _entry(key: str, completion: Completion) -> dict[str, Any]:
+    usage = completion.usage
+    entry = {
+        "v": VERSION,
+        "k": key,
+        "t": completion.texts,
+        "f": completion.finish_reasons,
+        "r": completion.reasoning,
+        "u": None if usage is None else (usage.input_tokens, usage.output_tokens, usage.cached_tokens),
+        "m": completion.model,
+        "e": completion.endpoint,
+        "a": completion.attempts,
+        "s": completion.latency_s,
+        "p": completion.logprobs,
+    }
+    if completion.choice_errors:
+        entry["x"] = completion.choice_errors
+    return entry
 
 
 def read_line(line: bytes) -> bytes | None:
@@ -69,35 +84,47 @@ def read_line(line: bytes) -> bytes | None:
         return None
 
 
-def read_key(body: bytes) -> str:
+def read_key(body: bytes) -> str | None:
     """
-    Return the request key of a line's JSON.
+    Return the request key of a line's JSON; None if it is no journal line.
 
     Raises:
         OutputConflictError: A newer version of this package wrote the line.
     """
-    entry = orjson.loads(body)
-    version = entry.get("v", 1)
-    if version > VERSION:
+    try:
+        entry = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(entry, dict):
+        return None
+    version, key = entry.get("v", 1), entry.get("k")
+    if isinstance(version, int) and version > VERSION:
         raise OutputConflictError(
             f"a newer version of this package wrote its answers (format {version}; this one reads up to {VERSION}). "
             "Go on with that version."
         )
-    key: str = entry["k"]
-    return key
+    return key if isinstance(key, str) else None
 
 
-def decode(body: bytes) -> Completion:
-    """Return the Completion of a line's JSON."""
-    entry: dict[str, Any] = orjson.loads(body)
-    return Completion(
-        texts=tuple(entry["t"]),
-        finish_reasons=tuple(entry["f"]),
-        reasoning=tuple(entry["r"]),
-        usage=None if entry["u"] is None else Usage(*entry["u"]),
-        model=entry["m"],
-        endpoint=entry["e"],
-        attempts=entry["a"],
-        latency_s=entry["s"],
-        logprobs=tuple(entry["p"]),
+def decode(body: bytes) -> Completion | None:
+    """
+    Return the Completion of a line's JSON; None if it holds no answer.
+
+    Lines of earlier versions hold fields as the server sent them. A field of another type than its name says is None.
+    """
+    entry: Any = orjson.loads(body)
+    usage = entry.get("u")
+    is_usage = isinstance(usage, list) and len(usage) == _NUM_USAGE_FIELDS
+    completion = Completion(
+        entry.get("t"),
+        entry.get("f"),
+        entry.get("r"),
+        Usage(*usage) if is_usage else None,
+        entry.get("m"),
+        entry.get("e"),
+        entry.get("a"),
+        entry.get("s"),
+        entry.get("p"),
+        entry.get("x", ()),
     )
+    return typed_completion(completion)

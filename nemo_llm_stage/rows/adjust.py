@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from nemo_llm_stage.client.llm_client import ConversationFormatter, GenerationConfig
+from nemo_llm_stage.client.wire import Finish, finish_of
 from nemo_llm_stage.core import Completion, Message, sum_usages
 from nemo_llm_stage.errors import ContextOverflowError
 
@@ -20,14 +21,13 @@ BYTES_PER_TOKEN = 4
 OMISSION = "\n[…]\n"
 """Stands where the middle of a text was."""
 
-_CUT_OFF = frozenset({"length", "max_tokens"})  # the OpenAI protocol; gateways to Anthropic's
 _MAX_TOKENS_NAMES = ("max_completion_tokens", "max_tokens")
 _GOING_ON = {"continue_final_message": True, "add_generation_prompt": False}  # vLLM, SGLang; llama.cpp does so anyway
 
 
 def is_cut_off(completion: Completion) -> bool:
     """Whether a choice ended at the token limit."""
-    return not _CUT_OFF.isdisjoint(completion.finish_reasons)
+    return any(reason != "stop" and finish_of(reason) is Finish.CUT for reason in completion.finish_reasons)
 
 
 def max_tokens_of(config: GenerationConfig) -> int | None:

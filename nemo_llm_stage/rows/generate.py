@@ -199,8 +199,12 @@ class ColumnRunner:
         return self._policy.max_tokens_cap or CAP_FACTOR * (max_tokens_of(trail.first.config) or 0)
 
     async def _value(self, trail: Trail, completion: Completion) -> Any:
-        values = []
+        values: list[Any] = []
         for choice in range(len(completion.texts)):
+            if completion.error_of(choice) is not None:  # e.g. filtered; the other choices are answers
+                if self._is_list:
+                    values.append(None)
+                continue
             try:
                 values.append(self._parse(completion, choice))
             except ParseError as error:

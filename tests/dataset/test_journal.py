@@ -8,8 +8,10 @@ import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -127,6 +129,76 @@ def test_a_line_holds_every_field() -> None:
     body = read_line(encode_line("k", FULL).rstrip(b"\n"))
     assert body is not None
     assert decode(body) == FULL
+
+
+def test_a_choice_without_an_answer_keeps_its_error() -> None:
+    """So that the next run knows it as this one did."""
+    completion = replace(FULL, texts=("", "x"), choice_errors=("content_filter: no", None))
+    body = read_line(encode_line("k", completion).rstrip(b"\n"))
+    assert body is not None
+    assert decode(body) == completion
+
+
+def old_line(**odd: Any) -> bytes:
+    """A line of an earlier version, which kept what a server had sent as it was."""
+    plain = {"k": "k", "t": ["x"], "f": ["stop"], "r": [None], "u": [1, 2, None]}
+    return orjson.dumps({**plain, "m": "m", "e": "e", "a": 1, "s": 0.5, "p": [], **odd})
+
+
+@pytest.mark.parametrize(
+    ("odd", "changes"),
+    [
+        ({"m": {}}, {"model": None}),
+        ({"m": []}, {"model": None}),
+        ({"u": ["3", 2, "a"]}, {"usage": Usage(None, 2, None)}),
+        ({"u": [True, [1], 1 << 63]}, {"usage": None}),
+        ({"u": "3"}, {"usage": None}),
+        ({"f": [{"type": "stop"}]}, {"finish_reasons": (None,)}),
+        ({"f": 5}, {"finish_reasons": ()}),
+        ({"f": ["stop", "stop"]}, {"finish_reasons": ()}),
+        ({"r": [[{"text": "so"}]]}, {"reasoning": (None,)}),
+        ({"s": "fast", "a": None, "e": 5}, {"latency_s": None, "endpoint": None}),
+        ({"p": [5]}, {"logprobs": (None,)}),
+    ],
+    ids=str,
+)
+def test_a_field_of_an_old_line_has_its_type(odd: dict[str, Any], changes: dict[str, Any]) -> None:
+    """The answer is paid for; only the odd field is lost."""
+    plain = Completion(("x",), ("stop",), (None,), Usage(1, 2, None), "m", "e", 1, 0.5)
+    assert decode(old_line(**odd)) == replace(plain, **changes)
+
+
+@pytest.mark.parametrize("texts", [None, [], "x", [5], [None], {}], ids=str)
+def test_a_line_without_an_answer_is_passed_over(folder: Folder, texts: Any) -> None:
+    """Its row gets the next one."""
+    folder.make()
+    body = old_line(t=texts)
+    line = b"%08x %b\n" % (zlib.crc32(body), body)
+    Path(folder.path("p.x.jsonl")).write_bytes(line + encode_line("k", FULL))
+    journal = Journal(folder)
+    assert (journal.get("k"), journal.get("k")) == (FULL, None)
+
+
+@pytest.mark.parametrize("body", [b"5", b"[]", b"{}", b'{"k": 5}', b"no json"])
+def test_a_sound_line_of_something_else_is_told(folder: Folder, caplog: pytest.LogCaptureFixture, body: bytes) -> None:
+    """A file that is no journal does not end the run."""
+    folder.make()
+    Path(folder.path(f"p.{zlib.crc32(body)}.jsonl")).write_bytes(b"%08x %b\n" % (zlib.crc32(body), body))
+    assert Journal(folder).statistics().num_loaded == 0
+    assert "1 torn or corrupt line(s)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"texts": ("a\ud800",)}, {"model": object()}, {"logprobs": ({"a": "\ud800"},)}, {"usage": Usage(1 << 70)}],
+    ids=["text", "model", "logprobs", "usage"],
+)
+def test_an_answer_that_json_cannot_hold_is_kept_without_the_odd_field(folder: Folder, odd: dict[str, Any]) -> None:
+    """A client of the user's may return anything; one answer does not end the job."""
+    Journal(folder).put("k", replace(Completion(("a?",), ("stop",), (None,)), **odd))
+    completion = Journal(folder).get("k")
+    assert completion is not None
+    assert (completion.texts, completion.finish_reasons) == (("a?",), ("stop",))
 
 
 def test_an_object_store_gets_segments(tmp_path: Path) -> None:
