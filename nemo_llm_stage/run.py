@@ -166,7 +166,7 @@ def retry_output(url: str, kinds: Collection[str], *, progress: bool = True) -> 
         raise OutputConflictError(
             f"the job in {url!r} was run from Python; retry its failed rows there, with retry_failed(stage=…)."
         )
-    config = make_config(recorded, f"the job in {url!r}")
+    config = make_config(recorded, f"the job in {url!r}", is_record=True)
     with config.open_stage() as stage:
         return _retry_failed(stage, url, kinds, config.settings, progress)
 

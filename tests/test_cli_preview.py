@@ -17,7 +17,8 @@ from click.testing import CliRunner, Result
 
 from nemo_llm_stage import GenerationConfig
 from nemo_llm_stage.cli import main
-from nemo_llm_stage.config.load import ClientConfig, JobConfig, make_config
+from nemo_llm_stage.config.clients import HTTPClientConfig
+from nemo_llm_stage.config.load import JobConfig, make_config
 from nemo_llm_stage.job.preview import preview_job
 from nemo_llm_stage.testing import Fault, SimulatedServer
 
@@ -219,7 +220,7 @@ def test_the_starter_tells_of_every_setting(tmp_path: Path) -> None:
             both = both | {"generation_config": {"n": 2}}
         make_config(both)
     client = next(block["client"] for block in off if "client" in block)
-    assert {*client, "api_key_file", "gguf"} == set(ClientConfig.model_fields)
+    assert {*client, "api_key_file"} == set(HTTPClientConfig.model_fields)
     parameters = set(re.findall(r"^#?  (\w+): ", text.partition("generation_config:")[2], re.MULTILINE))
     assert parameters >= {field.name for field in fields(GenerationConfig)}
 

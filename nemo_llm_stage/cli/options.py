@@ -112,11 +112,15 @@ _CLIENT_OPTIONS = options(
     click.option("--gguf", help="Model file for --client local, in place of the embedded one."),
     click.option("--api-key-env", help="Environment variable that holds the key."),
     click.option("--api-key-file", help="File that holds the key."),
+    click.option("--api-key-header", help="Header for the key, e.g. api-key for Azure [Authorization]."),
     click.option("--max-concurrent-requests", type=int, help="In flight at once, for each actor [64]."),
     click.option("--max-retries", type=int, help="Sends after the first, for failures that may pass [3]."),
     click.option("--base-delay", type=float, help="Seconds; first retry waits up to this, then twice as long … [1]."),
     click.option("--timeout", type=float, help="Seconds for one request [600]."),
     click.option("--connect-timeout", type=float, help="Seconds to connect [10]."),
+    click.option(
+        "--check-server/--no-check-server", default=None, help="Ask the server for the model before the job [check]."
+    ),
 )
 _GENERATION_OPTIONS = options(
     "How it generates",
@@ -163,8 +167,8 @@ _RUN_OPTIONS = options(
     click.option("--flush-interval", type=float, help="Seconds of answers at risk on an object store [2]."),
 )
 _CLIENT_KEYS = {
-    "base_url", "gguf", "api_key_env", "api_key_file", "max_concurrent_requests", "max_retries", "base_delay",
-    "timeout", "connect_timeout",
+    "base_url", "gguf", "api_key_env", "api_key_file", "api_key_header", "check_server",
+    "max_concurrent_requests", "max_retries", "base_delay", "timeout", "connect_timeout",
 }  # fmt: skip
 _GENERATION_KEYS = {"max_tokens", "temperature", "top_p", "top_k", "n", "seed", "stop"}
 
@@ -187,9 +191,11 @@ def merged_settings(settings: Mapping[str, Any], flags: Mapping[str, Any]) -> di
     assignments = given.pop("assignments", ())
     client = settings.get("client", {})
     client = {"type": client} if isinstance(client, str) else dict(client)
-    client |= {name: given.pop(name) for name in sorted(_CLIENT_KEYS & given.keys())}
     if "client" in given:
-        client["type"] = given.pop("client")
+        from nemo_llm_stage.config.clients import settings_of_type
+
+        client = settings_of_type(client, given.pop("client"))
+    client |= {name: given.pop(name) for name in sorted(_CLIENT_KEYS & given.keys())}
     generation = dict(settings.get("generation_config") or {})
     generation |= {name: given.pop(name) for name in sorted(_GENERATION_KEYS & given.keys())}
     answer = _answer(given.pop("choices", None), given.pop("json_schema", None))

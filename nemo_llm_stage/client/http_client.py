@@ -70,7 +70,7 @@ class AsyncHTTPClient(AsyncLLMClient):
         proxy: URL of a proxy for every host but this machine, or where it lies, as for `headers`; None for what
             HTTP_PROXY, HTTPS_PROXY and NO_PROXY say.
         max_response_bytes: An answer longer than this is given up.
-        checks_server: Whether `check` asks the servers anything.
+        check_server: Whether `check` asks the servers anything.
 
     Raises:
         ConfigError: A setting that cannot work.
@@ -99,7 +99,7 @@ class AsyncHTTPClient(AsyncLLMClient):
         key_file: str | os.PathLike[str] | None = None,
         proxy: Value | None = None,
         max_response_bytes: int = 64 * 1024 * 1024,
-        checks_server: bool = True,
+        check_server: bool = True,
     ) -> None:
         super().__init__(max_concurrent_requests, max_retries, base_delay)
         for name, value in (("timeout", timeout), ("connect_timeout", connect_timeout), ("read_timeout", read_timeout)):
@@ -110,7 +110,7 @@ class AsyncHTTPClient(AsyncLLMClient):
         self.connect_timeout = connect_timeout
         self.read_timeout = read_timeout
         self.max_response_bytes = max_response_bytes
-        self.checks_server = checks_server
+        self.check_server = check_server
         self._credentials = Credentials(
             KeySource(api_key, api_key_env, api_key_file),
             api_key_header=api_key_header,
@@ -248,14 +248,14 @@ class AsyncHTTPClient(AsyncLLMClient):
         Find out, before anything is paid for, whether every server is there, takes the key and has `model`.
 
         Costs one request for the list of models, and one token where the list does not have it: some servers answer to
-        names they do not list. Does nothing where `checks_server` is False.
+        names they do not list. Does nothing where `check_server` is False.
 
         Raises:
             ConnectionFailedError: No server can be reached; some being down is only logged.
             AuthenticationError: A server does not take the key.
             NotFoundError: A server does not have the model; names those that it has.
         """
-        if not self.checks_server:
+        if not self.check_server:
             return
         transport, endpoints = self._transport(), list(dict.fromkeys(self.endpoints.all))
         checks = (ServerCheck(transport, endpoint, model, self._sent).run() for endpoint in endpoints)

@@ -24,7 +24,7 @@ from nemo_llm_stage.output import ChoiceOutput, FunctionOutput, JsonOutput, Outp
 class Settings(BaseModel):
     """A part of a job file: nothing unknown is taken, nothing changes after."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, hide_input_in_errors=True)
 
 
 class TextAnswer(Settings):

@@ -1,138 +1,327 @@
 """
 The `client` section of a job file: which server is asked, and how hard.
 
-Knows the settings' names and defaults; asking is the client room's.
+Each type of client has settings of its own and refuses those of the others by name. Knows the settings' names and
+defaults; requests are the client room's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from nemo_llm_stage.client.credentials import has_password
 from nemo_llm_stage.client.http_client import AsyncHTTPClient
 from nemo_llm_stage.client.llm_client import AsyncLLMClient
+from nemo_llm_stage.client.secret import HARMLESS_HEADERS, HARMLESS_QUERY
 from nemo_llm_stage.config.answers import Settings
-from nemo_llm_stage.errors import ConfigError
 
-LOCAL_MAX_CONCURRENT_REQUESTS = 4
-LOCAL_TIMEOUT_S = 600.0
+IS_RECORD = "is_record"
+"""Key of the validation's context: the settings come from an output folder, where an older version wrote them."""
 
-_SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "api-key", "x-api-key", "cookie"})
+NamedValue: TypeAlias = str | dict[str, str]
+"""A text, or ``{env: NAME}`` or ``{file: PATH}`` for where it lies on the worker."""
+
+_NAME_IT = "name it: {env: NAME} or {file: PATH}, read where the requests are sent from"
 
 
-class ClientConfig(Settings):
+class ClientSettings(Settings):
+    """What every type of client has."""
+
+    type: str
+    max_concurrent_requests: int | None = Field(default=None, ge=1)
+    max_retries: int = Field(default=3, ge=0)
+    base_delay: float = Field(default=1.0, ge=0)
+    timeout: float = Field(default=600.0, gt=0)
+
+    @property
+    def limit(self) -> int:
+        """Requests in flight at once, for each actor."""
+        return self.max_concurrent_requests or 64
+
+    @abstractmethod
+    def open(self) -> AbstractContextManager[tuple[AsyncLLMClient, str | None]]:
+        """
+        Give the client until the block ends, and the model's name where only the client knows it.
+
+        Raises:
+            ConfigError: A setting cannot work.
+        """
+
+    def _common(self) -> dict[str, Any]:
+        return {
+            "max_concurrent_requests": self.limit,
+            "max_retries": self.max_retries,
+            "base_delay": self.base_delay,
+            "timeout": self.timeout,
+        }
+
+
+class ServerSettings(ClientSettings):
+    """What the clients have that ask a server over the network."""
+
+    base_url: str | tuple[str, ...] | None = None
+    api_key_env: str | None = None
+    api_key_file: str | None = None
+    api_key_header: str = "Authorization"
+    headers: dict[str, NamedValue] = Field(default_factory=dict)
+    query: dict[str, NamedValue] = Field(default_factory=dict)
+    connect_timeout: float = Field(default=10.0, gt=0)
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    proxy: NamedValue | None = None
+
+    @field_validator("headers", mode="before")
+    @classmethod
+    def _hold_no_secret(cls, headers: Any, info: ValidationInfo) -> Any:
+        return _named_values(headers, HARMLESS_HEADERS, info)
+
+    @field_validator("query", mode="before")
+    @classmethod
+    def _holds_no_secret(cls, query: Any, info: ValidationInfo) -> Any:
+        return _named_values(query, HARMLESS_QUERY, info)
+
+    @field_validator("proxy", mode="before")
+    @classmethod
+    def _has_no_password(cls, proxy: Any, info: ValidationInfo) -> Any:
+        if isinstance(proxy, str) and has_password(proxy) and not _is_record(info):
+            raise ValueError(f"a password does not belong in a job file; {_NAME_IT}")
+        return None if proxy is None else _checked(proxy)
+
+    @model_validator(mode="after")
+    def _has_server(self) -> ServerSettings:
+        if not self.base_url:
+            raise ValueError("base_url is missing: the server's address, e.g. http://localhost:8000/v1")
+        return self
+
+    @contextmanager
+    def open(self) -> Iterator[tuple[AsyncLLMClient, str | None]]:
+        """Give the client."""
+        yield self.make(), None
+
+    @abstractmethod
+    def make(self) -> AsyncLLMClient:
+        """
+        Return the client.
+
+        Raises:
+            ConfigError: A setting cannot work.
+        """
+
+    def _shared(self) -> dict[str, Any]:
+        names = ("api_key_env", "api_key_file", "api_key_header", "connect_timeout", "ca_file", "cert_file", "key_file")
+        return {name: getattr(self, name) for name in names} | {"proxy": self.proxy} | self._common()
+
+
+class HTTPClientConfig(ServerSettings):
     """
-    Which server is asked, and how hard.
+    The fast client, for any server that speaks the OpenAI protocol.
 
     Attributes:
-        type: ``http`` is the fast client; ``openai`` goes through the openai SDK; ``local`` starts the embedded model
-            for the job and stops it after.
-        base_url: One URL, or several that are asked in turn.
+        type: ``http``.
+        base_url: The server's address; several are asked in turn.
         api_key_env: Name of the environment variable that holds the key, read where the requests are sent from.
         api_key_file: Path of a file that holds the key, likewise.
-        headers: Sent with each request; not for keys.
+        api_key_header: Header for the key. ``Authorization`` holds ``Bearer KEY``; any other, e.g. ``api-key`` of
+            Azure, holds the key alone.
+        headers: Sent with each request. A value that may be a secret is named: ``{env: NAME}`` or ``{file: PATH}``.
+        query: Parameters added to each URL, e.g. ``api-version``; secret ones are named likewise.
         max_concurrent_requests: In flight at once, for each actor.
         max_retries: Sends after the first, for failures that may pass.
         base_delay: Seconds; see `AsyncLLMClient`.
         timeout: Seconds for one attempt, from sending to the whole answer.
         connect_timeout: Seconds to connect.
         ca_file: PEM file of a certificate authority to trust beside the system's.
-        proxy: URL of a proxy.
-        gguf: Model file for ``local``; None takes the embedded SmolLM2-135M-Instruct.
+        cert_file: PEM file of a certificate that the client shows to the server.
+        key_file: PEM file of the private key to it, where `cert_file` does not hold it.
+        proxy: URL of a proxy; one with a password is named, as in `headers`.
+        check_server: Whether to find out before the job whether the server is there, takes the key and has the model.
     """
 
-    type: Literal["http", "openai", "local"] = "http"
-    base_url: str | tuple[str, ...] | None = None
-    api_key_env: str | None = None
-    api_key_file: str | None = None
-    headers: dict[str, str] = Field(default_factory=dict)
-    max_concurrent_requests: int | None = Field(default=None, ge=1)
-    max_retries: int = Field(default=3, ge=0)
-    base_delay: float = Field(default=1.0, ge=0)
-    timeout: float = Field(default=600.0, gt=0)
-    connect_timeout: float = Field(default=10.0, gt=0)
-    ca_file: str | None = None
-    proxy: str | None = None
-    gguf: str | None = None
+    type: Literal["http"] = "http"
+    check_server: bool = True
 
-    @model_validator(mode="after")
-    def _has_server(self) -> ClientConfig:
-        if self.type != "local" and not self.base_url:
-            raise ValueError("base_url is missing: the server's address, e.g. http://localhost:8000/v1")
-        return self
+    def make(self) -> AsyncLLMClient:
+        """Return the client."""
+        return AsyncHTTPClient(
+            self.base_url or "",
+            headers=self.headers,
+            query=self.query,
+            check_server=self.check_server,
+            **self._shared(),
+        )
 
-    @field_validator("headers")
+
+class OpenAIClientConfig(ServerSettings):
+    """
+    The client on the openai SDK.
+
+    Attributes:
+        type: ``openai``.
+        base_url: The server's address; one.
+        api_key_env: As for ``type: http``; without any key the SDK takes ``OPENAI_API_KEY``.
+        api_key_file: As for ``type: http``.
+        api_key_header: As for ``type: http``.
+        headers: As for ``type: http``.
+        query: As for ``type: http``.
+        max_concurrent_requests: In flight at once, for each actor.
+        max_retries: Sends after the first, for failures that may pass.
+        base_delay: Seconds; see `AsyncLLMClient`.
+        timeout: Seconds for one attempt, from sending to the whole answer.
+        connect_timeout: Seconds to connect.
+        ca_file: As for ``type: http``.
+        cert_file: As for ``type: http``.
+        key_file: As for ``type: http``.
+        proxy: As for ``type: http``.
+    """
+
+    type: Literal["openai"]
+
+    @field_validator("base_url")
     @classmethod
-    def _has_no_key(cls, headers: dict[str, str]) -> dict[str, str]:
-        for name in headers:
-            if name.lower() in _SECRET_HEADERS:
-                raise ValueError(f"{name} holds a key; name where it is with api_key_env or api_key_file")
-        return headers
+    def _is_one(cls, base_url: Any) -> Any:
+        if isinstance(base_url, tuple):
+            raise ValueError("the openai client takes one base_url; use `type: http` for several")  # noqa: TRY004 - pydantic's
+        return base_url
+
+    def make(self) -> AsyncLLMClient:
+        """Return the client."""
+        from nemo_llm_stage.client.openai_client import AsyncOpenAIClient
+
+        return AsyncOpenAIClient(
+            base_url=self.base_url,
+            default_headers=self.headers or None,
+            default_query=self.query or None,
+            **self._shared(),
+        )
+
+
+class LocalClientConfig(ClientSettings):
+    """
+    The embedded model: started for the job on this machine's CPU, and stopped after it.
+
+    Attributes:
+        type: ``local``.
+        gguf: Model file; None takes the embedded SmolLM2-135M-Instruct.
+        max_concurrent_requests: In flight at once, for each actor; None for 4.
+        max_retries: Sends after the first, for failures that may pass.
+        base_delay: Seconds; see `AsyncLLMClient`.
+        timeout: Seconds for one attempt, from sending to the whole answer.
+    """
+
+    type: Literal["local"]
+    gguf: str | None = None
 
     @property
     def limit(self) -> int:
-        """Requests in flight at once, for each actor."""
-        return self.max_concurrent_requests or (LOCAL_MAX_CONCURRENT_REQUESTS if self.type == "local" else 64)
-
-    def make(self) -> AsyncLLMClient:
-        """
-        Return the client; not for ``local``, whose address is known only while it runs.
-
-        Raises:
-            ConfigError: A setting cannot work.
-        """
-        common: dict[str, Any] = {
-            "max_concurrent_requests": self.limit,
-            "max_retries": self.max_retries,
-            "base_delay": self.base_delay,
-            "timeout": self.timeout,
-        }
-        if self.type == "openai":
-            from nemo_llm_stage.client.openai_client import AsyncOpenAIClient
-
-            if not isinstance(self.base_url, str):
-                raise ConfigError("the openai client takes one base_url; use `type: http` for several.")
-            return AsyncOpenAIClient(
-                base_url=self.base_url,
-                api_key_env=self.api_key_env,
-                api_key_file=self.api_key_file,
-                default_headers=self.headers or None,
-                **common,
-            )
-        return AsyncHTTPClient(
-            self.base_url or "",
-            api_key_env=self.api_key_env,
-            api_key_file=self.api_key_file,
-            headers=self.headers,
-            connect_timeout=self.connect_timeout,
-            ca_file=self.ca_file,
-            proxy=self.proxy,
-            **common,
-        )
+        """Requests in flight at once, for each actor: more than a CPU works on only wait."""
+        return self.max_concurrent_requests or 4
 
     @contextmanager
     def open(self) -> Iterator[tuple[AsyncLLMClient, str | None]]:
-        """
-        Yield the client, and for ``local``, with the embedded model running until the block ends, the model's name.
-
-        Raises:
-            ConfigError: A setting cannot work.
-        """
-        if self.type != "local":
-            yield self.make(), None
-            return
+        """Start the model, and give a client for it and its name."""
         from nemo_llm_stage.embedded.local_server import LocalServer
 
         with LocalServer(Path(self.gguf) if self.gguf else None) as server:
-            client = AsyncHTTPClient(
-                server.base_url,
-                max_concurrent_requests=self.limit,
-                max_retries=self.max_retries,
-                base_delay=self.base_delay,
-                timeout=max(self.timeout, LOCAL_TIMEOUT_S),
-            )
-            yield client, server.model
+            yield AsyncHTTPClient(server.base_url, **self._common()), server.model
+
+
+CLIENT_TYPES: dict[str, type[ClientSettings]] = {
+    "http": HTTPClientConfig,
+    "openai": OpenAIClientConfig,
+    "local": LocalClientConfig,
+}
+
+
+def settings_of_type(settings: Mapping[str, Any], client_type: str) -> dict[str, Any]:
+    """Return those of `settings` that a client of this type has, with its type: for a job that changes the type."""
+    known = CLIENT_TYPES[client_type].model_fields if client_type in CLIENT_TYPES else settings
+    return {name: value for name, value in settings.items() if name in known} | {"type": client_type}
+
+
+def _of_one_type(value: Any) -> Any:
+    """Give a client its type, and refuse the settings of the other types."""
+    if isinstance(value, str):
+        value = {"type": value}
+    if not isinstance(value, Mapping):
+        return value
+    kind = value.get("type", "http")
+    if not isinstance(kind, str) or kind not in CLIENT_TYPES:
+        return dict(value)
+    foreign = {name: _types_with(name) for name in value if name not in CLIENT_TYPES[kind].model_fields}
+    given = [name for name, types in foreign.items() if types and not _is_unset(value[name], name, types)]
+    if given:
+        types = " or ".join(f"`type: {other}`" for other in foreign[given[0]])
+        names = " and ".join(given)
+        raise ValueError(f"{names} {'are' if len(given) > 1 else 'is'} for {types}, not for `type: {kind}`")
+    return {name: item for name, item in value.items() if not foreign.get(name)} | {"type": kind}
+
+
+def _types_with(name: str) -> list[str]:
+    return [kind for kind, settings in CLIENT_TYPES.items() if name in settings.model_fields]
+
+
+def _is_unset(value: Any, name: str, types: list[str]) -> bool:
+    """Whether a setting says nothing: the records of older versions hold those of all types."""
+    fields = [CLIENT_TYPES[kind].model_fields[name] for kind in types]
+    return value in (None, {}, [], ()) or any(value == field.default for field in fields)
+
+
+ClientConfig: TypeAlias = Annotated[
+    Annotated[HTTPClientConfig | OpenAIClientConfig | LocalClientConfig, Field(discriminator="type")],
+    BeforeValidator(_of_one_type),
+]
+"""The settings of one client; ``type: http`` where none is given, and a word alone is a type."""
+
+
+def refuse_secrets(extra_kwargs: Mapping[str, Any], info: ValidationInfo) -> None:
+    """
+    Check the headers and query parameters that a job file gives to each request.
+
+    Raises:
+        ValueError: One may hold a key.
+    """
+    places = (("extra_headers", "headers", HARMLESS_HEADERS), ("extra_query", "query", HARMLESS_QUERY))
+    for place, setting, harmless in places:
+        values = extra_kwargs.get(place)
+        for name in values if isinstance(values, Mapping) else ():
+            if str(name).lower() not in harmless and not _is_record(info):
+                raise ValueError(
+                    f"{place}: {name} may hold a key, which does not belong in a job file; put it into the client's "
+                    f"{setting} and {_NAME_IT}"
+                )
+
+
+def _named_values(values: Any, harmless: frozenset[str], info: ValidationInfo) -> Any:
+    """Check headers or query parameters: a literal is taken only where it is known to hold no secret."""
+    if not isinstance(values, Mapping):
+        return {} if values is None else values
+    for name, value in values.items():
+        if not isinstance(value, Mapping) and str(name).lower() not in harmless and not _is_record(info):
+            raise ValueError(f"{name} may hold a key, which does not belong in a job file; {_NAME_IT}")
+    return {str(name): _checked(value) for name, value in values.items()}
+
+
+def _checked(value: Any) -> Any:
+    """A value as text: YAML makes dates and numbers out of some."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float | date):
+        return str(value)
+    if isinstance(value, Mapping):
+        given = {name: item for name, item in value.items() if item is not None}
+        if len(given) != 1 or not {*given} <= {"env", "file"}:
+            raise ValueError("a value must be a text, {env: NAME} or {file: PATH}")
+        return given
+    return value
+
+
+def _is_record(info: ValidationInfo) -> bool:
+    return bool(info.context and info.context.get(IS_RECORD))

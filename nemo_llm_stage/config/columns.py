@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from nemo_llm_stage.client.formatters import HFChatTemplateFormatter, PlainFormatter
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
 from nemo_llm_stage.config.answers import AnswerConfig, Settings, TextAnswer, with_type
-from nemo_llm_stage.config.clients import ClientConfig
+from nemo_llm_stage.config.clients import ClientConfig, refuse_secrets
 from nemo_llm_stage.prompt import Prompt
 from nemo_llm_stage.prompt.images import MAX_IMAGE_BYTES
 from nemo_llm_stage.rows.policy import OnOverflow, OnTruncated
@@ -47,13 +47,19 @@ class GenerationSettings(Settings):
     top_p: _Number = 0.95
     extra_kwargs: dict[str, Any] | None = None
 
+    @field_validator("extra_kwargs")
+    @classmethod
+    def _holds_no_secret(cls, extra_kwargs: Any, info: ValidationInfo) -> Any:
+        refuse_secrets(extra_kwargs or {}, info)
+        return extra_kwargs
+
 
 class ColumnSettings(Settings):
     """
     What `ColumnConfig` and a job of one column have in common.
 
     Attributes:
-        client: A `ClientConfig`; the word ``local`` stands for ``{type: local}``.
+        client: Which server is asked, and how; the word ``local`` stands for ``{type: local}``.
         model: Name on the server; not needed for ``local``.
         prompt: The user's turn: a Jinja2 template over the columns.
         prompt_file: Path of a file with the template, in place of `prompt`.
@@ -108,11 +114,6 @@ class ColumnSettings(Settings):
     on_overflow: OnOverflow = "error"
     generation_config: GenerationSettings = Field(default_factory=GenerationSettings)
     deduplicate: bool | None = None
-
-    @field_validator("client", mode="before")
-    @classmethod
-    def _by_word(cls, value: Any) -> Any:
-        return {"type": value} if isinstance(value, str) else value
 
     @field_validator("generation_config", mode="before")
     @classmethod

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from nemo_llm_stage.client.llm_client import GenerationConfig
 from nemo_llm_stage.config.answers import ANSWER_TYPES
-from nemo_llm_stage.config.clients import ClientConfig
+from nemo_llm_stage.config.clients import CLIENT_TYPES, IS_RECORD, ClientConfig
 from nemo_llm_stage.config.columns import ColumnConfig, ColumnSettings, GenerationSettings
 from nemo_llm_stage.config.job import JobConfig
 from nemo_llm_stage.config.job_settings import JobSettings
@@ -87,7 +87,7 @@ def _variable(match: re.Match[str], place: str) -> str:
     if _SECRET_NAME.search(name):
         raise ConfigError(
             f"{place}: ${{{name}}} looks like a secret, and a job file must not hold one: name the variable with "
-            "api_key_env, or a file with api_key_file."
+            f"api_key_env, or in headers and query with {{env: {name}}}."
         )
     value = os.environ.get(name, default)
     if value is None:
@@ -138,20 +138,22 @@ def _put(settings: dict[str, Any], path: list[str], value: Any, assignment: str)
     _put(settings[first], rest, value, assignment)
 
 
-def make_config(settings: Mapping[str, Any], source: str = "the job") -> JobConfig:
+def make_config(settings: Mapping[str, Any], source: str = "the job", *, is_record: bool = False) -> JobConfig:
     """
     Return the checked configuration.
 
     Args:
         settings: As a job file has them.
         source: What to call them in a message.
+        is_record: Whether a job wrote them into its output folder; older versions wrote there what a job file may no
+            longer hold.
 
     Raises:
         ConfigError: One line for each thing that is wrong: the key, what is wrong with it, and the nearest known key.
     """
     _refuse_secrets(settings)
     try:
-        return JobConfig.model_validate(settings)
+        return JobConfig.model_validate(settings, context={IS_RECORD: is_record})
     except ValidationError as error:
         details = error.errors(include_url=False)
         # What is wrong with a job's own setting is wrong in each column that takes it over, and told once.
@@ -178,8 +180,8 @@ def _explain(detail: Any) -> str:
     start = 0
     if path[:1] == ["columns"]:
         known, start = list(_names(ColumnConfig)), 2
-    if path[start : start + 1] == ["client"]:
-        known = list(_names(ClientConfig))
+    if path[start : start + 1] == ["client"] and len(path) > start + 1:
+        known = list(_names(CLIENT_TYPES[path.pop(start + 1)]))
     elif path[start : start + 1] == ["answer"] and len(path) > start + 1:
         known = list(_names(ANSWER_TYPES[path.pop(start + 1)]))
     name = ".".join(path)
@@ -194,7 +196,8 @@ def _explain(detail: Any) -> str:
         return f"{name} is {detail['input']!r}; {hint}"
     if detail["type"] == "union_tag_invalid":
         tag = str(detail["ctx"]["tag"])
-        return f"{name}.type is {tag!r}; {did_you_mean(tag, ANSWER_TYPES) or _one_of(ANSWER_TYPES)}"
+        tags = CLIENT_TYPES if path[-1] == "client" else ANSWER_TYPES
+        return f"{name}.type is {tag!r}; {did_you_mean(tag, tags) or _one_of(tags)}"
     message = detail["msg"].removeprefix("Value error, ")
     return f"{name}: {message}" if name else message
 
@@ -212,8 +215,8 @@ def json_schema() -> dict[str, Any]:
     schema = JobConfig.model_json_schema(by_alias=True)
     definitions = schema["$defs"]
     words_of_column = _words_of(ColumnSettings) | _words_of(JobSettings)
-    models: list[type[BaseModel]] = [JobConfig, ColumnConfig, ClientConfig, GenerationSettings]
-    for model in [*models, *ANSWER_TYPES.values()]:
+    models: list[type[BaseModel]] = [JobConfig, ColumnConfig, GenerationSettings]
+    for model in [*models, *CLIENT_TYPES.values(), *ANSWER_TYPES.values()]:
         part = schema if model is JobConfig else definitions[model.__name__]
         words = words_of_column | _words_of(GenerationConfig if model is GenerationSettings else model)
         part["description"] = words.pop("")

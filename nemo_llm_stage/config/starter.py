@@ -33,14 +33,19 @@ client: local
 #  type: http                          # or openai: through the openai SDK
 #  base_url: http://localhost:8000/v1  # or a list of several
 #  api_key_env: MY_API_KEY             # or api_key_file; never the key itself
+#  api_key_header: Authorization       # api-key for Azure
 #  max_concurrent_requests: 64         # in flight at once, for each actor
 #  max_retries: 3
 #  base_delay: 1.0
 #  timeout: 600.0
 #  connect_timeout: 10.0
-#  headers: {{X-Team: curation}}
+#  headers: {{X-Team: {{env: MY_TEAM}}}}   # what may be a secret is named: {{env: NAME}} or {{file: PATH}}
+#  query: {{api-version: "2024-10-21"}}
 #  ca_file: ca.pem
+#  cert_file: client.pem
+#  key_file: client.key
 #  proxy: http://proxy:3128
+#  check_server: true
 #model: my-model
 
 # What is asked: Jinja2 over the columns, e.g. {{{{ text }}}}, {{{{ text | truncate_tokens(2000) }}}}, {{% if title %}}.

@@ -129,4 +129,4 @@ def test_the_query_is_part_of_the_check() -> None:
 
 def test_the_check_can_be_left_out() -> None:
     """Nothing is sent then."""
-    assert check(LIST, checks_server=False) == []
+    assert check(LIST, check_server=False) == []

@@ -173,7 +173,12 @@ def test_a_config_survives_being_written_down() -> None:
         ({"prompt": None}, "there is nothing to ask"),
         ({"prompt_file": "x"}, "give one of prompt and prompt_file"),
         ({"output_column": ...}, "output_column is missing"),
-        ({"client": {"base_url": "http://x/v1", "headers": {"Authorization": "Bearer x"}}}, "holds a key"),
+        (
+            {"client": {"base_url": "http://x/v1", "headers": {"Authorization": "Bearer x"}}},
+            "Authorization may hold a key",
+        ),
+        ({"client": {"type": "htpp", "base_url": "x"}}, "client.type is 'htpp'; did you mean 'http'?"),
+        ({"client": {}}, "client: base_url is missing: the server's address"),
         ({"client": {"base_url": "http://x/v1", "api_key": "x"}}, "a key does not belong into a job file"),
         ({"max_reasks": -1, "actors": 0}, "max_reasks: .*\n  actors: "),
     ],
