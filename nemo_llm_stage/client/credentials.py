@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import quote, unquote, urlencode, urlsplit
 from urllib.request import getproxies_environment
 
@@ -128,12 +129,19 @@ def has_password(proxy: str) -> bool:
     return "@" in proxy
 
 
-def secret_values(headers: Mapping[str, str] | None, query: Mapping[str, object] | None) -> list[str]:
-    """Return the values of a request's own headers and query parameters that must not show."""
-    return [
-        *(str(value) for name, value in (headers or {}).items() if name.lower() not in HARMLESS_HEADERS),
-        *(str(value) for name, value in (query or {}).items() if name.lower() not in HARMLESS_QUERY),
+def secrets_of_request(secrets: Secrets, extra_kwargs: Mapping[str, Any] | None) -> Secrets:
+    """Return a client's `secrets`, and those among the headers and query parameters of the request itself."""
+    if not extra_kwargs or not ("extra_headers" in extra_kwargs or "extra_query" in extra_kwargs):
+        return secrets
+    places = (("extra_headers", HARMLESS_HEADERS), ("extra_query", HARMLESS_QUERY))
+    own = [
+        str(value)
+        for place, harmless in places
+        if isinstance(values := extra_kwargs.get(place), Mapping)
+        for name, value in values.items()
+        if str(name).lower() not in harmless
     ]
+    return secrets.plus(own) if own else secrets
 
 
 def _is_open_proxy(proxy: Value) -> bool:

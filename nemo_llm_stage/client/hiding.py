@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import html
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -88,6 +88,8 @@ class Secrets:
             each.args = tuple(self.in_error(arg) if isinstance(arg, str) else arg for arg in each.args)
             if isinstance(getattr(each, "message", None), str):  # the openai SDK's errors
                 each.message = self.in_error(each.message)  # type: ignore[attr-defined]
+            if isinstance(getattr(each, "body", None), str | list | dict):
+                each.body = _changed(each.body, self.hide)  # type: ignore[attr-defined]
             rest += [each.__cause__, each.__context__]
 
     def cleaned(self, completion: Completion) -> Completion:
@@ -104,7 +106,9 @@ class Secrets:
             choice_errors=tuple(None if error is None else self.hide(error) for error in completion.choice_errors),
             model=None if completion.model is None else self.hide(completion.model),
             # A repeated key stands in the tokens piece by piece, where it cannot be found.
-            logprobs=() if is_repeated else tuple(self._hidden_in(value) for value in completion.logprobs),
+            logprobs=()
+            if is_repeated
+            else tuple(_changed(value, self._hidden_in_answer) for value in completion.logprobs),
         )
 
     def _hidden_in_answer(self, text: str) -> str:
@@ -112,21 +116,23 @@ class Secrets:
             text = text.replace(secret, HIDDEN)
         return text
 
-    def _hidden_in(self, value: Any) -> Any:
-        if isinstance(value, str):
-            return self._hidden_in_answer(value)
-        if isinstance(value, list):
-            return [self._hidden_in(item) for item in value]
-        if isinstance(value, dict):
-            return {self._hidden_in(key): self._hidden_in(item) for key, item in value.items()}
-        return value
-
     def _hide_cut(self, text: str) -> str:
         for secret in self._written:
             for length in range(len(secret) - 1, MIN_CHARS - 1, -1):
                 if secret[:length] + _CUT in text:
                     text = text.replace(secret[:length] + _CUT, HIDDEN + _CUT)
         return text
+
+
+def _changed(value: Any, change: Callable[[str], str]) -> Any:
+    """Return a JSON value with every text in it changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [_changed(item, change) for item in value]
+    if isinstance(value, dict):
+        return {_changed(key, change): _changed(item, change) for key, item in value.items()}
+    return value
 
 
 def _is_one_in(secrets: Iterable[str], texts: Iterable[str | None]) -> bool:

@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from http import HTTPStatus
 from typing import Any
 
-from nemo_llm_stage.client.credentials import Credentials, secret_values
+from nemo_llm_stage.client.credentials import Credentials, secrets_of_request
 from nemo_llm_stage.client.endpoints import Endpoint, Endpoints
 from nemo_llm_stage.client.errors.refusal import error_of_refusal
 from nemo_llm_stage.client.errors.retry_after import parse_retry_after_s
@@ -150,7 +150,7 @@ class AsyncHTTPClient(AsyncLLMClient):
             self.setup()
         turns = messages if isinstance(messages, list) else list(messages)
         config = self._token_limit.put_into(generation_config, model)
-        secrets = self._secrets_of(config)
+        secrets = secrets_of_request(self._sent.secrets, config.extra_kwargs)
         try:
             completion = await self._ask(encode_request(turns, model, config, conversation_formatter), model, secrets)
         except RequestError as error:
@@ -231,17 +231,6 @@ class AsyncHTTPClient(AsyncLLMClient):
             retry_after_s=retry_after_s,
             secrets=secrets,
         )
-
-    def _secrets_of(self, config: GenerationConfig) -> Secrets:
-        """The client's secrets, and those among the headers and query parameters of the request itself."""
-        extra = config.extra_kwargs
-        if not extra or not ("extra_headers" in extra or "extra_query" in extra):
-            return self._sent.secrets
-        headers, query = extra.get("extra_headers"), extra.get("extra_query")
-        own = secret_values(
-            headers if isinstance(headers, Mapping) else None, query if isinstance(query, Mapping) else None
-        )
-        return self._sent.secrets.plus(own) if own else self._sent.secrets
 
     async def check(self, model: str) -> None:
         """

@@ -12,11 +12,12 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from nemo_llm_stage.client.credentials import secrets_of_request
 from nemo_llm_stage.client.http.loop_end import LoopEnd
 from nemo_llm_stage.client.limit import LoopLocal
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig, LLMClient
 from nemo_llm_stage.client.sdk_settings import SDKSettings
-from nemo_llm_stage.client.secret import hide
+from nemo_llm_stage.client.token_limit import TokenLimitNames
 from nemo_llm_stage.client.wire import StreamedAnswer, completion_of_answer
 from nemo_llm_stage.core import Completion, Message
 from nemo_llm_stage.errors import InvalidResponseError, RequestError, RequestTimeoutError
@@ -51,7 +52,7 @@ class OpenAIClient(SDKSettings, LLMClient):
         """
         from openai import OpenAI
 
-        self.client = OpenAI(**self.sdk_kwargs())
+        self.client = OpenAI(**self.sdk_kwargs(is_async=False))
 
     def query_model(
         self,
@@ -72,20 +73,27 @@ class OpenAIClient(SDKSettings, LLMClient):
             self.setup()
         config = GenerationConfig.of(generation_config)
         kwargs = self.create_kwargs(messages, model, conversation_formatter, config)
+        secrets = secrets_of_request(self.secrets, config.extra_kwargs)
+        try:
+            whole = self._ask({**kwargs, "timeout": self.sdk_timeout(kwargs["timeout"])})
+            return list(secrets.cleaned(completion_of_answer(whole)).texts)
+        except Exception as error:
+            secrets.clean(error)
+            raise
+
+    def _ask(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         response = self.client.chat.completions.create(**kwargs)
-        if kwargs["stream"]:
-            stream = StreamedAnswer()
-            with response:
-                for chunk in response:
-                    stream.take(chunk.model_dump(warnings=False))
-            whole = stream.whole()
-        else:
-            whole = _dumped(response)
-        return list(completion_of_answer(whole).texts)
+        if not kwargs["stream"]:
+            return _dumped(response)
+        stream = StreamedAnswer()
+        with response:
+            for chunk in response:
+                stream.take(chunk.model_dump(warnings=False))
+        return stream.whole()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the SDK's client, which holds sockets."""
-        return {name: value for name, value in self.__dict__.items() if name != "client"}
+        """Everything but the SDK's client, which holds sockets, and secrets that were read here."""
+        return {name: value for name, value in self.__dict__.items() if name != "client"} | {"_secrets": None}
 
 
 class AsyncOpenAIClient(SDKSettings, AsyncLLMClient):
@@ -108,6 +116,7 @@ class AsyncOpenAIClient(SDKSettings, AsyncLLMClient):
     ) -> None:
         super().__init__(max_concurrent_requests, max_retries, base_delay)
         self.keep(kwargs)
+        self._token_limit = TokenLimitNames()
 
     def setup(self) -> None:
         """
@@ -157,7 +166,13 @@ class AsyncOpenAIClient(SDKSettings, AsyncLLMClient):
         kwargs = self.create_kwargs(list(messages), model, conversation_formatter, config) | {"stream": False}
 
         async def request() -> ChatCompletion:
-            response: ChatCompletion = await self.client.chat.completions.create(**kwargs)
+            try:
+                response: ChatCompletion = await self.client.chat.completions.create(
+                    **kwargs | {"timeout": self.sdk_timeout(kwargs["timeout"])}
+                )
+            except Exception as error:
+                self.secrets.clean(error)
+                raise
             return response
 
         return await self._execute_with_retries(request)
@@ -174,12 +189,30 @@ class AsyncOpenAIClient(SDKSettings, AsyncLLMClient):
         client = self.client
         if self._ends is not None:
             await self._ends.get().watch()
-        kwargs = self.create_kwargs(messages, model, conversation_formatter, generation_config)
-        started_monotonic_s = time.monotonic()
-        if kwargs["stream"]:
-            whole = await _streamed(client, kwargs)
+        turns = messages if isinstance(messages, list) else list(messages)
+        config = self._token_limit.put_into(generation_config, model)
+        kwargs = self.create_kwargs(turns, model, conversation_formatter, config)
+        secrets = secrets_of_request(self.secrets, config.extra_kwargs)
+        try:
+            completion = await self._ask(client, kwargs)
+        except Exception as error:
+            secrets.clean(error)
+            if not self._token_limit.learn(self._as_request_error(error), config, model):
+                raise
         else:
-            whole = await _unstreamed(client, kwargs)
+            return secrets.cleaned(completion)
+        return await self._complete_impl(
+            messages=turns,
+            model=model,
+            conversation_formatter=conversation_formatter,
+            generation_config=generation_config,
+        )
+
+    async def _ask(self, client: AsyncOpenAI, kwargs: dict[str, Any]) -> Completion:
+        timeout = kwargs["timeout"]
+        kwargs = {**kwargs, "timeout": self.sdk_timeout(timeout)}
+        started_monotonic_s = time.monotonic()
+        whole = await (_streamed(client, kwargs) if kwargs["stream"] else _unstreamed(client, kwargs, timeout))
         latency_s = time.monotonic() - started_monotonic_s
         return completion_of_answer(whole, endpoint=str(client.base_url).rstrip("/"), latency_s=latency_s)
 
@@ -202,8 +235,12 @@ class AsyncOpenAIClient(SDKSettings, AsyncLLMClient):
 
     def _as_request_error(self, error: Exception) -> RequestError:
         request_error = super()._as_request_error(error)
-        request_error.args = (hide(str(request_error), self.secrets),)
+        self.secrets.clean(request_error)
         return request_error
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but what lives in this process, secrets that were read here among it."""
+        return super().__getstate__() | {"_secrets": None}
 
     async def aclose(self) -> None:
         """Close the running loop's connections. Safe to call twice; the client can be used again after."""
@@ -223,7 +260,7 @@ class AsyncOpenAIClient(SDKSettings, AsyncLLMClient):
     def _make_sdk_client(self) -> AsyncOpenAI:
         from openai import AsyncOpenAI
 
-        client = AsyncOpenAI(**self.sdk_kwargs())
+        client = AsyncOpenAI(**self.sdk_kwargs(is_async=True))
         client.max_retries = 0  # retries are ours: two layers would multiply, and hide a 429 from the limit
         return client
 
@@ -236,9 +273,9 @@ async def _streamed(client: AsyncOpenAI, kwargs: dict[str, Any]) -> dict[str, An
     return stream.whole()
 
 
-async def _unstreamed(client: AsyncOpenAI, kwargs: dict[str, Any]) -> dict[str, Any]:
+async def _unstreamed(client: AsyncOpenAI, kwargs: dict[str, Any], limit_s: Any) -> dict[str, Any]:
     """The whole answer within the timeout: the SDK's own starts anew with every byte that drips in."""
-    timeout_s = kwargs["timeout"] if isinstance(kwargs["timeout"], int | float) else None
+    timeout_s = limit_s if isinstance(limit_s, int | float) else None
     try:
         async with asyncio.timeout(timeout_s):
             return _dumped(await client.chat.completions.create(**kwargs))

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from nemo_llm_stage.client.credentials import AUTHORIZATION, Credentials
+from nemo_llm_stage.client.hiding import NO_SECRETS, Secrets
+from nemo_llm_stage.client.http.tls import tls_context
 from nemo_llm_stage.client.llm_client import ConversationFormatter, GenerationConfig
-from nemo_llm_stage.client.secret import HIDDEN, KeySource, Secret
+from nemo_llm_stage.client.secret import HIDDEN, KeySource
+from nemo_llm_stage.client.token_limit import NEW_NAME
 from nemo_llm_stage.core import Message
 from nemo_llm_stage.errors import ConfigError
 
@@ -25,49 +28,98 @@ class SDKSettings:
     """
     A base of both clients: what they take beside the SDK's own arguments.
 
-    ``api_key_env`` and ``api_key_file`` name where the key is, as `AsyncHTTPClient`'s do; it is read where requests are
-    sent from, and what is pickled holds the name.
+    ``api_key_env``, ``api_key_file``, ``api_key_header``, ``ca_file``, ``cert_file``, ``key_file``, ``proxy`` and
+    ``connect_timeout`` mean what they mean to `AsyncHTTPClient`. So do the values of ``default_headers`` and
+    ``default_query``, which may be named. What is named is read where requests are sent from, and what is pickled
+    holds the names.
 
     Attributes:
         timeout: Seconds, for each request.
-        openai_kwargs: For the SDK's client; without the key.
+        connect_timeout: Seconds to connect; None for `timeout`.
+        openai_kwargs: For the SDK's client; without keys, headers and query parameters.
     """
 
     timeout: float
+    connect_timeout: float | None
     openai_kwargs: dict[str, Any]
 
     def keep(self, kwargs: dict[str, Any]) -> None:
-        """Take the client's keyword arguments; the key is wrapped so that it does not show."""
+        """
+        Take the client's keyword arguments; what may be a secret is wrapped so that it does not show.
+
+        Raises:
+            ConfigError: A setting cannot work.
+        """
         self.timeout = kwargs.pop("timeout", DEFAULT_TIMEOUT_S)
-        api_key = kwargs.pop("api_key", None)
-        self._api_key = Secret(api_key) if isinstance(api_key, str) else api_key
+        self.connect_timeout = kwargs.pop("connect_timeout", None)
+        api_key = kwargs.get("api_key")
+        literal = kwargs.pop("api_key") if isinstance(api_key, str) and api_key else None
         named = kwargs.pop("api_key_env", None), kwargs.pop("api_key_file", None)
-        self._named_key = KeySource(api_key, *named) if any(named) else None
+        if any(named) and api_key is not None:
+            raise ConfigError("Give one of api_key, api_key_env and api_key_file, not several.")
+        self._credentials = Credentials(
+            KeySource(literal, *named),
+            api_key_header=kwargs.pop("api_key_header", "Authorization"),
+            headers=_texts_in(kwargs, "default_headers"),
+            query=_texts_in(kwargs, "default_query"),
+            proxy=kwargs.pop("proxy", None),
+        )
+        self._has_key = literal is not None or any(named)
+        self._files = {name: kwargs.pop(name, None) for name in ("ca_file", "cert_file", "key_file")}
         self.openai_kwargs = kwargs
+        self._secrets: Secrets | None = None
         self._warned: set[str] = set()
 
     @property
-    def secrets(self) -> list[str]:
-        """Texts that must not show in an error."""
-        if isinstance(self._api_key, Secret):
-            return [self._api_key.reveal()]
-        key: str | None = os.environ.get(_SDK_KEY_ENV) if self._api_key is None else None
-        if self._named_key is not None:
-            with suppress(ConfigError):
-                key = self._named_key.read()
-        return [key] if key else []
+    def secrets(self) -> Secrets:
+        """What must not show in an answer or an error; none where something of it cannot be read."""
+        if self._secrets is None:
+            try:
+                secrets = self._credentials.read().secrets
+            except ConfigError:
+                return NO_SECRETS
+            key = None if self._has_key else os.environ.get(_SDK_KEY_ENV)
+            self._secrets = secrets.plus([key]) if key else secrets
+        return self._secrets
 
-    def sdk_kwargs(self) -> dict[str, Any]:
+    def sdk_kwargs(self, *, is_async: bool) -> dict[str, Any]:
         """
         Return what the SDK's client is made with.
 
         Raises:
-            ConfigError: The key's variable or file is missing.
+            ConfigError: A variable or file is missing, or cannot be used.
         """
-        api_key = self._api_key.reveal() if isinstance(self._api_key, Secret) else self._api_key
-        if self._named_key is not None:
-            api_key = self._named_key.read()
-        return self.openai_kwargs if api_key is None else {"api_key": api_key, **self.openai_kwargs}
+        sent = self._credentials.read()
+        kwargs = dict(self.openai_kwargs)
+        if sent.key is not None:
+            kwargs["api_key"] = sent.key
+        headers: dict[str, Any] = {**sent.headers, **kwargs.get("default_headers", {})}
+        if AUTHORIZATION not in sent.auth:
+            headers = {**sent.auth, **headers}
+        if headers:
+            kwargs["default_headers"] = headers
+        if sent.query:
+            kwargs["default_query"] = {**sent.query, **kwargs.get("default_query", {})}
+        if sent.proxy is not None or any(self._files.values()):
+            kwargs["http_client"] = self._http_client(sent.proxy, is_async=is_async)
+        return kwargs
+
+    def _http_client(self, proxy: str | None, *, is_async: bool) -> Any:
+        """The SDK's own connections, with certificates and a proxy of the user's."""
+        import openai
+
+        options: dict[str, Any] = {} if proxy is None else {"proxy": proxy}
+        if any(self._files.values()):
+            options["verify"] = tls_context(**self._files)
+        return openai.DefaultAsyncHttpxClient(**options) if is_async else openai.DefaultHttpxClient(**options)
+
+    def sdk_timeout(self, timeout: Any) -> Any:
+        """Return a request's timeout with the seconds to connect, as the SDK takes it."""
+        if self.connect_timeout is None or not isinstance(timeout, int | float):
+            return timeout
+        import openai
+
+        return openai.Timeout(timeout, connect=min(self.connect_timeout, timeout))
 
     def create_kwargs(
         self,
@@ -95,10 +147,20 @@ class SDKSettings:
         }
         if config.stream:
             kwargs["stream_options"] = {"include_usage": True}
-        overlap = sorted(kwargs.keys() & (config.extra_kwargs or {}).keys())
+        extra = dict(config.extra_kwargs or {})
+        if not extra.get("stream_options", True):  # false or null leaves them out
+            del extra["stream_options"]
+            kwargs.pop("stream_options", None)
+        overlap = sorted(kwargs.keys() & extra.keys())
         if overlap:
             self._warn_once(f"extra_kwargs overrides {', '.join(overlap)}")
-        return {**kwargs, **(config.extra_kwargs or {})}
+        if NEW_NAME in extra and kwargs["max_tokens"] is None:
+            del kwargs["max_tokens"]  # a server of the new name refuses the old one even as null
+        if self._has_key and self._credentials.api_key_header != AUTHORIZATION:
+            from openai import Omit  # the SDK takes it from a request only, not from its client
+
+            extra["extra_headers"] = {"Authorization": Omit(), **extra.get("extra_headers", {})}
+        return {**kwargs, **extra}
 
     def _warn_once(self, message: str) -> None:
         if message not in self._warned:
@@ -110,9 +172,14 @@ class SDKSettings:
             name: value if name in {"base_url", "organization", "project", "max_retries"} else HIDDEN
             for name, value in self.openai_kwargs.items()
         }
-        if self._api_key is not None:
-            shown["api_key"] = HIDDEN
         settings = "".join(f", {name}={value!r}" for name, value in shown.items())
-        if self._named_key is not None:
-            settings += f", {self._named_key!r}"
-        return f"{type(self).__name__}(timeout={self.timeout}{settings})"
+        return f"{type(self).__name__}(timeout={self.timeout}{settings}, {self._credentials!r})"
+
+
+def _texts_in(kwargs: dict[str, Any], name: str) -> dict[str, Any]:
+    """Take the texts and named values out of a mapping; the SDK has values of its own kinds, which stay there."""
+    values = dict(kwargs.pop(name, None) or {})
+    texts = {key: value for key, value in values.items() if isinstance(value, str | Mapping)}
+    if rest := {key: value for key, value in values.items() if key not in texts}:
+        kwargs[name] = rest
+    return texts

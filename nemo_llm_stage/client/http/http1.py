@@ -20,8 +20,9 @@ from http import HTTPStatus
 from nemo_llm_stage.client.http.connection import Connection
 from nemo_llm_stage.client.http.loop_end import LoopEnd
 from nemo_llm_stage.client.http.route import Route, find_route
+from nemo_llm_stage.client.http.tls import tls_context
 from nemo_llm_stage.client.http.transport import Answer, Transport, TransportConfig
-from nemo_llm_stage.errors import ConfigError, ConnectionFailedError
+from nemo_llm_stage.errors import ConnectionFailedError
 
 POOL_IDLE_S = 4.0
 """Connections idle for longer are not used again: servers close them, uvicorn after 5 s (its default)."""
@@ -145,19 +146,8 @@ class HTTP1Transport(Transport):
 
     def _tls_context(self) -> ssl.SSLContext:
         if self._tls is None:
-            self._tls = ssl.create_default_context()
+            self._tls = tls_context(self._config.ca_file, self._config.cert_file, self._config.key_file)
             self._tls.set_alpn_protocols(["http/1.1"])
-            if self._config.ca_file is not None:
-                try:
-                    self._tls.load_verify_locations(self._config.ca_file)
-                except OSError as error:
-                    raise ConfigError(f"ca_file {self._config.ca_file} cannot be used: {_reason(error)}.") from error
-            if self._config.cert_file is not None:
-                try:
-                    self._tls.load_cert_chain(self._config.cert_file, self._config.key_file)
-                except OSError as error:
-                    files = " and ".join(filter(None, (self._config.cert_file, self._config.key_file)))
-                    raise ConfigError(f"cert_file {files} cannot be used: {_reason(error)}.") from error
         return self._tls
 
 
