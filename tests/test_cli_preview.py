@@ -100,7 +100,7 @@ def test_a_dry_run_asks_nobody(server: SimulatedServer, folder: Path) -> None:
         result = preview(server, folder, "--dry-run", "-n", 2, "--system-prompt", "Be [bold] brief.")
     assert result.exit_code == 0, result.output
     assert "Be [bold] brief." in result.stdout
-    assert "100 rows in all; nobody was asked." in result.stdout
+    assert "100 rows; no requests were sent." in result.stdout
     assert server.stats.num_requests == 0
 
 
@@ -228,7 +228,7 @@ def test_the_starter_tells_of_every_setting(tmp_path: Path) -> None:
 def test_the_schema_is_printed_for_editors() -> None:
     """As JSON."""
     schema = json.loads(invoke("schema").stdout)
-    assert schema["properties"]["output_column"]["description"] == "The column to add."
+    assert schema["properties"]["output_column"]["description"] == "Name of the column to add."
 
 
 CHAIN = """

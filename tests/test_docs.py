@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import click
 import pandas as pd
 import pytest
 import yaml
@@ -66,7 +67,8 @@ def test_every_command_and_option_named_exists() -> None:
     """Of the command line."""
     for command, rest in re.findall(r"nemo-llm-stage ([a-z-]+)((?:.*\\\n)*.*)", TEXT):
         assert command in main.commands, command
-        known = {"--help"} | {option for parameter in main.commands[command].params for option in parameter.opts}
+        parameters = main.commands[command].get_params(click.Context(main.commands[command]))
+        known = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
         assert set(re.findall(r"(?<![\w-])--[a-z-]+", rest.partition("`")[0])) <= known
 
 

@@ -33,14 +33,15 @@ class GenerationConfig:
     How the model generates. None leaves a parameter out of the request.
 
     Attributes:
-        max_tokens: Most output tokens, of each choice.
-        n: Choices per request.
-        seed: The same seed for every row; None for none.
+        max_tokens: Most output tokens of each answer.
+        n: Answers per request; several make the column a list.
+        seed: Seed for sampling, the same for every row; null sends none.
         stop: Texts that end the answer.
-        stream: Take the answer in pieces; the result is the same whole text.
-        temperature: 0 is greedy.
-        top_k: Not an OpenAI parameter; vLLM, SGLang and llama.cpp take it. The SDK clients warn and leave it out.
-        top_p: Nucleus sampling mass.
+        stream: Whether to receive the answer in pieces; the result is the same whole text.
+        temperature: Sampling temperature; 0 always takes the likeliest token.
+        top_k: Number of likeliest tokens to sample from. vLLM, SGLang and llama.cpp take it; the openai client warns
+            and leaves it out.
+        top_p: Probability mass of the likeliest tokens to sample from.
         extra_kwargs: Further request parameters; they override the ones above.
     """
 

@@ -10,7 +10,9 @@ import importlib
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +27,18 @@ class Settings(BaseModel):
     """A part of a job file: nothing unknown is taken, nothing changes after."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, hide_input_in_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Marks a setting that stands under another heading than the others of its class."""
+
+    heading: str
+
+
+def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the defaults of a function's or a class's parameters, so that settings need not repeat them."""
+    return {name: parameter.default for name, parameter in signature(function).parameters.items()}
 
 
 class TextAnswer(Settings):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
@@ -20,7 +20,7 @@ from nemo_llm_stage.client.credentials import has_password
 from nemo_llm_stage.client.http_client import AsyncHTTPClient
 from nemo_llm_stage.client.llm_client import AsyncLLMClient
 from nemo_llm_stage.client.secret import HARMLESS_HEADERS, HARMLESS_QUERY
-from nemo_llm_stage.config.answers import Settings
+from nemo_llm_stage.config.answers import Settings, defaults_of
 
 IS_RECORD = "is_record"
 """Key of the validation's context: the settings come from an output folder, where an older version wrote them."""
@@ -31,24 +31,40 @@ NamedValue: TypeAlias = str | dict[str, str]
 _NAME_IT = "name it: {env: NAME} or {file: PATH}, read where the requests are sent from"
 
 
+_DEFAULTS = defaults_of(AsyncHTTPClient)
+
+LOCAL_MAX_CONCURRENT_REQUESTS = 4
+"""More requests than this only wait in front of a CPU."""
+
+
 class ClientSettings(Settings):
-    """What every type of client has."""
+    """
+    The settings of every type of client.
+
+    Attributes:
+        max_concurrent_requests: Most requests in flight in each actor.
+        max_retries: Most retries of a request after transient failures, before the row itself is put off and retried.
+        base_delay: Seconds. A retry waits a random time up to this, twice as long before each further retry.
+        timeout: Seconds for one attempt, from sending to the whole answer.
+    """
+
+    section: ClassVar[str] = "Server"
 
     type: str
-    max_concurrent_requests: int | None = Field(default=None, ge=1)
-    max_retries: int = Field(default=3, ge=0)
-    base_delay: float = Field(default=1.0, ge=0)
-    timeout: float = Field(default=600.0, gt=0)
+    max_concurrent_requests: int = Field(default=_DEFAULTS["max_concurrent_requests"], ge=1)
+    max_retries: int = Field(default=_DEFAULTS["max_retries"], ge=0)
+    base_delay: float = Field(default=_DEFAULTS["base_delay"], ge=0)
+    timeout: float = Field(default=_DEFAULTS["timeout"], gt=0)
 
-    @property
-    def limit(self) -> int:
-        """Requests in flight at once, for each actor."""
-        return self.max_concurrent_requests or 64
+    @field_validator("max_concurrent_requests", mode="before")
+    @classmethod
+    def _null_is_the_default(cls, value: Any) -> Any:
+        return cls.model_fields["max_concurrent_requests"].default if value is None else value
 
     @abstractmethod
     def open(self) -> AbstractContextManager[tuple[AsyncLLMClient, str | None]]:
         """
-        Give the client until the block ends, and the model's name where only the client knows it.
+        Yield the client until the block ends, and the model's name where only the client knows it.
 
         Raises:
             ConfigError: A setting cannot work.
@@ -56,7 +72,7 @@ class ClientSettings(Settings):
 
     def _common(self) -> dict[str, Any]:
         return {
-            "max_concurrent_requests": self.limit,
+            "max_concurrent_requests": self.max_concurrent_requests,
             "max_retries": self.max_retries,
             "base_delay": self.base_delay,
             "timeout": self.timeout,
@@ -64,15 +80,31 @@ class ClientSettings(Settings):
 
 
 class ServerSettings(ClientSettings):
-    """What the clients have that ask a server over the network."""
+    """
+    The settings of the clients that reach a server over the network.
+
+    Attributes:
+        base_url: The server's address, e.g. ``http://localhost:8000/v1``. With several, requests rotate among them.
+        api_key_env: Name of the environment variable that holds the key; read where the requests are sent from.
+        api_key_file: Path of a file that holds the key; read where the requests are sent from.
+        api_key_header: Header for the key. ``Authorization`` holds ``Bearer KEY``; any other header, e.g. ``api-key``
+            for Azure, holds the key alone.
+        headers: Headers of each request. Name a value that may be a secret: ``{env: NAME}`` or ``{file: PATH}``.
+        query: Parameters of each URL, e.g. ``api-version``. Name a value that may be a secret, as in `headers`.
+        connect_timeout: Seconds to connect.
+        ca_file: PEM file of a certificate authority to trust beside the system's.
+        cert_file: PEM file of the certificate that the client shows to the server.
+        key_file: PEM file of the certificate's private key, if `cert_file` does not hold it.
+        proxy: URL of a proxy. Name a URL with a password: ``{env: NAME}`` or ``{file: PATH}``.
+    """
 
     base_url: str | tuple[str, ...] | None = None
     api_key_env: str | None = None
     api_key_file: str | None = None
-    api_key_header: str = "Authorization"
+    api_key_header: str = _DEFAULTS["api_key_header"]
     headers: dict[str, NamedValue] = Field(default_factory=dict)
     query: dict[str, NamedValue] = Field(default_factory=dict)
-    connect_timeout: float = Field(default=10.0, gt=0)
+    connect_timeout: float = Field(default=_DEFAULTS["connect_timeout"], gt=0)
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
@@ -103,7 +135,7 @@ class ServerSettings(ClientSettings):
 
     @contextmanager
     def open(self) -> Iterator[tuple[AsyncLLMClient, str | None]]:
-        """Give the client."""
+        """Yield the client."""
         yield self.make(), None
 
     @abstractmethod
@@ -126,27 +158,11 @@ class HTTPClientConfig(ServerSettings):
 
     Attributes:
         type: ``http``.
-        base_url: The server's address; several are asked in turn.
-        api_key_env: Name of the environment variable that holds the key, read where the requests are sent from.
-        api_key_file: Path of a file that holds the key, likewise.
-        api_key_header: Header for the key. ``Authorization`` holds ``Bearer KEY``; any other, e.g. ``api-key`` of
-            Azure, holds the key alone.
-        headers: Sent with each request. A value that may be a secret is named: ``{env: NAME}`` or ``{file: PATH}``.
-        query: Parameters added to each URL, e.g. ``api-version``; secret ones are named likewise.
-        max_concurrent_requests: In flight at once, for each actor.
-        max_retries: Sends after the first, for failures that may pass.
-        base_delay: Seconds; see `AsyncLLMClient`.
-        timeout: Seconds for one attempt, from sending to the whole answer.
-        connect_timeout: Seconds to connect.
-        ca_file: PEM file of a certificate authority to trust beside the system's.
-        cert_file: PEM file of a certificate that the client shows to the server.
-        key_file: PEM file of the private key to it, where `cert_file` does not hold it.
-        proxy: URL of a proxy; one with a password is named, as in `headers`.
-        check_server: Whether to find out before the job whether the server is there, takes the key and has the model.
+        check_server: Whether to check before the job that the server runs, accepts the key and has the model.
     """
 
     type: Literal["http"] = "http"
-    check_server: bool = True
+    check_server: bool = _DEFAULTS["check_server"]
 
     def make(self) -> AsyncLLMClient:
         """Return the client."""
@@ -161,25 +177,10 @@ class HTTPClientConfig(ServerSettings):
 
 class OpenAIClientConfig(ServerSettings):
     """
-    The client on the openai SDK.
+    The client on the openai SDK. It takes one `base_url`; without a key the SDK reads ``OPENAI_API_KEY``.
 
     Attributes:
         type: ``openai``.
-        base_url: The server's address; one.
-        api_key_env: As for ``type: http``; without any key the SDK takes ``OPENAI_API_KEY``.
-        api_key_file: As for ``type: http``.
-        api_key_header: As for ``type: http``.
-        headers: As for ``type: http``.
-        query: As for ``type: http``.
-        max_concurrent_requests: In flight at once, for each actor.
-        max_retries: Sends after the first, for failures that may pass.
-        base_delay: Seconds; see `AsyncLLMClient`.
-        timeout: Seconds for one attempt, from sending to the whole answer.
-        connect_timeout: Seconds to connect.
-        ca_file: As for ``type: http``.
-        cert_file: As for ``type: http``.
-        key_file: As for ``type: http``.
-        proxy: As for ``type: http``.
     """
 
     type: Literal["openai"]
@@ -209,24 +210,16 @@ class LocalClientConfig(ClientSettings):
 
     Attributes:
         type: ``local``.
-        gguf: Model file; None takes the embedded SmolLM2-135M-Instruct.
-        max_concurrent_requests: In flight at once, for each actor; None for 4.
-        max_retries: Sends after the first, for failures that may pass.
-        base_delay: Seconds; see `AsyncLLMClient`.
-        timeout: Seconds for one attempt, from sending to the whole answer.
+        gguf: Model file; by default the embedded SmolLM2-135M-Instruct.
     """
 
     type: Literal["local"]
     gguf: str | None = None
-
-    @property
-    def limit(self) -> int:
-        """Requests in flight at once, for each actor: more than a CPU works on only wait."""
-        return self.max_concurrent_requests or 4
+    max_concurrent_requests: int = Field(default=LOCAL_MAX_CONCURRENT_REQUESTS, ge=1)
 
     @contextmanager
     def open(self) -> Iterator[tuple[AsyncLLMClient, str | None]]:
-        """Start the model, and give a client for it and its name."""
+        """Start the model; yield a client for it and its name."""
         from nemo_llm_stage.embedded.local_server import LocalServer
 
         with LocalServer(Path(self.gguf) if self.gguf else None) as server:

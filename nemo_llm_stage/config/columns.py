@@ -1,5 +1,5 @@
 """
-The settings of one generated column: what is asked, how, and what the answer must be.
+The settings of one generated column: the prompt, how the model generates, and what the answer must be.
 
 Knows the settings' names, types and defaults; the stage is the stage room's.
 """
@@ -7,16 +7,15 @@ Knows the settings' names, types and defaults; the stage is the stage room's.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from nemo_llm_stage.client.formatters import HFChatTemplateFormatter, PlainFormatter
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
-from nemo_llm_stage.config.answers import AnswerConfig, Settings, TextAnswer, with_type
+from nemo_llm_stage.config.answers import AnswerConfig, Section, Settings, TextAnswer, defaults_of, with_type
 from nemo_llm_stage.config.clients import ClientConfig, refuse_secrets
 from nemo_llm_stage.prompt import Prompt
-from nemo_llm_stage.prompt.images import MAX_IMAGE_BYTES
 from nemo_llm_stage.rows.policy import OnOverflow, OnTruncated
 from nemo_llm_stage.stage.llm_stage import LLMStage
 
@@ -34,18 +33,25 @@ _Integer = Annotated[int | str | None, _expression_or_none("integer")]
 _Number = Annotated[float | str | None, _expression_or_none("number")]
 
 
+_GENERATION = GenerationConfig()
+_PROMPT = defaults_of(Prompt)
+_STAGE = defaults_of(LLMStage)
+
+
 class GenerationSettings(Settings):
     """How the model generates; a number may be an expression over the row's columns, e.g. ``"{{ temperature }}"``."""
 
-    max_tokens: _Integer = 2048
-    n: int | None = 1
-    seed: _Integer = 0
-    stop: str | list[str] | None = None
-    stream: bool = False
-    temperature: _Number = 0.0
-    top_k: _Integer = None
-    top_p: _Number = 0.95
-    extra_kwargs: dict[str, Any] | None = None
+    section: ClassVar[str] = "Generation"
+
+    max_tokens: _Integer = _GENERATION.max_tokens
+    n: int | None = _GENERATION.n
+    seed: _Integer = _GENERATION.seed
+    stop: str | list[str] | None = _GENERATION.stop
+    stream: bool = _GENERATION.stream
+    temperature: _Number = _GENERATION.temperature
+    top_k: _Integer = _GENERATION.top_k
+    top_p: _Number = _GENERATION.top_p
+    extra_kwargs: dict[str, Any] | None = _GENERATION.extra_kwargs
 
     @field_validator("extra_kwargs")
     @classmethod
@@ -54,41 +60,33 @@ class GenerationSettings(Settings):
         return extra_kwargs
 
 
-class ColumnSettings(Settings):
+class PromptSettings(Settings):
     """
-    What `ColumnConfig` and a job of one column have in common.
+    What the model is given.
 
     Attributes:
-        client: Which server is asked, and how; the word ``local`` stands for ``{type: local}``.
-        model: Name on the server; not needed for ``local``.
-        prompt: The user's turn: a Jinja2 template over the columns.
-        prompt_file: Path of a file with the template, in place of `prompt`.
-        system_prompt: The system turn, likewise a template.
-        system_prompt_file: Path of a file with it.
-        messages: Turns before the user's, e.g. examples: a list of ``{role: …, content: template}``.
-        messages_column: A column that holds chat turns.
+        model: The model's name on the server; ``local`` needs none.
+        prompt: The user's turn: a Jinja2 template over the columns, e.g. ``Summarize: {{ text }}``.
+        prompt_file: File that holds the template, in place of `prompt`.
+        system_prompt: The system turn; also a template.
+        system_prompt_file: File that holds the system turn's template.
+        messages: Turns before the user's turn, e.g. examples: a list of ``{role: …, content: template}``.
+        messages_column: Column that holds chat turns; they come before the prompt, or stand in place of it.
         images: Columns of images: bytes, paths or URLs.
-        allow_remote_urls: Whether image URLs are passed on for the server to fetch.
-        max_image_bytes: The largest image sent.
-        on_null: What becomes of a row whose prompt uses a null: ``skip``, ``error`` or ``empty``.
-        skip_when: Expression over the columns; rows for which it is true are left unasked.
+        allow_remote_urls: Whether to pass image URLs on, for the server to fetch.
+        max_image_bytes: Largest image to send, in bytes.
+        on_null: What to do with a row whose prompt uses a null: ``skip`` it, fail it (``error``), or use an ``empty``
+            text.
+        skip_when: Expression over the columns, e.g. ``lang != 'en'``. Rows for which it is true are skipped: no
+            request is sent.
         conversation_formatter: For base models behind ``/v1/completions``: ``plain``, or the path of a Hugging Face
             tokenizer_config.json, of its folder, or of a .jinja chat template.
-        output_column: The column to add.
-        answer: What an answer must be; see there. Text, if not given.
-        field_columns: Whether the fields of a struct become columns of their own, ``X_field``, in place of ``X``.
-        reasoning_column: Whether to add the model's thinking as a column of its own.
-        explode: Whether each of n answers becomes a row of its own, with its number in ``X_choice``.
-        has_meta: Whether to add the column with tokens, latency and the like.
-        max_reasks: Times that a row is asked again with what is wrong with its answer.
-        on_truncated: An answer cut off at ``max_tokens``: ``accept``, ``error``, ``retry_longer`` or ``continue``.
-        max_tokens_cap: Most output tokens that the last two go up to; None for 4 times ``max_tokens``.
-        on_overflow: A prompt that does not fit: ``error``, ``shrink_output`` or ``truncate_input_head``, ``_tail`` …
-        generation_config: How the model generates; numbers may be expressions, e.g. ``temperature: "{{ t }}"``.
-        deduplicate: Whether identical requests are sent once; None where a request has one answer.
+        deduplicate: Whether to send identical requests once and share the answer; by default if a request can have
+            only one answer.
     """
 
-    client: ClientConfig
+    section: ClassVar[str] = "Input and prompt"
+
     model: str | None = None
     prompt: str | None = None
     prompt_file: str | None = None
@@ -97,23 +95,59 @@ class ColumnSettings(Settings):
     messages: tuple[dict[str, str], ...] = ()
     messages_column: str | None = None
     images: str | tuple[str, ...] = ()
-    allow_remote_urls: bool = False
-    max_image_bytes: int = Field(default=MAX_IMAGE_BYTES, ge=1)
-    on_null: Literal["skip", "error", "empty"] = "skip"
+    allow_remote_urls: bool = _PROMPT["allow_remote_urls"]
+    max_image_bytes: int = Field(default=_PROMPT["max_image_bytes"], ge=1)
+    on_null: Literal["skip", "error", "empty"] = _PROMPT["on_null"]
     skip_when: str | None = None
     conversation_formatter: str | None = None
+    deduplicate: bool | None = _STAGE["deduplicate"]
+
+
+class AnswerSettings(Settings):
+    """
+    What is made of the answer.
+
+    Attributes:
+        output_column: Name of the column to add.
+        answer: What an answer must be, e.g. one of some labels; text by default.
+        field_columns: Whether the fields of a struct become columns of their own, ``X_field``, in place of ``X``.
+        reasoning_column: Whether to add the model's thinking as a column, ``X_reasoning``.
+        explode: Whether each of several answers (`n`) becomes a row of its own, with its number in ``X_choice``.
+        has_meta: Whether to add the column ``X_meta`` with tokens, latency and the like.
+        max_reasks: Most further requests for a row whose answer cannot be parsed; each says what is wrong with it.
+        on_truncated: What to do with an answer cut off at `max_tokens`: ``accept`` it, fail the row (``error``), ask
+            again with twice the tokens (``retry_longer``), or have the model ``continue`` it.
+        max_tokens_cap: Most output tokens for ``retry_longer`` and ``continue``; by default 4 times `max_tokens`.
+        on_overflow: What to do with a prompt that is too long for the model: fail the row (``error``), leave fewer
+            tokens for the answer (``shrink_output``), or cut the longest text at its start, end or middle.
+    """
+
+    section: ClassVar[str] = "Answer"
+
     output_column: str | None = None
     answer: Annotated[AnswerConfig, BeforeValidator(with_type)] = TextAnswer()
-    field_columns: bool = False
-    reasoning_column: bool = False
-    explode: bool = False
-    has_meta: bool = True
-    max_reasks: int = Field(default=2, ge=0)
-    on_truncated: OnTruncated = "accept"
-    max_tokens_cap: int | None = Field(default=None, ge=1)
-    on_overflow: OnOverflow = "error"
-    generation_config: GenerationSettings = Field(default_factory=GenerationSettings)
-    deduplicate: bool | None = None
+    field_columns: bool = _STAGE["field_columns"]
+    reasoning_column: bool = _STAGE["reasoning_column"]
+    explode: bool = _STAGE["explode"]
+    has_meta: bool = _STAGE["has_meta"]
+    max_reasks: int = Field(default=_STAGE["max_reasks"], ge=0)
+    on_truncated: OnTruncated = _STAGE["on_truncated"]
+    max_tokens_cap: int | None = Field(default=_STAGE["max_tokens_cap"], ge=1)
+    on_overflow: OnOverflow = _STAGE["on_overflow"]
+
+
+class ColumnSettings(AnswerSettings, PromptSettings):
+    """
+    The settings that `ColumnConfig` and a job of one column share.
+
+    Attributes:
+        client: How requests are sent: ``http`` is the fast client, ``openai`` uses the openai SDK, ``local`` runs the
+            embedded model on this machine.
+        generation_config: How the model generates; numbers may be expressions, e.g. ``temperature: "{{ t }}"``.
+    """
+
+    client: Annotated[ClientConfig, Section("Server")]
+    generation_config: Annotated[GenerationSettings, Section("Generation")] = Field(default_factory=GenerationSettings)
 
     @field_validator("generation_config", mode="before")
     @classmethod
@@ -123,7 +157,7 @@ class ColumnSettings(Settings):
         return {} if value is None else value
 
     @model_validator(mode="after")
-    def _asks_once(self) -> ColumnSettings:
+    def _has_one_source(self) -> ColumnSettings:
         if self.prompt is not None and self.prompt_file is not None:
             raise ValueError("give one of prompt and prompt_file")
         if self.system_prompt is not None and self.system_prompt_file is not None:
@@ -132,10 +166,10 @@ class ColumnSettings(Settings):
 
     def check_whole(self) -> None:
         """
-        Check that this is a whole column.
+        Check that nothing is missing that every column needs.
 
         Raises:
-            ValueError: Something that every column has is missing.
+            ValueError: Something is missing.
         """
         if self.output_column is None:
             raise ValueError("output_column is missing: the name of the column to add")
@@ -151,10 +185,10 @@ class ColumnSettings(Settings):
         Return the stage that adds this column.
 
         Args:
-            client: Asked.
-            model: Its name there.
+            client: Sends the requests.
+            model: The model's name on the client's server.
             give_up_after_s: See `LLMStage`.
-            keep_if: Likewise.
+            keep_if: See `LLMStage`.
 
         Raises:
             ConfigError: A setting cannot work.
@@ -202,7 +236,7 @@ class ColumnSettings(Settings):
 
 class ColumnConfig(ColumnSettings):
     """
-    One of the columns of a job that has several; what is not given here is as the job has it.
+    One of several columns of a job; the job's own settings are its defaults.
 
     A prompt that uses another column, e.g. ``{{ summary }}``, waits for its answer. Keys are those of a job file.
     """
@@ -217,15 +251,15 @@ _OWN = frozenset(
     {"prompt", "prompt_file", "messages", "messages_column", "images", "output_column", "answer"}
     | {"field_columns", "reasoning_column", "explode"}
 )
-"""What each column has for itself; a job of several columns cannot have it beside them."""
+"""Settings that belong to one column; a job of several columns cannot have them beside `columns`."""
 
 
 def with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
     """
-    Return a job's settings with each of its columns filled up from the job's own.
+    Return a job's settings with the job's own settings as defaults of each column.
 
-    ``generation_config`` is filled up parameter by parameter; a column's ``client`` stands for itself, so that no key
-    is ever sent to another server.
+    ``generation_config`` is merged parameter by parameter. A column's ``client`` is never merged, so that no key is
+    sent to another server.
 
     Raises:
         ValueError: Something that belongs to one column stands beside them.

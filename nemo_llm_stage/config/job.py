@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, create_model, model_validator
 
 from nemo_llm_stage.client.http_client import AsyncHTTPClient
 from nemo_llm_stage.client.llm_client import AsyncLLMClient
+from nemo_llm_stage.config.answers import Section
 from nemo_llm_stage.config.clients import ClientConfig
 from nemo_llm_stage.config.columns import ColumnConfig, ColumnSettings, with_defaults
 from nemo_llm_stage.config.job_settings import JobSettings, setting_types
@@ -31,6 +32,7 @@ else:
     _defaults = {field.name: field.default for field in fields(JobSettings)}
     _fields = {name: (hint, _defaults[name]) for name, hint in setting_types().items()}
     _JobFields = create_model("_JobFields", __base__=ColumnSettings, **_fields)
+    _JobFields.section = JobSettings.section
 
 
 class JobConfig(_JobFields):
@@ -40,17 +42,19 @@ class JobConfig(_JobFields):
     The fields of `JobSettings` are fields of this model too; read them from `settings`.
 
     Attributes:
-        input: Files, globs or folders of Parquet or JSONL.
-        output: Folder.
+        input: Parquet or JSONL files (also ``.gz`` and ``.zst``), globs or folders; paths or URLs.
+        output: Folder to write; made if it does not exist.
         columns: Several columns in one pass, each with the settings of a column; the job's own are their defaults.
-        keep_if: Expression over columns and answers; rows for which it is false are dropped.
-        give_up_after: Seconds that a row is asked again after failures that may pass; 0 fails it at once.
+        keep_if: Expression over columns and answers. Rows for which it is false are dropped and counted.
+        give_up_after: Seconds to keep retrying a row after transient failures; 0 fails it at once.
     """
 
-    input: str | tuple[str, ...]
-    output: str
-    columns: tuple[ColumnConfig, ...] = ()
-    keep_if: str | None = None
+    section: ClassVar[str] = "Run"
+
+    input: Annotated[str | tuple[str, ...], Section("Input and prompt")]
+    output: Annotated[str, Section("Input and prompt")]
+    columns: Annotated[tuple[ColumnConfig, ...], Section("Input and prompt")] = ()
+    keep_if: Annotated[str | None, Section("Answer")] = None
     give_up_after: float = Field(default=GIVE_UP_AFTER_S, ge=0)
 
     @model_validator(mode="before")
@@ -78,7 +82,7 @@ class JobConfig(_JobFields):
     @property
     def max_concurrent_requests(self) -> int:
         """Most requests in flight in each actor."""
-        return sum(client.limit for client in self._clients)
+        return sum(client.max_concurrent_requests for client in self._clients)
 
     @property
     def _clients(self) -> list[ClientConfig]:

@@ -7,7 +7,6 @@ and the nearest known one.
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -17,16 +16,14 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from nemo_llm_stage.client.llm_client import GenerationConfig
 from nemo_llm_stage.config.answers import ANSWER_TYPES
-from nemo_llm_stage.config.clients import CLIENT_TYPES, IS_RECORD, ClientConfig
-from nemo_llm_stage.config.columns import ColumnConfig, ColumnSettings, GenerationSettings
+from nemo_llm_stage.config.clients import CLIENT_TYPES, IS_RECORD
+from nemo_llm_stage.config.columns import ColumnConfig
 from nemo_llm_stage.config.job import JobConfig
-from nemo_llm_stage.config.job_settings import JobSettings
 from nemo_llm_stage.errors import ConfigError
 from nemo_llm_stage.suggest import did_you_mean
 
-__all__ = ["ClientConfig", "JobConfig", "json_schema", "make_config", "override", "read_job_file"]
+__all__ = ["JobConfig", "make_config", "override", "read_job_file"]
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_]\w*)(?::-([^}]*))?\}")
 _SECRET_NAME = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:_|$)", re.IGNORECASE)
@@ -208,38 +205,3 @@ def _one_of(words: Iterable[str]) -> str:
 
 def _names(model: type[BaseModel]) -> Iterable[str]:
     return (field.alias or name for name, field in model.model_fields.items())
-
-
-def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a job file, with every setting's description, for editors."""
-    schema = JobConfig.model_json_schema(by_alias=True)
-    definitions = schema["$defs"]
-    words_of_column = _words_of(ColumnSettings) | _words_of(JobSettings)
-    models: list[type[BaseModel]] = [JobConfig, ColumnConfig, GenerationSettings]
-    for model in [*models, *CLIENT_TYPES.values(), *ANSWER_TYPES.values()]:
-        part = schema if model is JobConfig else definitions[model.__name__]
-        words = words_of_column | _words_of(GenerationConfig if model is GenerationSettings else model)
-        part["description"] = words.pop("")
-        for name, property_ in part["properties"].items():
-            property_["description"] = words["json_schema" if name == "schema" else name]
-    for part in (schema, definitions["ColumnConfig"]):
-        properties = part["properties"]
-        properties["client"] = _or_word(properties["client"], ["local"])
-        properties["answer"] = _or_word(properties["answer"], ["text"])
-    definitions["ColumnConfig"]["required"] = ["output_column"]  # the rest may come from the job
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "nemo-llm-stage job"}
-
-
-def _or_word(schema: dict[str, Any], words: list[str]) -> dict[str, Any]:
-    description = schema.pop("description")
-    schema.pop("default", None)
-    return {"anyOf": [schema, {"enum": words}], "description": description}
-
-
-def _words_of(model: type[Any]) -> dict[str, str]:
-    """Return what the docstring of `model` says of each attribute, and under "" of the whole."""
-    summary, _, attributes = inspect.getdoc(model).partition("\n\nAttributes:\n")  # type: ignore[union-attr]
-    words = {"": " ".join(summary.split()).replace("``", "`")}
-    for name, text in re.findall(r"^ {4}(\w+): (.+?)(?=^ {4}\w|\Z)", attributes, re.MULTILINE | re.DOTALL):
-        words[name] = " ".join(text.split()).replace("``", "`")
-    return words

@@ -10,7 +10,8 @@ import pytest
 
 from nemo_llm_stage import ConfigError
 from nemo_llm_stage.cli.options import merged_settings
-from nemo_llm_stage.config.load import JobConfig, json_schema, make_config
+from nemo_llm_stage.config.load import JobConfig, make_config
+from nemo_llm_stage.config.schema import json_schema
 
 JOB: dict[str, Any] = {"input": "in", "output": "out", "model": "m", "prompt": "{{ text }}", "output_column": "x"}
 URL = "http://127.0.0.1:1/v1"
@@ -126,7 +127,7 @@ def test_a_record_of_an_older_version_is_read(client_type: str) -> None:
     own = {} if client_type == "local" else {"base_url": URL, "headers": {"X-Team": "curation"}}
     config = make_config({**JOB, "client": {"type": client_type, **OLD, **own}}, is_record=True)
     assert config.client.type == client_type
-    assert config.client.limit == (4 if client_type == "local" else 64)
+    assert config.client.max_concurrent_requests == (4 if client_type == "local" else 64)
 
 
 def test_another_type_on_the_command_line_leaves_the_rest_behind() -> None:

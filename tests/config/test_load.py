@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 
 from nemo_llm_stage import AsyncHTTPClient, ConfigError
-from nemo_llm_stage.config.load import JobConfig, json_schema, make_config, override, read_job_file
+from nemo_llm_stage.config.load import JobConfig, make_config, override, read_job_file
+from nemo_llm_stage.config.schema import json_schema
 from nemo_llm_stage.testing import SimulatedServer
 
 BASE: dict[str, Any] = {

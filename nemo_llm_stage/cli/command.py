@@ -1,0 +1,64 @@
+"""What all commands share: how they end, and how ``--help`` looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from nemo_llm_stage.errors import ConfigError, LLMStageError
+
+EXIT_RUN, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+class Command(click.Command):
+    """Shows a user's mistake as one message, never as a traceback."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command; end with a message and an exit code if it fails."""
+        try:
+            return super().invoke(context)
+        except LLMStageError as error:
+            click.secho(f"error: {error}", fg="red", err=True)
+            context.exit(EXIT_INPUT if isinstance(error, ConfigError) else EXIT_RUN)
+        except KeyboardInterrupt:
+            click.echo("stopped; run the same command to resume.", err=True)
+            context.exit(EXIT_INTERRUPTED)
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options under the headings of their sections."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(context):
+            record = parameter.get_help_record(context)
+            if record is not None:
+                sections.setdefault(getattr(parameter, "section", "Options"), []).append(record)
+        for section, records in sections.items():
+            with formatter.section(section):
+                formatter.write_dl(records)
+        if isinstance(self, click.Group):
+            self.format_commands(context, formatter)
+
+
+class Commands(Command, click.Group):
+    """A group of commands; its help shows the whole first sentence of each."""
+
+    command_class = Command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write each command with its first sentence."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self.commands[name].get_short_help_str(1000)) for name in self.commands])
+
+
+def options(section: str, *options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return one decorator for all `options`, which ``--help`` shows under the heading `section`."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+            command.__click_params__[-1].section = section
+        return command
+
+    return decorate

@@ -1,0 +1,44 @@
+"""A pipeline script: a job whose settings are a literal in Python, with the options of `nemo-llm-stage run`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nemo_llm_stage.cli.command import CONTEXT
+from nemo_llm_stage.cli.options import JobCommand, merged_settings
+from nemo_llm_stage.cli.run import run_settings, show_options
+
+
+def pipeline(description: str, *, demo_rows: int, **settings: Any) -> None:
+    """
+    Run a pipeline script: `settings` are its job; every option of ``nemo-llm-stage run`` overrides one of them.
+
+    Args:
+        description: Shown by ``--help``.
+        demo_rows: Without ``--input``, the input is this many texts of this Python's own documentation.
+        settings: As in a job file.
+    """
+
+    @click.command(help=description, cls=JobCommand, context_settings=CONTEXT)
+    @click.option("--rows", type=int, default=demo_rows, show_default=True, help="Texts to use without --input.")
+    @show_options
+    def command(rows: int, progress: bool, restart: bool, show_rows: int, **flags: Any) -> None:
+        merged = merged_settings(settings, flags)
+        if "input" not in merged:
+            merged["input"] = _python_docs(Path(f"{merged['output']}_input_{rows}.parquet"), rows)
+        run_settings(merged, "the pipeline", progress=progress, restart=restart, show_rows=show_rows)
+
+    command(prog_name=Path(sys.argv[0]).name)
+
+
+def _python_docs(path: Path, rows: int) -> str:
+    from nemo_llm_stage.embedded.corpus import write_python_docs
+
+    if not path.exists():  # a resumed job needs the very same file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_python_docs(path, num_rows=rows)
+    return str(path)

@@ -1,0 +1,64 @@
+"""`nemo-llm-stage preview`: a few rows of a job, before it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nemo_llm_stage.cli.command import options
+from nemo_llm_stage.cli.options import JobCommand, merged_settings
+
+
+@click.command("preview", cls=JobCommand)
+@click.argument("job_file", required=False, type=click.Path(path_type=Path))
+@options(
+    "Preview",
+    click.option("-n", "--rows", type=click.IntRange(1), default=5, show_default=True, help="How many rows."),
+    click.option("--dry-run", is_flag=True, help="Only show the prompts; send no requests."),
+    click.option("--full", is_flag=True, help="Show long texts to their end."),
+    click.option("--price-input", type=float, help="Price of a million input tokens, to estimate the cost."),
+    click.option("--price-output", type=float, help="Price of a million output tokens."),
+)
+def command(
+    job_file: Path | None,
+    rows: int,
+    dry_run: bool,
+    full: bool,
+    price_input: float | None,
+    price_output: float | None,
+    **flags: Any,
+) -> None:
+    """
+    Preview a job: the exact prompts of a few rows spread over the dataset, and their answers.
+
+    Takes the options of `run`, writes nothing, and estimates tokens, time and cost of all rows from these few.
+    """
+    from rich.console import Console
+
+    from nemo_llm_stage.config.load import make_config, read_job_file
+    from nemo_llm_stage.job.preview import preview_job
+    from nemo_llm_stage.report.preview_panels import estimates, row_panel
+
+    settings = read_job_file(job_file) if job_file else {}
+    config = make_config(merged_settings(settings, flags), str(job_file or "the command line"))
+    seen = preview_job(config, rows, is_dry=dry_run)
+    console = Console()
+    for row in seen.rows:
+        title = "a row" if row.number is None else f"row {row.number + 1:,} of {seen.num_rows:,}"
+        console.print(row_panel(title, row.columns, is_dropped=row.is_dropped, is_full=full))
+    if dry_run or not seen.rows:
+        console.print(f"{'' if seen.is_exact else 'about '}{seen.num_rows:,} rows; no requests were sent.")
+        return
+    results = [[column.result for column in row.columns if column.result is not None] for row in seen.rows]
+    console.print(
+        estimates(
+            results,
+            seen.num_rows,
+            is_exact=seen.is_exact,
+            max_concurrent_requests=seen.max_concurrent_requests,
+            price_input=price_input,
+            price_output=price_output,
+        )
+    )

@@ -1,0 +1,19 @@
+"""`nemo-llm-stage retry-failed`: the failed rows of a job, once more."""
+
+from __future__ import annotations
+
+import click
+
+from nemo_llm_stage.cli.command import Command
+from nemo_llm_stage.cli.run import show_summary
+
+
+@click.command("retry-failed", cls=Command)
+@click.argument("output")
+@click.option("--kind", multiple=True, help="Only rows that failed with this kind, e.g. timeout. May be repeated.")
+@click.option("--progress/--no-progress", default=True, help="Show progress on stderr.")
+def command(output: str, kind: tuple[str, ...], progress: bool) -> None:
+    """Retry the failed rows of the job in OUTPUT and replace them with the new results."""
+    from nemo_llm_stage.run import retry_output
+
+    show_summary(retry_output(output, kind, progress=progress))

@@ -1,0 +1,76 @@
+"""`nemo-llm-stage run`: a whole job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nemo_llm_stage.cli.command import options
+from nemo_llm_stage.cli.options import JobCommand, merged_settings
+
+if TYPE_CHECKING:
+    from nemo_llm_stage.job.result import JobResult
+
+show_options = options(
+    "This run",
+    click.option("--progress/--no-progress", default=True, help="Show progress on stderr."),
+    click.option("--restart", is_flag=True, help="Discard the finished output and make it again."),
+    click.option("--show-rows", type=int, default=5, show_default=True, help="Rows of the output to show at the end."),
+)
+
+
+@click.command("run", cls=JobCommand)
+@click.argument("job_file", required=False, type=click.Path(path_type=Path))
+@show_options
+def command(job_file: Path | None, progress: bool, restart: bool, show_rows: int, **flags: Any) -> None:
+    """
+    Run a job: read the input, send every row to the server, and write the rows with the new column.
+
+    The settings come from JOB_FILE (YAML), from the options, or from both; options win. Run the same job again to
+    resume it: finished rows are not sent again.
+
+    \b
+    nemo-llm-stage run --input docs.parquet --output out \\
+        --base-url http://localhost:8000/v1 --model my-model \\
+        --prompt 'Summarize in one sentence: {{ text }}' --output-column summary
+    """  # noqa: D301 - click's mark for a block that is not to be wrapped
+    from nemo_llm_stage.config.load import read_job_file
+
+    settings = read_job_file(job_file) if job_file else {}
+    source = str(job_file or "the command line")
+    run_settings(merged_settings(settings, flags), source, progress=progress, restart=restart, show_rows=show_rows)
+
+
+def run_settings(settings: dict[str, Any], source: str, *, progress: bool, restart: bool, show_rows: int) -> None:
+    """Run the job that `settings` describe; show a few rows and the summary. `source` names them in messages."""
+    from rich.console import Console
+
+    from nemo_llm_stage.config.load import make_config
+    from nemo_llm_stage.report.summary import sample
+    from nemo_llm_stage.run import head, run_config
+
+    config = make_config(settings, source)
+    result = run_config(config, restart=restart, progress=progress)
+    if show_rows > 0:
+        Console().print(sample(head(config.output, show_rows), result.columns, result.output_columns))
+    show_summary(result)
+
+
+def show_summary(result: JobResult) -> None:
+    """Print what a job's output holds and what the run took."""
+    from rich.console import Console
+
+    from nemo_llm_stage.report.summary import summary
+
+    Console().print(
+        summary(
+            result.counters,
+            output=result.output,
+            num_partitions=result.num_partitions,
+            elapsed_s=result.elapsed_s,
+            num_rows_before=result.num_rows_before,
+            left_out=result.left_out,
+        )
+    )
