@@ -7,7 +7,6 @@ writer of JSON.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -47,7 +46,7 @@ def count_or_none(value: Any) -> int | None:
 def seconds_or_none(value: Any) -> float | None:
     """Return finite seconds, 0 or more."""
     is_number = type(value) is float or type(value) is int
-    return value if is_number and 0 <= value < MAX_COUNT and math.isfinite(value) else None
+    return value if is_number and 0 <= value < MAX_COUNT else None  # NaN is neither
 
 
 def object_or_none(value: Any) -> dict[str, Any] | None:
@@ -70,7 +69,7 @@ def usage_or_none(input_tokens: Any, output_tokens: Any, cached_tokens: Any) -> 
 
 def texts_or_none(value: Any) -> tuple[str, ...] | None:
     """Return the texts of a list that has one and holds nothing else."""
-    if not isinstance(value, list | tuple) or not value:
+    if (type(value) is not list and type(value) is not tuple) or not value:
         return None
     for text in value:
         if not isinstance(text, str):
@@ -105,8 +104,6 @@ def typed_completion(completion: Completion) -> Completion | None:
 
 def _per_choice(values: Any, num_choices: int, read: Callable[[Any], T]) -> tuple[T, ...]:
     """One value for each choice, or none where there are not as many."""
-    if not values:
+    if type(values) is not list and type(values) is not tuple:
         return ()
-    if not isinstance(values, list | tuple) or len(values) != num_choices:
-        return ()
-    return tuple(map(read, values))
+    return tuple(map(read, values)) if len(values) == num_choices else ()

@@ -34,12 +34,20 @@ import orjson
 
 from nemo_llm_stage.core import Completion, Usage
 from nemo_llm_stage.errors import OutputConflictError
-from nemo_llm_stage.fields import typed_completion
+from nemo_llm_stage.fields import (
+    count_or_none,
+    name_or_none,
+    seconds_or_none,
+    text_or_none,
+    typed_completion,
+    usage_or_none,
+)
 
 VERSION = 1
 
 _CHECKSUM_CHARS = 8
 _NUM_USAGE_FIELDS = 3
+_USUAL_REASONS = (["stop"], ["length"])
 
 
 def encode_line(key: str, completion: Completion) -> bytes:
@@ -114,9 +122,21 @@ def decode(body: bytes) -> Completion | None:
     """
     entry: Any = orjson.loads(body)
     usage = entry.get("u")
-    is_usage = isinstance(usage, list) and len(usage) == _NUM_USAGE_FIELDS
+    is_usage = type(usage) is list and len(usage) == _NUM_USAGE_FIELDS
+    texts = entry.get("t")
+    if type(texts) is list and len(texts) == 1 and type(texts[0]) is str and _is_usual(entry):
+        return Completion(
+            (texts[0],),
+            (entry["f"][0],),
+            (None,),
+            usage_or_none(*usage) if is_usage else None,
+            name_or_none(entry.get("m")),
+            text_or_none(entry.get("e")),
+            count_or_none(entry.get("a")) or 1,
+            seconds_or_none(entry.get("s")),
+        )
     completion = Completion(
-        entry.get("t"),
+        texts,
         entry.get("f"),
         entry.get("r"),
         Usage(*usage) if is_usage else None,
@@ -125,6 +145,11 @@ def decode(body: bytes) -> Completion | None:
         entry.get("a"),
         entry.get("s"),
         entry.get("p"),
-        entry.get("x", ()),
+        choice_errors=entry.get("x", ()),
     )
     return typed_completion(completion)
+
+
+def _is_usual(entry: dict[str, Any]) -> bool:
+    """Whether the one choice of this entry came to its end and holds nothing beside its text."""
+    return entry.get("f") in _USUAL_REASONS and entry.get("r") == [None] and entry.get("p") == [] and "x" not in entry

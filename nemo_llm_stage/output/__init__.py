@@ -5,7 +5,7 @@ from nemo_llm_stage.output.choices import ChoiceOutput
 from nemo_llm_stage.output.json_output import JsonOutput
 from nemo_llm_stage.output.of import OutputLike, output_of
 from nemo_llm_stage.output.reask import reask_messages
-from nemo_llm_stage.output.reasoning import split_reasoning
+from nemo_llm_stage.output.reasoning import split_reasoning, without_reasoning
 from nemo_llm_stage.output.regex import RegexOutput
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "output_of",
     "reask_messages",
     "split_reasoning",
+    "without_reasoning",
 ]

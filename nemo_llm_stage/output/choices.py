@@ -16,7 +16,7 @@ import pyarrow as pa
 from nemo_llm_stage.core import Completion
 from nemo_llm_stage.errors import ConfigError, ParseError
 from nemo_llm_stage.output.base import Output
-from nemo_llm_stage.output.reasoning import split_reasoning
+from nemo_llm_stage.output.reasoning import without_reasoning
 
 _AROUND = " \t\r\n\"'`*_.,;:!()[]\u201c\u201d\u2018\u2019"
 """What may stand around a label: blanks, quotes, Markdown's emphasis, punctuation."""
@@ -74,7 +74,7 @@ class ChoiceOutput(Output):
         Raises:
             ParseError: The answer is none of the choices; names them.
         """
-        answer = split_reasoning(text)[1].strip()
+        answer = without_reasoning(text, completion, choice).strip()
         if self._guided == "json":
             answer = _unquoted(answer)
         label = answer if answer in self._exact else self._by_core.get(_core(answer))

@@ -18,7 +18,7 @@ from nemo_llm_stage.errors import ConfigError, ParseError
 from nemo_llm_stage.identity import describe_callable
 from nemo_llm_stage.output.base import Output
 from nemo_llm_stage.output.json_text import find_json
-from nemo_llm_stage.output.reasoning import split_reasoning
+from nemo_llm_stage.output.reasoning import without_reasoning
 from nemo_llm_stage.output.schema import plan_of
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class JsonOutput(Output):
         Raises:
             ParseError: There is no JSON value, or it does not satisfy the schema; says where and why.
         """
-        value = find_json(split_reasoning(text)[1], self._openers)
+        value = find_json(without_reasoning(text, completion, choice), self._openers)
         is_short = len(text) <= _MAX_CHARS_TOLD_IN_FULL
         if self._adapter is not None:
             value = self._validated(self._adapter, value, is_short=is_short)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from nemo_llm_stage.core import Completion
 from nemo_llm_stage.errors import ConfigError, ParseError
 from nemo_llm_stage.output.base import Output
-from nemo_llm_stage.output.reasoning import split_reasoning
+from nemo_llm_stage.output.reasoning import without_reasoning
 
 
 class RegexOutput(Output):
@@ -56,7 +56,7 @@ class RegexOutput(Output):
         Raises:
             ParseError: The pattern matches nowhere, or a caught text is not of its type.
         """
-        match = self._pattern.search(split_reasoning(text)[1])
+        match = self._pattern.search(without_reasoning(text, completion, choice))
         if match is None:
             raise ParseError(f"the answer does not match the pattern {self._pattern.pattern!r}.")
         if self._pattern.groupindex:

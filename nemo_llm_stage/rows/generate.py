@@ -20,7 +20,7 @@ from nemo_llm_stage.errors import (
     RowError,
     TruncatedError,
 )
-from nemo_llm_stage.output import reask_messages, split_reasoning
+from nemo_llm_stage.output import reask_messages, without_reasoning
 from nemo_llm_stage.rows.adjust import (
     continuation,
     cut_input,
@@ -246,7 +246,7 @@ class ColumnRunner:
     def _parse(self, completion: Completion, choice: int) -> Any:
         text = completion.texts[choice]
         if self.column.reasoning_column:
-            text = split_reasoning(text)[1]
+            text = without_reasoning(text, completion, choice)
         try:
             return self.column.output.parse(text, completion, choice)
         except ParseError as error:

@@ -134,6 +134,7 @@ def test_values_get_exactly_the_types() -> None:
         'Sure! Here it is:\n\n```\n{"a": 1, "b": "x"}\n```\nAnything else?',
         'The set {a, b} gives {"a": 1, "b": "x"}.',
         '<think>Maybe {"a": 2}?</think>{"a": 1, "b": "x"}',
+        'Maybe {"a": 2}?\n</think>\n\n{"a": 1, "b": "x"}',
         '{"a": 1, "b": "x",}',
         "{'a': 1, 'b': 'x'}",
         "{a: 1, b: 'x'} // done",
@@ -156,6 +157,14 @@ def test_only_the_form_of_an_answer_is_put_right(text: str) -> None:
 def test_putting_right_changes_no_content(text: str, expected: str) -> None:
     """What stands inside a string stays there."""
     assert parse(SCHEMA, text)["b"] == expected
+
+
+def test_json_may_hold_the_closing_tag_of_thinking() -> None:
+    """In a text of its own, that is: nothing is cut from within it."""
+    value = {"a": 1, "b": "end it with </think>"}
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "string"}}}
+    for text in (json.dumps(value), json.dumps(value, indent=2), f"Here:\n```json\n{json.dumps(value)}\n```"):
+        assert parse(schema, text) == value
 
 
 @pytest.mark.parametrize(

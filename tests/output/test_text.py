@@ -19,6 +19,7 @@ from nemo_llm_stage.output import (
     output_of,
     reask_messages,
     split_reasoning,
+    without_reasoning,
 )
 
 
@@ -101,11 +102,33 @@ def test_a_pattern_that_cannot_work_is_refused(pattern: str, arrow_type: Any, me
         ("<think>\n\n</think>\n\nanswer", (None, "answer")),
         ("I <think> so", (None, "I <think> so")),
         ("<think>a</think>b</think>c", ("a", "b</think>c")),
+        ("I write <think>a</think>b", (None, "I write <think>a</think>b")),
+        ('{"a": "ends with </think> here"}', (None, '{"a": "ends with </think> here"}')),
+        ('{\n  "a": "\\"</think>\\"",\n  "b": 1}', (None, '{\n  "a": "\\"</think>\\"",\n  "b": 1}')),
+        ("Close with `</think>`.", (None, "Close with `</think>`.")),
+        (
+            '"quoted </think>" and `</think>`\nwhy\n</think>\n\n{"a": "</think>"}',
+            ('"quoted </think>" and `</think>`\nwhy', '{"a": "</think>"}'),
+        ),
     ],
 )
 def test_thinking_is_split_from_the_answer(text: str, expected: tuple[str | None, str]) -> None:
     """Also where a tag is missing."""
     assert expected == split_reasoning(text)
+
+
+def test_many_tags_take_linear_time() -> None:
+    """A megabyte of them is read in milliseconds."""
+    text = '"' + "</think>" * 125_000
+    assert split_reasoning(text) == (None, text)
+
+
+def test_an_answer_whose_server_told_the_thinking_apart_is_not_cut() -> None:
+    """It may speak of the tags."""
+    text = "Put </think> at the end."
+    assert without_reasoning(text, Completion((text,), ("stop",), ("hm",)), 0) == text
+    assert without_reasoning(text, Completion((text,), ("stop",), (None,)), 0) == "at the end."
+    assert RegexOutput("Put").parse(text, Completion((text,), ("stop",), ("hm",)), 0) == "Put"
 
 
 def test_asking_again_shows_the_answer_and_what_is_wrong() -> None:
