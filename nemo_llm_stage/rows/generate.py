@@ -224,7 +224,7 @@ class ColumnRunner:
         is_good = False
         try:
             for _ in range(self._policy.max_reasks):
-                branch.messages = reask_messages(branch.messages, answer, error)
+                branch.messages = reask_messages(branch.messages, encodable(answer), error)
                 branch.note("reask")
                 try:
                     completion = await self._complete(branch)
@@ -253,4 +253,5 @@ class ColumnRunner:
             failure = str(error)
         except Exception as error:  # noqa: BLE001 - a user's parser may raise anything
             failure = f"the parser raised {type(error).__name__}: {error}"
+        failure = encodable(failure)  # it may go back to the model
         raise ParseError(f"{failure} The answer was cut off at max_tokens." if is_cut_off(completion) else failure)

@@ -19,7 +19,14 @@ import orjson
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
 from nemo_llm_stage.client.retry import backoff_s
 from nemo_llm_stage.core import Completion, Message, Origin
-from nemo_llm_stage.errors import ConnectionFailedError, QuarantinedError, RequestError, RunError, TransientError
+from nemo_llm_stage.errors import (
+    ConnectionFailedError,
+    PromptError,
+    QuarantinedError,
+    RequestError,
+    RunError,
+    TransientError,
+)
 from nemo_llm_stage.rows.health import (
     NUM_DEATHS_TO_QUARANTINE,
     NUM_DEATHS_TO_SUSPECT,
@@ -89,9 +96,15 @@ def request_key(identity: bytes, messages: list[Message]) -> str:
     Content hash of a request: 32 hex digits of BLAKE2b over its identity and its messages.
 
     Two requests share a key only if the server is asked the very same thing.
+
+    Raises:
+        PromptError: The messages cannot be written as JSON.
     """
     digest = hashlib.blake2b(identity, digest_size=16)
-    digest.update(orjson.dumps(messages, default=repr))
+    try:
+        digest.update(orjson.dumps(messages, default=repr))
+    except TypeError as error:  # e.g. a lone surrogate, or an integer beyond 64 bits
+        raise PromptError(f"the messages cannot be written as JSON: {error}") from None
     return digest.hexdigest()
 
 
