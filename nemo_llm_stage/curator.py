@@ -68,6 +68,7 @@ from nemo_llm_stage.client.openai_client import AsyncOpenAIClient, OpenAIClient
 from nemo_llm_stage.core import Counters, Outcome
 from nemo_llm_stage.rows.adjust import is_cut_off
 from nemo_llm_stage.stage.llm_stage import LLMStage
+from nemo_llm_stage.stage.loop import result_of
 from nemo_llm_stage.stage.multi import as_stage
 from nemo_llm_stage.stage.stage import Stage
 
@@ -177,7 +178,7 @@ class LLMProcessingStage(ProcessingStage[DocumentBatch, DocumentBatch]):  # type
                 self.stage.check_columns(task.get_columns())
                 futures.append(self.stage.submit(self.stage.rows_of(task.data)))
             for task, future in zip(tasks, futures, strict=True):
-                outcomes = future.result()
+                outcomes = result_of(future)
                 now_s = time.monotonic()
                 outputs.append(self._output(task, outcomes, now_s - last_monotonic_s, is_alone=len(tasks) == 1))
                 last_monotonic_s = now_s

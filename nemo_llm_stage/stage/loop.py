@@ -16,6 +16,20 @@ from nemo_llm_stage.errors import RunError
 
 T = TypeVar("T")
 
+WAKE_UP_S = 0.2
+"""How often a waiting thread looks for an interrupt. Once polars is imported, SIGINT does not end a wait by itself."""
+
+
+def result_of(future: concurrent.futures.Future[T]) -> T:
+    """Wait for `future` and return its result. If this thread is interrupted, e.g. by Ctrl-C, `future` is cancelled."""
+    try:
+        while not concurrent.futures.wait([future], WAKE_UP_S).done:
+            pass
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
 
 class LoopThread:
     """An event loop that runs in a daemon thread until `close`. Its methods may be called from any other thread."""
@@ -39,12 +53,7 @@ class LoopThread:
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run `coroutine` on the loop and return its result. An interrupt here cancels it there."""
-        future = self.submit(coroutine)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+        return result_of(self.submit(coroutine))
 
     def close(self, last: Callable[[], Coroutine[Any, Any, object]] | None = None) -> None:
         """

@@ -26,6 +26,7 @@ from nemo_llm_stage.stage.dependencies import needs_of, sources_of_keep_if, uses
 from nemo_llm_stage.stage.extend import Extended, drop, extend
 from nemo_llm_stage.stage.interchange import from_any
 from nemo_llm_stage.stage.keep import KeepIf
+from nemo_llm_stage.stage.loop import result_of
 from nemo_llm_stage.stage.output_columns import OutputColumns
 from nemo_llm_stage.stage.runtime import LocalRuntime, OnDone, Runtime, unique
 from nemo_llm_stage.stage.table import column_names, rows_of
@@ -133,12 +134,7 @@ class Stage:
         """
         rows, convert_back = from_any(table)
         self.check_columns(column_names(rows))
-        future = self.submit(self.rows_of(rows))
-        try:
-            outcomes = future.result()
-        except BaseException:
-            future.cancel()
-            raise
+        outcomes = result_of(self.submit(self.rows_of(rows)))
         result: T = convert_back(self.add_columns(rows, outcomes))
         return result
 
