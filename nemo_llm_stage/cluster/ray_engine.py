@@ -1,8 +1,8 @@
 """
 The Ray engine: a job's partitions through workers in Ray actors.
 
-The driver hands out tasks and gets small reports back; rows and answers go straight from file to file in the worker.
-Losing a worker or a node costs the rows in flight there and no more: another worker takes them up.
+The driver assigns tasks and gets small reports back; rows and answers go from file to file in the worker. Losing a
+worker or a node costs the rows in flight there and no more: another worker runs them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.errors import RunError
 from nemo_llm_stage.worker.drive import WorkerLostError, drive, handout_of
 from nemo_llm_stage.worker.engine import Monitor
-from nemo_llm_stage.worker.host import News, WorkerHost
+from nemo_llm_stage.worker.host import WorkerHost, WorkerStatus
 from nemo_llm_stage.worker.spec import WorkerSpec
 from nemo_llm_stage.worker.task import PartitionReport, Task
 
@@ -35,8 +35,8 @@ class RayEngine:
     Runs partitions in a fixed number of actors.
 
     Args:
-        num_actors: Each holds one client with a limit of its own.
-        num_cpus_per_actor: Reserved in Ray; a client needs little.
+        num_actors: Each holds one worker, with clients and limits of its own.
+        num_cpus_per_actor: CPUs that Ray reserves for each.
         address: See `connect`.
     """
 
@@ -53,47 +53,47 @@ class RayEngine:
         connect(self.address)
         check_room(self.num_actors, self.num_cpus_per_actor)
         handout = handout_of(spec, partitions, self.num_actors)
-        seats = [_Seat(spec, self.num_cpus_per_actor) for _ in range(handout.num_workers)]
+        slots = [_Slot(spec, self.num_cpus_per_actor) for _ in range(handout.num_workers)]
         try:
-            yield from drive(seats, handout, monitor)
+            yield from drive(slots, handout, monitor)
         except ray.exceptions.RayError as error:
             raise RunError(f"lost Ray: {_first_lines(error)} Run the same job again to go on.") from error
         finally:
             with suppress(ray.exceptions.RayError):  # Ray itself may be gone, which must not hide what broke it
-                _stop(seats)
+                _stop(slots)
 
 
-class _Seat:
-    """See `nemo_llm_stage.worker.drive.Seat`; the worker is an actor."""
+class _Slot:
+    """See `nemo_llm_stage.worker.drive.WorkerSlot`; the worker is an actor."""
 
     def __init__(self, spec: WorkerSpec, num_cpus: float) -> None:
         import ray
 
         remote: Any = ray.remote
-        # Two calls at once: the one to stop must not wait for the exchange under way.
+        # Two calls at once: the call to stop must not wait for the pending `collect`.
         options = {"num_cpus": num_cpus, "max_concurrency": 2, "scheduling_strategy": "SPREAD"}
         self._actor_class = remote(**options)(PartitionActor)
         self._spec = spec
         self._actor: Any = None
         self._is_up = False
 
-    def start(self) -> Future[News]:
+    def start(self) -> Future[WorkerStatus]:
         self.kill()
         self._is_up = False
         self._actor = self._actor_class.remote(self._spec)
-        return self.exchange((), 0, 0.0)
+        return self.collect((), 0, 0.0)
 
-    def exchange(self, tasks: Sequence[Task], num_rows_ahead: int, patience_s: float) -> Future[News]:
-        news: Future[News] = Future()
-        call: Future[News] = self._actor.exchange.remote(tasks, num_rows_ahead, patience_s).future()
-        call.add_done_callback(lambda call: self._pass_on(call, news))
-        return news
+    def collect(self, tasks: Sequence[Task], num_rows_ahead: int, timeout_s: float) -> Future[WorkerStatus]:
+        status: Future[WorkerStatus] = Future()
+        call: Future[WorkerStatus] = self._actor.collect.remote(tasks, num_rows_ahead, timeout_s).future()
+        call.add_done_callback(lambda call: self._pass_on(call, status))
+        return status
 
     def stop(self) -> None:
         _stop([self])
 
-    def ask_to_stop(self) -> Any:
-        """Have the worker abandon what it runs; return the call, or None where it is not up."""
+    def begin_stop(self) -> Any:
+        """Tell the worker to abandon its tasks; return the pending call, or None if the worker is not up."""
         return self._actor.stop.remote() if self._is_up else None
 
     def kill(self) -> None:
@@ -103,29 +103,29 @@ class _Seat:
         if self._actor is not None:
             ray.kill(self._actor)
 
-    def _pass_on(self, call: Future[News], news: Future[News]) -> None:
+    def _pass_on(self, call: Future[WorkerStatus], status: Future[WorkerStatus]) -> None:
         import ray
 
         error = call.exception()
         if error is None:
             self._is_up = True
-            news.set_result(call.result())
+            status.set_result(call.result())
         elif isinstance(error, ray.exceptions.RayActorError) and not error.actor_init_failed:
-            news.set_exception(WorkerLostError(_first_lines(error, num=1)))
+            status.set_exception(WorkerLostError(_first_lines(error, num=1)))
         elif isinstance(error, ray.exceptions.RayActorError | ray.exceptions.RayTaskError):
-            news.set_exception(RunError(f"a worker broke: {error}"))
+            status.set_exception(RunError(f"a worker broke: {error}"))
         else:
-            news.set_exception(error)
+            status.set_exception(error)
 
 
-def _stop(seats: Sequence[_Seat]) -> None:
+def _stop(slots: Sequence[_Slot]) -> None:
     import ray
 
-    calls = [call for seat in seats if (call := seat.ask_to_stop()) is not None]
+    calls = [call for slot in slots if (call := slot.begin_stop()) is not None]
     if calls:
         ray.wait(calls, num_returns=len(calls), timeout=STOP_TIMEOUT_S)
-    for seat in seats:
-        seat.kill()
+    for slot in slots:
+        slot.kill()
 
 
 def _first_lines(error: BaseException, num: int = 3) -> str:

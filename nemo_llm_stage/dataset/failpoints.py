@@ -1,8 +1,8 @@
 """
-Named places between reading, journaling and committing where a crash would hurt most, so that a crash can be had there.
+Named places between reading, journaling and committing, so that tests can crash there.
 
-Does nothing unless a test listens, or ``NEMO_LLM_STAGE_FAILPOINTS`` says where this process shall be killed. Knows
-nothing of what is done at the places.
+Does nothing unless a test listens, or ``NEMO_LLM_STAGE_FAILPOINTS`` says where to kill this process. Knows nothing of
+what is done at the places.
 """
 
 from __future__ import annotations
@@ -40,29 +40,29 @@ FAILPOINTS = (
     "restart.between",
     "restart.after",
 )
-"""In the order of a job: record, read, journal, write, commit, retire, finish; and what a restart throws away."""
+"""In the order of a job: record, read, journal, write, commit, retire, finish; then the steps of a restart."""
 
 VARIABLE = "NEMO_LLM_STAGE_FAILPOINTS"
-"""Environment variable: ``NAME=PROBABILITY`` of dying at each pass, more of them after commas."""
+"""Environment variable: ``NAME=PROBABILITY`` of a death at each pass; several, separated by commas."""
 
 LOG_VARIABLE = "NEMO_LLM_STAGE_FAILPOINTS_LOG"
-"""Environment variable: a file that gets a line, ``NAME PID``, for each death."""
+"""Environment variable: a file to which each death appends a line ``NAME PID``."""
 
 Hook = Callable[[str], None]
 _hook: Hook | None = None
 
 
 def reach(name: str) -> None:
-    """Say that the running code is at the failpoint `name`. Costs 50 ns where nobody listens."""
+    """Pass the failpoint `name`. Costs 50 ns if nobody listens."""
     if _hook is not None:
         _hook(name)
 
 
 def listen(hook: Hook | None) -> None:
     """
-    Call `hook` with the name of each failpoint that any thread of this process reaches; None stops that.
+    Call `hook` with the name of each failpoint that any thread of this process passes; None stops that.
 
-    What `hook` raises is raised there.
+    An exception of `hook` is raised at the failpoint.
     """
     global _hook  # one switch for the whole process: an unused failpoint costs one look
     _hook = hook
@@ -75,10 +75,14 @@ def kill_here() -> None:
 
 def hook_of(text: str, log: str | None = None) -> Hook:
     """
-    Return a hook that kills this process as `text`, of the form of ``NEMO_LLM_STAGE_FAILPOINTS``, says.
+    Return a hook that kills this process.
+
+    Args:
+        text: In the form of `VARIABLE`.
+        log: See `LOG_VARIABLE`.
 
     Raises:
-        ConfigError: There is no such failpoint, or the probability is none.
+        ConfigError: There is no such failpoint, or a probability is no number.
     """
     chances: dict[str, float] = {}
     for part in filter(None, text.split(",")):
@@ -88,7 +92,7 @@ def hook_of(text: str, log: str | None = None) -> Hook:
         try:
             chances[name] = float(chance or 1)
         except ValueError:
-            raise ConfigError(f"{VARIABLE}: {chance!r} is no probability.") from None
+            raise ConfigError(f"{VARIABLE}: {chance!r} is not a probability.") from None
 
     def hook(name: str) -> None:
         if random.random() < chances.get(name, 0.0):  # noqa: S311 - chance, not a secret

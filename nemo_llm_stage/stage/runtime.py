@@ -78,13 +78,15 @@ class Runtime:
         known: Sequence[Known] | None,
         store: CompletionStore | None,
         on_done: OnDone | None,
+        on_start: Callable[[], None] | None,
     ) -> concurrent.futures.Future[list[Outcome]]:
         """Start `rows`; see `Stage.submit`."""
         runner, scheduler = self._runner, self._scheduler
         if known is None:
-            return self.loop.submit(scheduler.run(rows, lambda row: runner.run_row(row, store), on_done))
+            return self.loop.submit(scheduler.run(rows, lambda row: runner.run_row(row, store), on_done, on_start))
         pairs = list(zip(rows, known, strict=True))
-        return self.loop.submit(scheduler.run(pairs, lambda pair: runner.run_row(pair[0], store, pair[1]), on_done))
+        run_known = lambda pair: runner.run_row(pair[0], store, pair[1])  # noqa: E731 - one line as above
+        return self.loop.submit(scheduler.run(pairs, run_known, on_done, on_start))
 
     @property
     def num_in_flight(self) -> int:

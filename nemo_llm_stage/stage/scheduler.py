@@ -69,7 +69,11 @@ class Scheduler:
             limit.on_release = self._start_rows
 
     async def run(
-        self, rows: Sequence[R], run_row: Callable[[R], Awaitable[T]], on_done: Callable[[T], None] | None = None
+        self,
+        rows: Sequence[R],
+        run_row: Callable[[R], Awaitable[T]],
+        on_done: Callable[[T], None] | None = None,
+        on_start: Callable[[], None] | None = None,
     ) -> list[T]:
         """
         Return ``[await run_row(row) for row in rows]``, with as many rows at once as the limit allows.
@@ -78,6 +82,7 @@ class Scheduler:
             rows: Started in this order.
             run_row: Must not raise for a failed row; what it raises ends this run.
             on_done: Called with each result as it comes; what it raises ends this run.
+            on_start: Called as each row is started. Must not raise.
 
         Raises:
             Exception: The first that `run_row` or `on_done` raised; this run's other rows are cancelled.
@@ -85,7 +90,7 @@ class Scheduler:
         """
         if not rows:
             return []
-        run = _Run(rows, run_row, on_done)
+        run = _Run(rows, run_row, on_done, on_start)
         self._runs.append(run)
         self._start_rows()
         logger.debug("%d rows submitted: %s", len(rows), self.statistics())
@@ -121,6 +126,8 @@ class Scheduler:
                 continue
             self._num_open += 1
             self._num_started += 1
+            if run.on_start is not None:
+                run.on_start()
             task = asyncio.get_running_loop().create_task(self._run_row(run, *row))
             self._starting.add(task)
             run.tasks.add(task)
@@ -155,9 +162,14 @@ class _Run(Generic[R, T]):
     """The rows of one `Scheduler.run` and their results. `finished` is set when all are there, or at an `error`."""
 
     def __init__(
-        self, rows: Sequence[R], run_row: Callable[[R], Awaitable[T]], on_done: Callable[[T], None] | None
+        self,
+        rows: Sequence[R],
+        run_row: Callable[[R], Awaitable[T]],
+        on_done: Callable[[T], None] | None,
+        on_start: Callable[[], None] | None,
     ) -> None:
         self.run_row = run_row
+        self.on_start = on_start
         self.results: list[Any] = [None] * len(rows)
         self.error: BaseException | None = None
         self.tasks: set[asyncio.Task[None]] = set()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
@@ -155,6 +155,7 @@ class Stage:
         known: Sequence[Known] | None = None,
         store: CompletionStore | None = None,
         on_done: OnDone | None = None,
+        on_start: Callable[[], None] | None = None,
     ) -> concurrent.futures.Future[list[Outcome]]:
         """
         Start `rows` and return at once; the future gives their outcomes in order. Cancelling it cancels the requests.
@@ -164,8 +165,9 @@ class Stage:
             known: For each row the results of columns that are not generated again.
             store: Keeps the completions; looked up and told on the event loop.
             on_done: Called on the event loop with each outcome as it comes. What it raises ends these rows.
+            on_start: Called on the event loop as each row is started. Must not raise.
         """
-        return self._open().submit(rows, known, store, on_done)
+        return self._open().submit(rows, known, store, on_done, on_start)
 
     def add_columns(self, table: Any, outcomes: Sequence[Outcome]) -> Any:
         """Return `table` with the columns that `outcomes` make. A value that does not fit the type fails its row."""
@@ -196,12 +198,6 @@ class Stage:
         """Requests in flight now."""
         runtime = self._runtime.current
         return 0 if runtime is None else runtime.num_in_flight
-
-    @property
-    def num_started(self) -> int:
-        """Rows started since the stage was opened."""
-        runtime = self._runtime.current
-        return 0 if runtime is None else runtime.statistics().num_started
 
     @property
     def trouble(self) -> str | None:

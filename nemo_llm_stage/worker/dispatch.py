@@ -1,10 +1,10 @@
 """
-What each worker runs next: whole partitions while there are many, pieces of them towards the end.
+What each worker runs next: whole partitions while there are many, pieces of partitions towards the end.
 
-A worker is handed rows just ahead of asking them, and less and less at once, so that all of them end together. The rows
-of a piece are only asked and journaled; once the last piece of a partition is done, one worker makes the file out of
-the journals. So a piece leaves nothing behind that a resumed job would have to know of. Knows counts of rows; knows
-nothing of Ray, files or stages.
+A worker gets rows shortly before it starts them, and towards the end fewer at a time, so that all workers finish
+together. The rows of a piece are only answered and journaled. Once the last piece of a partition is done, one worker
+makes the partition's file from the journals. A resumed job need not know of pieces: they leave only journals behind.
+Knows counts of rows; knows nothing of Ray, files or stages.
 
 Source: guided self-scheduling, Polychronopoulos and Kuck, IEEE Trans. Computers C-36 (12), 1987.
 """
@@ -20,20 +20,20 @@ from nemo_llm_stage.dataset.plan import Partition, cut
 from nemo_llm_stage.worker.task import PieceReport, Report, Task
 
 MAX_TASKS_OPEN = 64
-"""Of one worker: each has a thread, a journal and a file."""
+"""Tasks that one worker has at once: each has a thread, a journal and a file."""
 
 MIN_ROWS_AHEAD = 128
 
 
 class Handout:
     """
-    The partitions of one run, and who has them. Not for several threads.
+    The partitions of one run, and which worker has which. Not for several threads.
 
     Args:
-        partitions: To be run.
-        num_workers: Among which they are shared.
-        num_permits: Requests that each worker keeps in flight.
-        rows_per_partition: The usual number, for those whose rows were not counted.
+        partitions: To run.
+        num_workers: Workers that share them.
+        max_concurrent_requests: Requests that each worker keeps in flight.
+        rows_per_partition: Rows of a usual partition, to estimate those that were not counted.
         can_cut: Whether partitions may be cut into pieces.
     """
 
@@ -42,18 +42,18 @@ class Handout:
         partitions: Sequence[Partition],
         *,
         num_workers: int,
-        num_permits: int,
+        max_concurrent_requests: int,
         rows_per_partition: int,
         can_cut: bool = True,
     ) -> None:
         self.num_workers = num_workers
-        self._num_permits = num_permits
+        self._max_concurrent_requests = max_concurrent_requests
         self._can_cut = can_cut and num_workers > 1
         uncounted = [partition.stop - partition.start for partition in partitions if partition.num_rows is None]
         self._bytes_per_row = max(1, sum(uncounted) // (max(1, len(uncounted)) * max(1, rows_per_partition)))
         self._todo = deque(partitions)
         self._num_rows_left = sum(map(self._num_rows, partitions))
-        self._whole: deque[Task] = deque()  # partitions all of whose pieces are done
+        self._whole: deque[Task] = deque()  # partitions whose pieces are all done
         self._cuts: dict[int, _Cut] = {}
         self._held: dict[str, dict[Partition | int, Task]] = {}
 
@@ -64,20 +64,20 @@ class Handout:
 
     @property
     def num_rows_ahead(self) -> int:
-        """Rows that a worker shall have waiting beyond those in flight; below that it asks for more. 0: all are out."""
+        """Unstarted rows each worker should hold; 0 once everything is assigned."""
         if not self._todo:
             return 0
-        fewest = max(2, self._num_permits // 4)
-        most = max(MIN_ROWS_AHEAD, 4 * self._num_permits)
+        fewest = max(2, self._max_concurrent_requests // 4)
+        most = max(MIN_ROWS_AHEAD, 4 * self._max_concurrent_requests)
         return max(fewest, min(most, self._num_rows_left // (2 * self.num_workers)))
 
     def take(self, worker: str, *, num_waiting: int, num_open: int) -> list[Task]:
         """
-        Return what `worker` shall run beside what it has.
+        Assign more tasks to `worker` and return them.
 
         Args:
             worker: Its name.
-            num_waiting: Rows that it was given and has not started.
+            num_waiting: Rows that it has and has not started.
             num_open: Tasks that it has.
         """
         tasks = list(self._whole)
@@ -90,7 +90,7 @@ class Handout:
         return tasks
 
     def finish(self, worker: str, report: Report) -> None:
-        """Take note that `worker` has done a task."""
+        """Note that `worker` has finished a task."""
         held = self._held.get(worker, {})
         if isinstance(report, PieceReport):
             del held[report.piece]
@@ -99,8 +99,8 @@ class Handout:
             del held[report.index]
             self._cuts.pop(report.index, None)
 
-    def put_back(self, worker: str) -> None:
-        """Take back what `worker` has and has not done: it is dead."""
+    def release(self, worker: str) -> None:
+        """Take back the unfinished tasks of `worker`, which is dead, to assign them again."""
         for task in reversed(self._held.pop(worker, {}).values()):
             if task.pieces is not None:
                 self._whole.append(task)
@@ -109,13 +109,13 @@ class Handout:
                 self._num_rows_left += task.num_rows
 
     def counters(self) -> Counters:
-        """Return what the pieces that are done count, of partitions that are not committed yet."""
+        """Return the counts of finished pieces whose partitions are not committed yet."""
         return sum_counters(piece.counters for cut in self._cuts.values() for piece in cut.pieces)
 
     def _next(self) -> Task:
         partition = self._todo.popleft()
         num_rows, is_piece = self._num_rows(partition), partition.index in self._cuts
-        size = max(1, self._num_permits // 8, self._num_rows_left // (2 * self.num_workers))
+        size = max(1, self._max_concurrent_requests // 8, self._num_rows_left // (2 * self.num_workers))
         parts = cut(partition, size / num_rows) if self._can_cut and 2 * num_rows > 3 * size else None
         if parts is not None:
             known = self._cuts.setdefault(partition.index, _Cut(partition))
@@ -145,7 +145,7 @@ class Handout:
 
 @dataclass
 class _Cut:
-    """A partition that is run in pieces; `num_left` of them are not done, the part not cut yet among them."""
+    """A partition that is run in pieces. `num_left` counts the unfinished pieces and the rest that is not cut yet."""
 
     partition: Partition
     num_left: int = 1

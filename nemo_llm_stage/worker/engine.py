@@ -1,7 +1,7 @@
 """
-Engines run a job's partitions: what they promise, and what they tell while they do.
+Engines run a job's partitions: what they promise, and what they report meanwhile.
 
-The one in this process is in `local`; the Ray engine lives in the cluster room.
+The in-process engine is in `in_process`; the Ray engine is in the cluster room.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nemo_llm_stage.worker.spec import WorkerSpec
 from nemo_llm_stage.worker.task import PartitionReport
 
 TICK_S = 0.5
-"""How often an engine tells its monitor how things stand."""
+"""Seconds between two calls of the monitor."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Status:
     Attributes:
         open: Counts of the rows finished in partitions that are not committed yet.
         num_in_flight: Requests in flight, over all workers.
-        trouble: Why rows are being put off, as ``kind: message``; None where all is well.
+        trouble: Why rows are waiting for a retry, as ``kind: message``; None if none are.
     """
 
     open: Counters = field(default_factory=Counters)

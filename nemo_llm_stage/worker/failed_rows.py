@@ -1,56 +1,35 @@
 """
-The failed rows of a committed table: taken out to be asked again, and put back.
+The failed rows of a committed table: selected to be retried, and merged back.
 
-Knows tables, and which columns use which; knows nothing of files, and asks nobody.
+Knows tables, and which columns use which; knows nothing of files, and sends nothing.
 """
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from nemo_llm_stage.errors import SkippedError
 from nemo_llm_stage.rows.column import Column
-from nemo_llm_stage.rows.row import Known
 from nemo_llm_stage.stage.extend import Extended
 from nemo_llm_stage.stage.output_columns import OutputColumns
 from nemo_llm_stage.stage.stage import Stage
-
-
-@dataclass(frozen=True)
-class Asked:
-    """
-    Rows of which some or all are asked.
-
-    Attributes:
-        table: All of them.
-        input: Those that are asked, with the columns of the input.
-        places: Where those stand in `table`; rising. None for all.
-        known: For each of those, the results of the columns that are not asked; None where all are.
-        errors: For each of those, what it had failed with: output column → error.
-    """
-
-    table: pa.Table
-    input: pa.Table
-    places: Sequence[int] | None = None
-    known: Sequence[Known] | None = None
-    errors: Sequence[Mapping[str, str | None]] = ()
+from nemo_llm_stage.worker.chunk import Chunk
 
 
 class FailedRows:
     """
-    Tells which columns of which rows are asked again.
+    Selects the columns of rows that are retried.
 
-    Those that failed with one of `kinds`, and those with an error that use them, also by way of others. A skipped
-    column has not failed.
+    A column is retried if it failed with one of `kinds`, or if it has an error and depends, directly or not, on a
+    retried column. A skipped column has not failed.
 
     Args:
-        stage: Wrote the rows.
-        kinds: None for all.
+        stage: The stage that wrote the rows.
+        kinds: Kinds of failure; None for all.
     """
 
     def __init__(self, stage: Stage, kinds: Collection[str] | None) -> None:
@@ -59,57 +38,58 @@ class FailedRows:
         self._uses = stage.uses
         self._kinds = kinds
 
-    def of(self, table: pa.Table, input_columns: Sequence[str]) -> Asked:
-        """Return `table`, committed rows, with those of its rows that are asked again."""
+    def select(self, table: pa.Table, input_columns: Sequence[str]) -> Chunk:
+        """Return committed rows as a chunk of which only the rows to retry are run."""
         names = list(self._uses)
         columns = [table.column(f"{name}_error").to_pylist() for name in names]
         rows = [dict(zip(names, errors, strict=True)) for errors in zip(*columns, strict=True)]
-        again = [self._asked_again(errors) for errors in rows]
-        places = [place for place, columns in enumerate(again) if columns]
+        retried = [self._retried(errors) for errors in rows]
+        places = [place for place, columns in enumerate(retried) if columns]
         failed = table.take(pa.array(places, pa.int64()))
         known = [
-            {output.name: output.result_of(row) for output in self._outputs if output.name not in again[place]}
+            {output.name: output.result_of(row) for output in self._outputs if output.name not in retried[place]}
             for place, row in zip(places, failed.select(self._answer_columns()).to_pylist(), strict=True)
         ]
-        return Asked(table, failed.select(input_columns), places, known, [rows[place] for place in places])
+        return Chunk(table, failed.select(input_columns), places, known, [rows[place] for place in places])
 
     def _answer_columns(self) -> list[str]:
         errors = [f"{column.name}_error" for column in self._columns]
         return [*errors, *(name for column in self._columns for name in column.answers)]
 
-    def _asked_again(self, errors: Mapping[str, str | None]) -> set[str]:
-        again = {name for name, error in errors.items() if error is not None and self._is_failure(error)}
+    def _retried(self, errors: Mapping[str, str | None]) -> set[str]:
+        """Return the columns of a row that are retried."""
+        retried = {name for name, error in errors.items() if error is not None and self._is_failure(error)}
         while True:
             more = {
-                name for name, used in self._uses.items() if errors[name] is not None and not again.isdisjoint(used)
+                name for name, used in self._uses.items() if errors[name] is not None and not retried.isdisjoint(used)
             }
-            if more <= again:
-                return again
-            again |= more
+            if more <= retried:
+                return retried
+            retried |= more
 
     def _is_failure(self, error: str) -> bool:
         kind = error.partition(":")[0]
         return kind != SkippedError.kind if self._kinds is None else kind in self._kinds
 
 
-def put_back(asked: Asked, answered: Extended, columns: Sequence[Column]) -> pa.Table:
+def merge_retried(chunk: Chunk, extended: Extended, columns: Sequence[Column]) -> pa.Table:
     """
-    Return `asked.table` with the rows that were asked again replaced by what they have come to.
+    Return `chunk.table` with the retried rows replaced by their new results.
 
     Args:
-        asked: From `FailedRows.of`.
-        answered: Of `asked.input`: no row where it was dropped, several where its answers have a row each.
-        columns: The stage's. Columns that were not asked keep what was committed.
+        chunk: From `FailedRows.select`.
+        extended: Made from `chunk.input`: no row where a row was dropped, several where its answers have a row each.
+        columns: The stage's columns. Columns that were not retried keep what was committed.
     """
-    table, places, known = asked.table, asked.places or (), asked.known or ()
-    committed = table.take(pa.array([places[row] for row in answered.rows], pa.int64()))
+    table, places, known = chunk.table, chunk.places or (), chunk.known or ()
+    committed = table.take(pa.array([places[row] for row in extended.rows], pa.int64()))
     arrays = {name: committed.column(name) for name in table.schema.names}
     for column in columns:
-        is_kept = [column.name in known[row] for row in answered.rows]
+        is_kept = [column.name in known[row] for row in extended.rows]
         for field in OutputColumns(column).fields:
-            arrays[field.name] = _choose(is_kept, committed.column(field.name), answered.table.column(field.name))
+            arrays[field.name] = _choose(is_kept, committed.column(field.name), extended.table.column(field.name))
     new_places: dict[int, list[int]] = {place: [] for place in places}
-    for index, row in enumerate(answered.rows):
+    for index, row in enumerate(extended.rows):
         new_places[places[row]].append(table.num_rows + index)
     order = [new for place in range(table.num_rows) for new in new_places.get(place, [place])]
     return pa.concat_tables([table, pa.table(arrays, schema=table.schema)]).take(pa.array(order, pa.int64()))

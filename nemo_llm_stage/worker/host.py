@@ -1,61 +1,56 @@
 """
-A worker with its threads, seen from outside through one call: here is more to do, what is new?
+A worker with its threads, seen from outside through one call: start these tasks, and say how you stand.
 
-The call returns as soon as there is something to tell, so that whoever hands tasks out needs one call to each worker
-and nothing between them. Knows no Ray.
+The call returns as soon as there is something to report, so that the driver needs one call to each worker and no
+polling. Knows no Ray.
 """
 
 from __future__ import annotations
 
-import threading
-import time
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from nemo_llm_stage import errors
-from nemo_llm_stage.core import Counters, sum_counters
+from nemo_llm_stage.core import Counters
 from nemo_llm_stage.worker.dispatch import MAX_TASKS_OPEN
 from nemo_llm_stage.worker.spec import WorkerSpec
 from nemo_llm_stage.worker.task import Report, Task
 from nemo_llm_stage.worker.worker import PartitionWorker
 
-POLL_S = 0.02
-"""How often a worker looks whether it needs more rows."""
-
 
 @dataclass(frozen=True, slots=True)
 class Failure:
     """
-    What a task raised; it ends the run.
+    An error of a task; it ends the run.
 
     Attributes:
         kind: Name of a class of `nemo_llm_stage.errors`.
-        message: The error's.
+        message: Of the error.
     """
 
     kind: str
     message: str
 
     def to_error(self) -> errors.LLMStageError:
-        """Return it as the error it was."""
+        """Return the error that it was."""
         error: errors.LLMStageError = getattr(errors, self.kind)(self.message)
         return error
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class WorkerStatus:
     """
     How a worker stands.
 
     Attributes:
-        reports: Of the tasks done since the call before, or what broke.
+        reports: Reports and failures of the tasks that ended since the last status.
         num_waiting: Rows that it has and has not started.
         num_open: Tasks that it has.
         num_in_flight: Requests in flight.
         open: Counts of the rows finished in the tasks that it has.
-        trouble: Why rows are being put off; None where all is well.
+        trouble: Why rows are waiting for a retry; None if none are.
     """
 
     reports: tuple[Report | Failure, ...] = ()
@@ -68,7 +63,7 @@ class News:
 
 class WorkerHost:
     """
-    Runs tasks side by side.
+    Runs a worker's tasks side by side.
 
     Args:
         spec: What makes the worker.
@@ -76,60 +71,66 @@ class WorkerHost:
 
     def __init__(self, spec: WorkerSpec) -> None:
         self._worker = PartitionWorker(spec)
-        self._pool = ThreadPoolExecutor(2 * MAX_TASKS_OPEN, "partition")  # files are made beside what is open
-        self._changed = threading.Condition()
+        self._pool = ThreadPoolExecutor(2 * MAX_TASKS_OPEN, "partition")  # files are made beside open tasks
+        self._changed = self._worker.backlog.changed
         self._reports: list[Report | Failure] = []
         self._num_open = 0
         self._is_stopped = False
 
-    def exchange(self, tasks: Sequence[Task], num_rows_ahead: int, patience_s: float) -> News:
+    def collect(self, tasks: Sequence[Task], num_rows_ahead: int, timeout_s: float) -> WorkerStatus:
         """
-        Begin `tasks`; return when a task is done, when fewer rows wait than `num_rows_ahead`, or after `patience_s`.
+        Start `tasks`, wait for news, and return how the worker stands.
 
-        One call at a time.
+        Returns when a task has ended, when fewer rows wait than `num_rows_ahead`, or after `timeout_s`. One call at a
+        time.
+
+        Args:
+            tasks: To run beside those that it has.
+            num_rows_ahead: Rows that should wait to be started.
+            timeout_s: Seconds to wait at most.
         """
+        worker = self._worker
         with self._changed:
             self._num_open += len(tasks)
+            worker.backlog.want(num_rows_ahead)
+            for task in tasks:
+                worker.backlog.add(task.partition, task.num_rows)
         for task in tasks:
             self._pool.submit(self._run, task)
         with self._changed:
-            give_up_s = time.monotonic() + patience_s
-            while not (self._reports or self._is_stopped or self._wants_more(num_rows_ahead)):
-                self._changed.wait(POLL_S)
-                if time.monotonic() > give_up_s:
-                    break
+            self._changed.wait_for(self._has_news, timeout_s)
             reports, self._reports = self._reports, []
-        worker = self._worker
-        return News(
+        return WorkerStatus(
             reports=tuple(reports),
-            num_waiting=worker.num_waiting,
+            num_waiting=worker.backlog.num_waiting,
             num_open=self._num_open,
             num_in_flight=worker.num_in_flight,
-            open=sum_counters(worker.open.values()),
+            open=worker.open_counters,
             trouble=worker.trouble,
         )
 
     def stop(self) -> None:
-        """Abandon what runs, and return when it is: answers that came are journaled."""
+        """Abandon all tasks, and return when they have ended: answers that came are journaled."""
         with self._changed:
             self._is_stopped = True
-            self._changed.notify()
+            self._changed.notify_all()
         self._worker.stop()
         self._pool.shutdown()
 
-    def _wants_more(self, num_rows_ahead: int) -> bool:
-        return self._num_open < MAX_TASKS_OPEN and self._worker.num_waiting < num_rows_ahead
+    def _has_news(self) -> bool:
+        needs_tasks = self._num_open < MAX_TASKS_OPEN and self._worker.backlog.needs_rows
+        return bool(self._reports) or self._is_stopped or needs_tasks
 
     def _run(self, task: Task) -> None:
         report: Report | Failure
         try:
-            report = self._worker.do(task)
+            report = self._worker.run_task(task)
         except errors.LLMStageError as error:
             report = Failure(type(error).__name__, str(error))
-        except BaseException as error:  # noqa: BLE001 - told to whoever drives the run, who stops it
+        except BaseException as error:  # noqa: BLE001 - reported to the driver, which stops the run
             text = "".join(traceback.format_exception(error))
             report = Failure("RunError", f"a worker broke: {text}")
         with self._changed:
             self._num_open -= 1
             self._reports.append(report)
-            self._changed.notify()
+            self._changed.notify_all()

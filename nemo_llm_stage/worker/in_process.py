@@ -15,7 +15,7 @@ from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.errors import ConfigError
 from nemo_llm_stage.worker.drive import drive, handout_of
 from nemo_llm_stage.worker.engine import Monitor
-from nemo_llm_stage.worker.host import News, WorkerHost
+from nemo_llm_stage.worker.host import WorkerHost, WorkerStatus
 from nemo_llm_stage.worker.spec import WorkerSpec
 from nemo_llm_stage.worker.task import PartitionReport, Task
 
@@ -26,8 +26,8 @@ class LocalEngine:
     Runs partitions in this process.
 
     Args:
-        num_workers: Each with a client, a limit and an event loop of its own. One is as fast as any: they share
-            Python's lock.
+        num_workers: Each has a client, a limit and an event loop of its own. One is as fast as many, because all
+            share Python's lock.
     """
 
     num_workers: int = 1
@@ -35,12 +35,12 @@ class LocalEngine:
     def run(self, spec: WorkerSpec, partitions: Sequence[Partition], monitor: Monitor) -> Iterator[PartitionReport]:
         """See `nemo_llm_stage.worker.engine.Engine.run`."""
         handout = handout_of(spec, partitions, self.num_workers)
-        seats = [_Seat(spec), *(_Seat(_copy(spec)) for _ in range(1, handout.num_workers))]
+        slots = [_Slot(spec), *(_Slot(_copy(spec)) for _ in range(1, handout.num_workers))]
         try:
-            yield from drive(seats, handout, monitor)
+            yield from drive(slots, handout, monitor)
         finally:
-            for seat in seats:
-                seat.stop()
+            for slot in slots:
+                slot.stop()
 
 
 def _copy(spec: WorkerSpec) -> WorkerSpec:
@@ -53,18 +53,18 @@ def _copy(spec: WorkerSpec) -> WorkerSpec:
         ) from error
 
 
-class _Seat:
-    """See `nemo_llm_stage.worker.drive.Seat`; the worker lives as long as this process."""
+class _Slot:
+    """See `nemo_llm_stage.worker.drive.WorkerSlot`; the worker lives as long as this process."""
 
     def __init__(self, spec: WorkerSpec) -> None:
         self._host = WorkerHost(spec)
         self._thread = ThreadPoolExecutor(1, "worker")
 
-    def start(self) -> Future[News]:
-        return self.exchange((), 0, 0.0)
+    def start(self) -> Future[WorkerStatus]:
+        return self.collect((), 0, 0.0)
 
-    def exchange(self, tasks: Sequence[Task], num_rows_ahead: int, patience_s: float) -> Future[News]:
-        return self._thread.submit(self._host.exchange, tasks, num_rows_ahead, patience_s)
+    def collect(self, tasks: Sequence[Task], num_rows_ahead: int, timeout_s: float) -> Future[WorkerStatus]:
+        return self._thread.submit(self._host.collect, tasks, num_rows_ahead, timeout_s)
 
     def stop(self) -> None:
         self._host.stop()

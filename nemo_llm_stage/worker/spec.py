@@ -40,7 +40,7 @@ class WorkerSpec:
     retry_kinds: frozenset[str] | None = None
 
     @property
-    def num_permits(self) -> int:
+    def max_concurrent_requests(self) -> int:
         """Requests that a worker keeps in flight."""
         return self.stage.max_concurrent_requests
 

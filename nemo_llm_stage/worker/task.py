@@ -1,7 +1,7 @@
 """
-What a worker is told to do, and what it says of it afterwards.
+What a worker is told to run, and what it reports afterwards.
 
-Small, and the same for every engine. Knows nothing of how it is done.
+Small, and the same for every engine. Knows nothing of how a task is run.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ class Task:
     One partition, or a piece of one.
 
     Attributes:
-        partition: What to run; of a piece, the same partition with narrower bounds.
-        num_rows: In it; estimated where they were not counted.
-        is_piece: Whether its rows are only asked and journaled.
-        pieces: What the pieces of `partition` count together, where all of them are done and only the file is missing.
-        attempts: Journals of those pieces of the partition that are done: a piece has no use for them, and the file is
-            made of them.
+        partition: What to run; for a piece, its partition with narrower bounds.
+        num_rows: Rows in it; estimated if they were not counted.
+        is_piece: Whether its rows are only answered and journaled.
+        pieces: Counts of all pieces of `partition`, once they are done and only the file is missing; None before.
+        attempts: Journals of the partition's finished pieces. The file is made from them; another piece ignores them.
     """
 
     partition: Partition
@@ -41,8 +40,8 @@ class PartitionReport:
     Attributes:
         index: The partition's.
         name: The committed file's.
-        counters: What the file holds.
-        is_first: False where another worker had committed it before; that one's file stands.
+        counters: What the file counts.
+        is_first: False if another worker had committed the partition; that worker's file stands.
     """
 
     index: int
@@ -57,9 +56,9 @@ class PieceReport:
     The rows of one piece are journaled.
 
     Attributes:
-        piece: As it was given.
+        piece: As it was assigned.
         counters: Of its rows.
-        attempt: Its journal.
+        attempt: Name of its journal.
     """
 
     piece: Partition
@@ -70,14 +69,14 @@ class PieceReport:
 Report = PartitionReport | PieceReport
 
 
-def settle(counters: Counters, pieces: Counters, asked: Counters) -> None:
+def settle(counters: Counters, pieces: Counters, sent: Counters) -> None:
     """
-    Put into `counters`, of a partition made of journals, what its rows did cost.
+    Set the costs in `counters`: for a file that was made from journals, its pieces have paid most of them.
 
     Args:
         counters: Of the partition's file.
         pieces: Of its pieces.
-        asked: Of those rows that were asked when the file was made, as their pieces had no answer to them.
+        sent: Of the rows that were sent again when the file was made, because they had failed in their pieces.
     """
     for name in COST_NAMES:
-        setattr(counters, name, getattr(pieces, name) + getattr(asked, name))
+        setattr(counters, name, getattr(pieces, name) + getattr(sent, name))

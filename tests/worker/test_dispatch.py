@@ -16,7 +16,9 @@ def make_handout(num_partitions: int, num_rows: int, **settings: Any) -> Handout
         Partition(index, "a.parquet", "parquet", index * num_rows, (index + 1) * num_rows, num_rows)
         for index in range(num_partitions)
     ]
-    return Handout(partitions, **{"num_workers": 4, "num_permits": 16, "rows_per_partition": num_rows} | settings)
+    return Handout(
+        partitions, **{"num_workers": 4, "max_concurrent_requests": 16, "rows_per_partition": num_rows} | settings
+    )
 
 
 def report_of(task: Task) -> PartitionReport | PieceReport:
@@ -89,7 +91,7 @@ def test_every_row_is_done_once_whoever_dies() -> None:
     while not handout.is_over:
         worker = rng.choice("abcd")
         if rng.random() < 0.05:
-            handout.put_back(worker)
+            handout.release(worker)
             held[worker] = []
         held[worker] += take(handout, worker)
         if held[worker]:
@@ -106,7 +108,7 @@ def test_every_row_is_done_once_whoever_dies() -> None:
 def test_bytes_are_cut_where_rows_were_not_counted() -> None:
     """The parts of a partition of JSONL have all of its bytes."""
     partitions = [Partition(0, "a.jsonl", "jsonl", 0, 10_000, None)]
-    handout = Handout(partitions, num_workers=2, num_permits=4, rows_per_partition=100)
+    handout = Handout(partitions, num_workers=2, max_concurrent_requests=4, rows_per_partition=100)
     tasks = take(handout)
     while new := take(handout):
         tasks += new
@@ -119,7 +121,7 @@ def test_bytes_are_cut_where_rows_were_not_counted() -> None:
 def test_compressed_lines_stay_together() -> None:
     """They can only be read from the start of the file."""
     partitions = [Partition(0, "a.jsonl.gz", "jsonl", 0, 10_000, 100)]
-    handout = Handout(partitions, num_workers=4, num_permits=4, rows_per_partition=100)
+    handout = Handout(partitions, num_workers=4, max_concurrent_requests=4, rows_per_partition=100)
     assert [task.is_piece for task in take(handout)] == [False]
 
 

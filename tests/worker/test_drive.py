@@ -17,12 +17,12 @@ from nemo_llm_stage.job.prepare import Job, prepare_job
 from nemo_llm_stage.testing import SimulatedServer
 from nemo_llm_stage.worker.drive import MAX_DEATHS, WorkerLostError, drive, handout_of
 from nemo_llm_stage.worker.engine import Status
-from nemo_llm_stage.worker.host import News, WorkerHost
+from nemo_llm_stage.worker.host import WorkerHost, WorkerStatus
 from nemo_llm_stage.worker.spec import WorkerSpec, spec_of
 from nemo_llm_stage.worker.task import Task
 
 
-class MortalSeat:
+class MortalSlot:
     """A worker in this thread, which dies of so many of its first calls with something to do."""
 
     def __init__(self, spec: WorkerSpec, num_deaths: int) -> None:
@@ -30,18 +30,18 @@ class MortalSeat:
         self._num_deaths = num_deaths
         self.num_started = 0
 
-    def start(self) -> Future[News]:
+    def start(self) -> Future[WorkerStatus]:
         self.num_started += 1
         self._host = WorkerHost(self._spec)
-        return self.exchange((), 0, 0.0)
+        return self.collect((), 0, 0.0)
 
-    def exchange(self, tasks: Sequence[Task], num_rows_ahead: int, patience_s: float) -> Future[News]:
-        call: Future[News] = Future()
+    def collect(self, tasks: Sequence[Task], num_rows_ahead: int, timeout_s: float) -> Future[WorkerStatus]:
+        call: Future[WorkerStatus] = Future()
         if tasks and self._num_deaths:
             self._num_deaths -= 1
             call.set_exception(WorkerLostError("it is gone."))
         else:
-            call.set_result(self._host.exchange(tasks, num_rows_ahead, patience_s))
+            call.set_result(self._host.collect(tasks, num_rows_ahead, timeout_s))
         return call
 
     def stop(self) -> None:
@@ -55,23 +55,23 @@ def make_job(server: SimulatedServer, folder: Path) -> Job:
     return prepare_job(stage, folder / "in.parquet", folder / "out", JobSettings(rows_per_partition=10))
 
 
-def run(job: Job, *num_deaths: int) -> tuple[list[Any], list[MortalSeat]]:
-    seats = [MortalSeat(spec_of(job), num) for num in num_deaths]
+def run(job: Job, *num_deaths: int) -> tuple[list[Any], list[MortalSlot]]:
+    slots = [MortalSlot(spec_of(job), num) for num in num_deaths]
     statuses: list[Status] = []
     try:
-        reports = list(drive(seats, handout_of(spec_of(job), job.pending, len(seats)), statuses.append))
+        reports = list(drive(slots, handout_of(spec_of(job), job.pending, len(slots)), statuses.append))
     finally:
-        for seat in seats:
-            seat.stop()
-    return reports, seats
+        for slot in slots:
+            slot.stop()
+    return reports, slots
 
 
 def test_what_a_dead_worker_had_is_handed_out_again(tmp_path: Path) -> None:
     """To the one that takes its place, or to any other."""
     with SimulatedServer() as server:
-        reports, seats = run(make_job(server, tmp_path), 2)
+        reports, slots = run(make_job(server, tmp_path), 2)
     assert sorted(report.index for report in reports) == [0, 1, 2, 3]
-    assert seats[0].num_started == 3
+    assert slots[0].num_started == 3
 
 
 def test_a_worker_that_only_dies_ends_the_run(tmp_path: Path) -> None:

@@ -30,10 +30,10 @@ def test_a_stopped_worker_asks_nothing_more(tmp_path: Path) -> None:
     with SimulatedServer() as server:
         job = make_job(server, tmp_path)
         worker = PartitionWorker(spec_of(job))
-        worker.run(job.pending[0])
+        worker.run_partition(job.pending[0])
         worker.stop()
         with pytest.raises(concurrent.futures.CancelledError):
-            worker.run(job.pending[1])
+            worker.run_partition(job.pending[1])
         assert server.stats.num_requests == 10
 
 
@@ -41,7 +41,7 @@ def test_a_partition_that_is_committed_is_not_asked_again(tmp_path: Path) -> Non
     """A worker may die after the commit and before it tells of it: whoever takes its place finds the file."""
     with SimulatedServer() as server:
         job = make_job(server, tmp_path)
-        reports = [PartitionWorker(spec_of(job)).run(job.pending[0]) for _ in range(2)]
+        reports = [PartitionWorker(spec_of(job)).run_partition(job.pending[0]) for _ in range(2)]
         assert server.stats.num_requests == 10
     assert [report.is_first for report in reports] == [True, False]
     assert reports[0].counters == reports[1].counters
@@ -60,6 +60,6 @@ def test_the_first_failure_is_every_partitions(tmp_path: Path) -> None:
         failpoints.listen(refuse)
         for partition in job.pending:
             with pytest.raises(RunError, match="No space left on device"):
-                worker.run(partition)
+                worker.run_partition(partition)
         failpoints.listen(None)
         assert server.stats.num_requests <= 10

@@ -1,0 +1,88 @@
+"""
+The rows that a worker was given and has not started.
+
+A row is unread until it is submitted, and queued until it is started. Whoever waits for rows to start is woken when
+enough of them have; nothing polls. Knows counts of rows; knows nothing of tasks, files or stages.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from nemo_llm_stage.dataset.plan import Partition
+
+
+class Backlog:
+    """
+    Counts of unread and queued rows. Safe for several threads.
+
+    Args:
+        max_queued: Queued rows beyond which no more should be read.
+
+    Attributes:
+        changed: Notified when `has_room` or `needs_rows` becomes true. Wait on it for these, and for conditions of
+            your own that you notify it of.
+    """
+
+    def __init__(self, max_queued: int) -> None:
+        self.changed = threading.Condition()
+        self._max_queued = max_queued
+        self._num_queued = 0
+        self._unread: dict[Partition, int] = {}
+        self._num_unread = 0
+        self._num_wanted = 0
+
+    @property
+    def num_waiting(self) -> int:
+        """Rows that are unread or queued; estimated where a task's rows were not counted."""
+        return self._num_unread + self._num_queued
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more rows should be read."""
+        return self._num_queued <= self._max_queued
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether fewer rows wait than `want` said."""
+        return self.num_waiting < self._num_wanted
+
+    def want(self, num_rows: int) -> None:
+        """Set the number of rows that should wait."""
+        with self.changed:
+            self._num_wanted = num_rows
+
+    def add(self, part: Partition, num_rows: int) -> None:
+        """Note a partition, or a piece of one, with so many unread rows. Safe to call twice."""
+        with self.changed:
+            self._set_unread(part, num_rows)
+
+    def queue(self, part: Partition, *, num_read: int, num_submitted: int) -> None:
+        """Note that rows of `part` were read, and some or all of them submitted."""
+        with self.changed:
+            self._set_unread(part, self._unread.get(part, 0) - num_read)
+            self._num_queued += num_submitted
+
+    def finish_reading(self, part: Partition) -> None:
+        """Note that all rows of `part` are read, or given up. Safe to call twice."""
+        with self.changed:
+            self._num_unread -= max(0, self._unread.pop(part, 0))
+            self.changed.notify_all()
+
+    def start_row(self) -> None:
+        """Note that one queued row is started; wakes waiters at the very row that makes their condition true."""
+        with self.changed:
+            self._num_queued -= 1
+            if self._num_queued == self._max_queued or self.num_waiting == self._num_wanted - 1:
+                self.changed.notify_all()
+
+    def notify(self, _: object = None) -> None:
+        """Wake all waiters; a callback for futures."""
+        with self.changed:
+            self.changed.notify_all()
+
+    def _set_unread(self, part: Partition, num_rows: int) -> None:
+        # A part that was estimated too small has a negative number, which counts as none.
+        self._num_unread += max(0, num_rows) - max(0, self._unread.get(part, 0))
+        self._unread[part] = num_rows
+        self.changed.notify_all()

@@ -1,0 +1,80 @@
+"""
+Where a worker's rows come from: the input, or the files that are committed already.
+
+Knows files and schemas; knows nothing of answers.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from nemo_llm_stage.dataset.bad_input import BadInput
+from nemo_llm_stage.dataset.cursor import ParquetCursors
+from nemo_llm_stage.dataset.folder import OutputFolder
+from nemo_llm_stage.dataset.plan import Partition
+from nemo_llm_stage.dataset.read import read_partition
+from nemo_llm_stage.worker.chunk import ROWS_PER_CHUNK
+from nemo_llm_stage.worker.failed_rows import to_columns
+from nemo_llm_stage.worker.spec import WorkerSpec
+
+
+class RowSource:
+    """
+    Reads rows for a worker. Safe for several threads.
+
+    Args:
+        spec: Of the worker.
+        output: The output folder.
+        schema: Of the committed files.
+    """
+
+    def __init__(self, spec: WorkerSpec, output: OutputFolder, schema: pa.Schema) -> None:
+        self._spec = spec
+        self._output = output
+        self._schema = schema
+        self._cursors = ParquetCursors(ROWS_PER_CHUNK)
+
+    def input_rows(self, part: Partition, bad: list[BadInput]) -> Iterator[pa.Table]:
+        """
+        Yield the rows of a partition, or of a piece of one, in tables of at most `ROWS_PER_CHUNK` rows.
+
+        Args:
+            part: What to read.
+            bad: Input that cannot be read is added here, if the job skips it.
+
+        Raises:
+            InputError: The input cannot be read, and the job does not skip it.
+        """
+        on_bad = bad.append if self._spec.settings.on_bad_input == "skip" else None
+        return read_partition(
+            part, self._spec.input_schema, rows_per_chunk=ROWS_PER_CHUNK, on_bad=on_bad, cursors=self._cursors
+        )
+
+    def committed_rows(self, partition: Partition, name: str) -> Iterator[pa.Table]:
+        """
+        Yield the rows of a committed file with the schema of the output.
+
+        JSON has no types, so the input columns of a JSONL file are read from the input again.
+
+        Args:
+            partition: The file's.
+            name: Of the file.
+        """
+        if self._output.format == "parquet":
+            yield from self._output.read(name, self._schema, rows_per_chunk=ROWS_PER_CHUNK)
+            return
+        rows = self._output.rows(name)
+        if self._spec.stage.changes_num_rows:  # no row of the output tells which row of the input it was made from
+            while chunk := list(itertools.islice(rows, ROWS_PER_CHUNK)):
+                yield pa.table(to_columns(chunk, self._schema), schema=self._schema)
+            return
+        for table in self.input_rows(partition, []):
+            answers = to_columns(list(itertools.islice(rows, table.num_rows)), self._spec.stage.fields)
+            yield pa.table([*table.columns, *answers], schema=self._schema)
+
+    def close(self) -> None:
+        """Close the files that are open."""
+        self._cursors.close()
