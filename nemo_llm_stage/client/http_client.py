@@ -22,9 +22,10 @@ from nemo_llm_stage.client.credentials import Credentials, secrets_of_request
 from nemo_llm_stage.client.endpoints import Endpoint, Endpoints
 from nemo_llm_stage.client.errors.refusal import error_of_refusal
 from nemo_llm_stage.client.errors.retry_after import parse_retry_after_s
+from nemo_llm_stage.client.errors.unexpected_status import error_of_unexpected_status
 from nemo_llm_stage.client.hiding import Secrets
 from nemo_llm_stage.client.http.http1 import HTTP1Transport
-from nemo_llm_stage.client.http.transport import Answer, Transport, TransportConfig
+from nemo_llm_stage.client.http.transport import HTTPResponse, Transport, TransportConfig, TransportStatistics
 from nemo_llm_stage.client.limit import LoopLocal
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
 from nemo_llm_stage.client.secret import KeySource, Value
@@ -32,7 +33,7 @@ from nemo_llm_stage.client.server_check import ServerCheck
 from nemo_llm_stage.client.token_limit import TokenLimitNames
 from nemo_llm_stage.client.wire import StreamedAnswer, WireRequest, completion_of_answer, decode_answer, encode_request
 from nemo_llm_stage.core import Completion, Message
-from nemo_llm_stage.errors import ConfigError, ConnectionFailedError, FatalError, RequestError, TransientError
+from nemo_llm_stage.errors import ConfigError, ConnectionFailedError, RequestError, TransientError
 
 logger = logging.getLogger(__name__)
 
@@ -198,34 +199,25 @@ class AsyncHTTPClient(AsyncLLMClient):
 
     async def _attempt(self, endpoint: Endpoint, request: WireRequest, model: str, secrets: Secrets) -> Completion:
         url = self._sent.add_query(endpoint.url(request.path))
-        stream = StreamedAnswer() if request.is_stream else None
+        stream = StreamedAnswer()  # used if the server answers with a stream, asked for or not
         started_monotonic_s = time.monotonic()
-        answer = await self._transport().send(
-            url,
-            request.body,
-            headers=request.headers,
-            timeout_s=request.timeout_s,
-            on_event_bytes=None if stream is None else stream.feed,  # type: ignore[arg-type]
+        response = await self._transport().send(
+            url, request.body, headers=request.headers, timeout_s=request.timeout_s, on_event_bytes=stream.feed
         )
-        if answer.status != _OK:
-            raise self._refused(answer, endpoint.url(request.path), model, secrets)
-        whole = stream.whole() if stream is not None and answer.was_streamed else decode_answer(answer.body)
+        if response.status != _OK:
+            raise self._refused(response, endpoint.url(request.path), model, secrets)
+        answer = stream.whole() if response.was_streamed else decode_answer(response.body)
         latency_s = time.monotonic() - started_monotonic_s
-        return completion_of_answer(whole, endpoint=endpoint.base_url, latency_s=latency_s)
+        return completion_of_answer(answer, endpoint=endpoint.base_url, latency_s=latency_s)
 
-    def _refused(self, answer: Answer, url: str, model: str, secrets: Secrets) -> RequestError:
+    def _refused(self, response: HTTPResponse, url: str, model: str, secrets: Secrets) -> RequestError:
         url = url.partition("?")[0]
-        if answer.status < HTTPStatus.BAD_REQUEST:
-            target = (answer.header("location") or "").partition("?")[0]
-            where = f" to {target}" if target else ""
-            return FatalError(
-                f"HTTP {answer.status}: {url} redirects{where}; redirects are not followed. Correct base_url.",
-                status=answer.status,
-            )
-        retry_after_s = parse_retry_after_s(answer.header("retry-after"), answer.header("retry-after-ms"))
+        if response.status < HTTPStatus.BAD_REQUEST:
+            return error_of_unexpected_status(response, url)
+        retry_after_s = parse_retry_after_s(response.header("retry-after"), response.header("retry-after-ms"))
         return error_of_refusal(
-            answer.status,
-            answer.body,
+            response.status,
+            response.body,
             url=url,
             model=model,
             retry_after_s=retry_after_s,
@@ -257,6 +249,12 @@ class AsyncHTTPClient(AsyncLLMClient):
                 raise error
         for error in unreachable:
             logger.warning("%s The other servers are asked.", error)
+
+    def statistics(self) -> TransportStatistics:
+        """Return how the connections stand, those of all event loops together. Can be called from any thread."""
+        transports: LoopLocal[Transport] | None = self.__dict__.get("_transports")
+        values = [] if transports is None else transports.values()
+        return TransportStatistics.sum_of(transport.statistics() for transport in values)
 
     async def aclose(self) -> None:
         """Close the running loop's connections. Safe to call twice; the client can be used again after."""

@@ -133,6 +133,10 @@ class LoopLocal(Generic[T]):
             value = self._values[loop] = self._make()
             return value
 
+    def values(self) -> list[T]:
+        """Return the values of all loops that still exist."""
+        return list(self._values.values())
+
     def pop(self) -> T | None:
         """Return this loop's value if there is one, and forget it."""
         return self._values.pop(asyncio.get_running_loop(), None)

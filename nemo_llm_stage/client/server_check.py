@@ -19,7 +19,7 @@ from nemo_llm_stage.client.credentials import Sent
 from nemo_llm_stage.client.endpoints import Endpoint
 from nemo_llm_stage.client.errors.refusal import error_of_refusal, read_refusal
 from nemo_llm_stage.client.generation import GenerationConfig
-from nemo_llm_stage.client.http.transport import Answer, Transport
+from nemo_llm_stage.client.http.transport import HTTPResponse, Transport
 from nemo_llm_stage.client.wire import encode_request
 from nemo_llm_stage.errors import ConnectionFailedError, NotFoundError, RequestError, TransientError
 from nemo_llm_stage.suggest import did_you_mean
@@ -102,7 +102,7 @@ class ServerCheck:
             raise error
         raise NotFoundError(f"{error} The model asked for is {self.model!r}.", status=answer.status)
 
-    async def _send(self, path: str, body: bytes | None) -> Answer:
+    async def _send(self, path: str, body: bytes | None) -> HTTPResponse:
         url = self.sent.add_query(self.endpoint.url(path))
         return await self.transport.send(url, body, timeout_s=CHECK_TIMEOUT_S)
 
@@ -116,7 +116,7 @@ class ServerCheck:
         return f"{base_url} has no model {model!r}; it has {listed}." + (f" D{hint[1:]}" if hint else "")
 
 
-def _is_no_such_model(answer: Answer, sent: Sent) -> bool:
+def _is_no_such_model(answer: HTTPResponse, sent: Sent) -> bool:
     """Whether an answer says that there is no such model: by its code, or by the words of a 404."""
     if answer.status not in {HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}:
         return False

@@ -1,50 +1,94 @@
 """
-One HTTP/1.1 connection: one request at a time, and its answer.
+One HTTP/1.1 connection: one request at a time, and its response.
 
-Bytes are parsed by httptools (llhttp, the parser of Node.js). Knows nothing of pools, proxies or LLMs.
+Knows nothing of pools, proxies or LLMs; `exchange` reads the response.
 """
 
 from __future__ import annotations
 
 import asyncio
-import zlib
+import os
+import select
+import socket
+from collections import deque
 from collections.abc import Callable
+from enum import Enum, StrEnum
 from typing import cast
 
-import httptools
+from nemo_llm_stage.client.http.exchange import Exchange
+from nemo_llm_stage.client.http.transport import HTTPResponse, OnEventBytes
+from nemo_llm_stage.client.http.turns import Turns
+from nemo_llm_stage.errors import ConnectionDroppedError
 
-from nemo_llm_stage.client.http.transport import Answer
-from nemo_llm_stage.errors import ConnectionDroppedError, InvalidResponseError, RequestError, RequestTimeoutError
+NUM_REMEMBERED = 8
+"""Responses whose fingerprints a connection remembers: a second copy of a response comes soon after the first."""
 
-_OK = 200
+_NOT_SENT_TWICE = frozenset(range(400, 500)) - {429}
+"""Statuses after which a connection is not used again: a second copy of such a response would fail another row."""
 
-MAX_ERROR_BYTES = 64 * 1024
-"""Read of an answer that is an error; the rest is left unread and the connection closed."""
 
-_GZIP_OR_ZLIB = 47
-"""zlib's ``wbits`` for "find out which of the two it is"."""
+class ConnectionState(Enum):
+    """What a connection is doing."""
+
+    CONNECTING = "connecting"
+    IDLE = "idle"
+    BUSY = "busy"
+    CLOSED = "closed"
+
+
+class DropCause(StrEnum):
+    """Why a connection was closed."""
+
+    CLOSED_BY_SERVER = "closed by the server"
+    NOT_KEPT_ALIVE = "not kept alive by the server"
+    IDLE_TOO_LONG = "idle too long"
+    REQUEST_FAILED = "request failed"
+    REQUEST_CANCELLED = "request cancelled"
+    ERROR_RESPONSE = "error response"
+    UNASKED_BYTES = "bytes without a request"
+    REPEATED_RESPONSE = "response sent twice"
+    SINGLE_USE = "single use"
+    CLIENT_CLOSED = "client closed"
 
 
 class Connection(asyncio.Protocol):
     """
     An open connection, for one exchange after another.
 
+    Args:
+        server: ``http(s)://host:port``; connections to one server can stand in for each other.
+        turns: Shares the event loop with the other connections.
+        on_lost: Called once when the connection is closed.
+
     Attributes:
+        state: What it is doing.
         idle_since_s: Loop time at which the last exchange ended.
+        num_exchanges: Whole responses so far.
+        fingerprint: Of the last response's content.
+        remembered: Fingerprints of the responses before it.
+        drop_cause: Why it was closed; None while it is open, or where the server closed it.
     """
 
-    def __init__(self, on_lost: Callable[[Connection], None]) -> None:
+    def __init__(self, server: str, turns: Turns, on_lost: Callable[[Connection], None]) -> None:
+        self.server = server
+        self.state = ConnectionState.CONNECTING
         self.idle_since_s = 0.0
+        self.num_exchanges = 0
+        self.fingerprint = 0
+        self.remembered: deque[int] = deque(maxlen=NUM_REMEMBERED)
+        self.drop_cause: DropCause | None = None
+        self._turns = turns
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
-        self._exchange: _Exchange | None = None
+        self._exchange: Exchange | None = None
+        self._is_working = False
+        self._end: tuple[Exception | None] | None = None
 
-    @property
-    def is_open(self) -> bool:
-        """Whether the next exchange can be tried on it."""
-        return self._transport is not None and not self._transport.is_closing()
+    def __repr__(self) -> str:
+        cause = f", {self.drop_cause.value}" if self.drop_cause is not None else ""
+        return f"<Connection {self.server}: {self.state.value}, {self.num_exchanges} exchanges{cause}>"
 
-    async def ask(
+    async def exchange(
         self,
         request: bytes,
         url: str,
@@ -52,231 +96,127 @@ class Connection(asyncio.Protocol):
         deadline_s: float,
         read_timeout_s: float | None,
         max_bytes: int,
-        on_event_bytes: Callable[[bytes], None] | None,
-    ) -> Answer:
+        on_event_bytes: OnEventBytes | None,
+    ) -> HTTPResponse:
         """
-        Send the bytes of one request and return its answer; the connection stays open if the server lets it.
+        Send the bytes of one request and return the response; the connection stays open if the server lets it.
 
         Args:
             request: Head and body.
             url: For messages.
-            deadline_s: Loop time by which the whole answer must be there.
+            deadline_s: Loop time by which the whole response must be there.
             read_timeout_s: Longest silence; None for none.
-            max_bytes: Longest answer, as sent and as decompressed.
-            on_event_bytes: Takes the pieces of an event stream.
+            max_bytes: Longest response, as sent and as decompressed.
+            on_event_bytes: See `Transport.send`.
 
         Raises:
-            TransientError: There was no whole answer; the connection is closed then, as it is on cancellation.
+            TransientError: There was no whole response; the connection is closed then, as it is on cancellation.
         """
         if self._transport is None:
             raise ConnectionDroppedError(f"The connection to {url} ended before the request.")
         loop = asyncio.get_running_loop()
-        exchange = self._exchange = _Exchange(loop, url, deadline_s, read_timeout_s, max_bytes, on_event_bytes)
+        exchange = self._exchange = Exchange(loop, url, deadline_s, read_timeout_s, max_bytes, on_event_bytes)
+        self.state = ConnectionState.BUSY
         self._transport.write(request)
         try:
-            answer = await exchange.answered
+            response = await exchange.response
+        except asyncio.CancelledError:
+            self.close(DropCause.REQUEST_CANCELLED)
+            raise
         except BaseException:
-            self.abort()
+            self.close(DropCause.REQUEST_FAILED)
             raise
         finally:
             exchange.close()
             self._exchange = None
-        if exchange.is_reusable:
+        self.num_exchanges += 1
+        self.fingerprint = exchange.fingerprint
+        if not exchange.is_reusable:
+            self.close(DropCause.UNASKED_BYTES if exchange.has_overrun else DropCause.NOT_KEPT_ALIVE)
+        elif response.status in _NOT_SENT_TWICE:
+            self.close(DropCause.ERROR_RESPONSE)
+        elif self._transport is not None:
+            self.state = ConnectionState.IDLE
             self.idle_since_s = loop.time()
-        else:
-            self.abort()
-        return answer
+        return response
 
-    def abort(self) -> None:
-        """Close at once."""
+    def close(self, cause: DropCause) -> None:
+        """Close at once. The first cause counts."""
+        if self.drop_cause is None and self.state is not ConnectionState.CLOSED:
+            self.drop_cause = cause
         if self._transport is not None:
             self._transport.abort()
+
+    def check_idle(self) -> bool:
+        """
+        Return whether the connection can carry the next request; close it if not.
+
+        The event loop may not have looked at the socket since the last response. What lies on it is either the
+        server's end or bytes that no request has asked for, which would be taken for the next response.
+        """
+        if self._transport is None or self._transport.is_closing():
+            return False
+        if not self._poll.poll(0):
+            return True
+        self.close(self._cause_of_bytes(self._peek()))
+        return False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
         self._transport = cast("asyncio.Transport", transport)
+        self._file_number: int = transport.get_extra_info("socket").fileno()
+        self._poll = select.poll()
+        self._poll.register(self._file_number, select.POLLIN)
+        self.state = ConnectionState.IDLE
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop."""
-        if self._exchange is None:
-            self.abort()  # an answer that nobody asked for
-        else:
-            self._exchange.take(data)
+        exchange = self._exchange
+        if exchange is None:
+            self.close(self._cause_of_bytes(data))
+            return
+        exchange.take(data)
+        if exchange.has_work and not self._is_working and self._transport is not None:
+            self._is_working = True
+            self._transport.pause_reading()
+            self._turns.add(self._work)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
         self._transport = None
+        self.state = ConnectionState.CLOSED
         self._on_lost(self)
-        if self._exchange is not None:
+        if self._is_working:
+            self._end = (exc,)
+        elif self._exchange is not None:
             self._exchange.end(exc)
 
+    def _work(self) -> bool:
+        """Read a little of what has come in; return whether there is more."""
+        if self._exchange is not None and self._exchange.step():
+            return True
+        self._is_working = False
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+        if self._end is not None and self._exchange is not None:
+            self._exchange.end(self._end[0])
+        return False
 
-class _Exchange:
-    """One request's answer growing. httptools calls its ``on_…`` methods."""
-
-    __slots__ = (
-        "_deadline_s",
-        "_has_begun",
-        "_has_head",
-        "_headers",
-        "_heard_at_s",
-        "_inflate",
-        "_loop",
-        "_max_bytes",
-        "_num_bytes",
-        "_on_event_bytes",
-        "_parser",
-        "_pieces",
-        "_read_timeout_s",
-        "_started_at_s",
-        "_status",
-        "_timer",
-        "_url",
-        "answered",
-        "is_reusable",
-    )
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        url: str,
-        deadline_s: float,
-        read_timeout_s: float | None,
-        max_bytes: int,
-        on_event_bytes: Callable[[bytes], None] | None,
-    ) -> None:
-        self._loop = loop
-        self._url = url
-        self._started_at_s = self._heard_at_s = loop.time()
-        self._deadline_s = deadline_s
-        self._read_timeout_s = read_timeout_s
-        self._max_bytes = max_bytes
-        self._on_event_bytes = on_event_bytes
-        self._status = 0
-        self._headers: dict[bytes, bytes] = {}
-        self._pieces: list[bytes] = []
-        self._num_bytes = 0
-        self._has_begun = self._has_head = False
-        self._inflate: zlib._Decompress | None = None
-        self._parser = httptools.HttpResponseParser(self)
-        self.is_reusable = False
-        self.answered: asyncio.Future[Answer] = loop.create_future()
-        self._timer = loop.call_at(self._due_s(), self._on_timer)
-
-    def take(self, data: bytes) -> None:
-        """Take the next bytes from the server."""
-        self._heard_at_s = self._loop.time()
-        self._num_bytes += len(data)
+    def _peek(self) -> bytes:
+        """Return the first bytes that wait to be read; none where the connection has ended."""
         try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._fail(InvalidResponseError(f"{self._url} does not answer in HTTP: {error}."))
-        if self._num_bytes > self._max_bytes and not self.answered.done():
-            self._give_up_long()
-
-    def end(self, error: Exception | None) -> None:
-        """The connection ended: which is the end of an answer without a length, and of nothing else."""
-        has_length = b"content-length" in self._headers or b"transfer-encoding" in self._headers
-        if error is None and self._has_head and not has_length:
-            self._finish(is_reusable=False)
-            return
-        when = "within" if self._has_begun else "before"
-        why = f": {error}" if error is not None else ""
-        self._fail(ConnectionDroppedError(f"The connection to {self._url} ended {when} the answer{why}."))
-
-    def close(self) -> None:
-        """Let go of the timer, and of the parser: it points back here, and 10,000 such rings a second cost."""
-        self._timer.cancel()
-        del self._parser
-
-    def on_message_begin(self) -> None:
-        """A second answer in the same bytes makes the connection unfit for more."""
-        if self.answered.done():
-            self.is_reusable = False
-        self._has_begun = True
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep one header."""
-        self._headers[name.lower()] = value
-
-    def on_headers_complete(self) -> None:
-        """Decide what is done with the body."""
-        self._status = self._parser.get_status_code()
-        if self._status < _OK:
-            return
-        self._has_head = True
-        encoding = self._headers.get(b"content-encoding", b"identity").strip().lower()
-        if encoding in {b"gzip", b"x-gzip", b"deflate"}:
-            self._inflate = zlib.decompressobj(_GZIP_OR_ZLIB)
-        elif encoding not in {b"identity", b""}:
-            self._fail(InvalidResponseError(f"{self._url} answers in an encoding not asked for: {encoding!r:.40}."))
-        if self._status != _OK:
-            self._max_bytes = min(self._max_bytes, MAX_ERROR_BYTES)
-        is_events = self._headers.get(b"content-type", b"").lower().startswith(b"text/event-stream")
-        if self._status != _OK or not is_events:
-            self._on_event_bytes = None
-
-    def on_body(self, piece: bytes) -> None:
-        """Keep a piece of the body, or hand it on."""
-        if self.answered.done():
-            return
-        if self._inflate is not None:
-            piece = self._inflated(piece)
-        if self._on_event_bytes is None:
-            self._pieces.append(piece)
-            return
-        try:
-            self._on_event_bytes(piece)
-        except RequestError as error:
-            self._fail(error)
-
-    def on_message_complete(self) -> None:
-        """The answer is whole; an interim one (1xx) is passed over."""
-        if self._status < _OK:
-            self._headers.clear()
-            self._has_begun = False
-        else:
-            self._finish(is_reusable=self._parser.should_keep_alive())
-
-    def _inflated(self, piece: bytes) -> bytes:
-        assert self._inflate is not None
-        room = max(1, self._max_bytes - sum(map(len, self._pieces)) + 1)
-        try:
-            piece = self._inflate.decompress(piece, room)
-        except zlib.error as error:
-            self._fail(InvalidResponseError(f"The answer of {self._url} cannot be decompressed: {error}."))
+            with socket.socket(fileno=os.dup(self._file_number)) as peeked:
+                peeked.setblocking(False)
+                return peeked.recv(16, socket.MSG_PEEK)
+        except OSError:
             return b""
-        if self._inflate.unconsumed_tail:
-            self._give_up_long()
-        return piece
 
-    def _finish(self, *, is_reusable: bool) -> None:
-        if self.answered.done():
-            return
-        self.is_reusable = is_reusable
-        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self.answered.set_result(Answer(self._status, self._headers, body, self._on_event_bytes is not None))
+    def _cause_of_bytes(self, data: bytes) -> DropCause:
+        """
+        Return the cause to close an idle connection on which `data` came.
 
-    def _give_up_long(self) -> None:
-        if self._has_head and self._status != _OK:
-            self._finish(is_reusable=False)
-        else:
-            self._fail(InvalidResponseError(f"The answer of {self._url} is longer than {self._max_bytes} bytes."))
-
-    def _fail(self, error: RequestError) -> None:
-        if not self.answered.done():
-            self.answered.set_exception(error)
-
-    def _due_s(self) -> float:
-        if self._read_timeout_s is None:
-            return self._deadline_s
-        return min(self._deadline_s, self._heard_at_s + self._read_timeout_s)
-
-    def _on_timer(self) -> None:
-        now_s = self._loop.time()
-        if now_s < self._due_s():
-            self._timer = self._loop.call_at(self._due_s(), self._on_timer)
-            return
-        what = "whole answer" if now_s >= self._deadline_s else "further byte"
-        elapsed_s = now_s - self._started_at_s
-        self._fail(RequestTimeoutError(f"No {what} from {self._url} after {elapsed_s:.1f} s."))
+        Some proxies say 408 on an idle connection before they close it. Bytes of TLS may be its own.
+        """
+        is_farewell = not data or data[9:12] == b"408"
+        is_tls_record = self.server.startswith("https:") and data[:1] in {b"\x15", b"\x16", b"\x17"}
+        return DropCause.CLOSED_BY_SERVER if is_farewell or is_tls_record else DropCause.UNASKED_BYTES

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
 
@@ -30,7 +30,12 @@ class Proxy:
 
     host: str
     port: int
-    authorization: str | None
+    authorization: str | None = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """``host:port``, without the password."""
+        return _authority(self.host, self.port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,8 @@ class Route:
         proxy: None for none.
         target: What the request line asks for: the path, or for a plain proxy the whole URL.
         host_header: The server as the URL writes it.
+        shown_url: The URL for messages: without its query, which may hold a key.
+        server: ``http(s)://host:port``. Connections to one server can stand in for each other.
     """
 
     host: str
@@ -53,11 +60,8 @@ class Route:
     proxy: Proxy | None
     target: str
     host_header: str
-
-    @property
-    def origin(self) -> tuple[str, int, bool]:
-        """What connections are kept by."""
-        return self.host, self.port, self.is_tls
+    shown_url: str
+    server: str
 
     def head(self, method: str, headers: Mapping[str, str]) -> bytes:
         """
@@ -99,7 +103,9 @@ def find_route(url: str, proxy: str | None) -> Route:
     path = parts.path + (f"?{parts.query}" if parts.query else "")
     is_absolute = way is not None and not is_tls
     host_header = _authority(host, parts.port)
-    return Route(host, port, is_tls, way, f"http://{host_header}{path}" if is_absolute else path, host_header)
+    target = f"http://{host_header}{path}" if is_absolute else path
+    server = f"{parts.scheme}://{_authority(host, port)}"
+    return Route(host, port, is_tls, way, target, host_header, url.partition("?")[0], server)
 
 
 def parse_proxy(url: str) -> Proxy:

@@ -7,12 +7,15 @@ Every failure comes out as one of our types. Knows nothing of LLMs; `http1` is t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+OnEventBytes = Callable[[bytes], bool]
+"""Takes the next bytes of an event stream, cut anywhere; returns whether the stream's content is whole."""
 
-class Answer(NamedTuple):
+
+class HTTPResponse(NamedTuple):
     """
     What came back.
 
@@ -41,10 +44,10 @@ class TransportConfig:
 
     Attributes:
         headers: Sent with every request, by lower-case name.
-        timeout_s: From sending to the whole answer, connecting included.
+        timeout_s: From sending to the whole response, connecting included.
         connect_timeout_s: For the connection, TLS and proxy included.
         read_timeout_s: Longest silence of the server, before its first byte too; None for none.
-        max_response_bytes: An answer longer than this is given up.
+        max_response_bytes: A response longer than this fails, streamed or not, as sent and as decompressed.
         ca_file: PEM file of certificates to trust beside the usual ones; None for none.
         cert_file: PEM file of a certificate that the client shows, its private key included or in `key_file`.
         key_file: PEM file of the private key to `cert_file`.
@@ -62,8 +65,44 @@ class TransportConfig:
     proxy: str | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class TransportStatistics:
+    """
+    How the connections of a transport stand.
+
+    Attributes:
+        num_open: Connections open now, idle ones included.
+        num_idle: Connections open now without a request.
+        num_connects: Connections opened so far.
+        drops: Connections closed so far, by cause; the causes are the values of `connection.DropCause`.
+        single_use_servers: ``http(s)://host:port`` of each server whose connections are used once, because it sent
+            bytes that no request had asked for again and again.
+    """
+
+    num_open: int = 0
+    num_idle: int = 0
+    num_connects: int = 0
+    drops: Mapping[str, int] = field(default_factory=dict)
+    single_use_servers: tuple[str, ...] = ()
+
+    @staticmethod
+    def sum_of(parts: Iterable[TransportStatistics]) -> TransportStatistics:
+        """Return the sum of the statistics of several transports."""
+        num_open = num_idle = num_connects = 0
+        drops: dict[str, int] = {}
+        servers: dict[str, None] = {}
+        for part in parts:
+            num_open += part.num_open
+            num_idle += part.num_idle
+            num_connects += part.num_connects
+            servers.update(dict.fromkeys(part.single_use_servers))
+            for cause, count in part.drops.items():
+                drops[cause] = drops.get(cause, 0) + count
+        return TransportStatistics(num_open, num_idle, num_connects, drops, tuple(servers))
+
+
 class Transport(ABC):
-    """HTTP exchanges, as many at once as are asked for, on one event loop."""
+    """HTTP exchanges, any number at once, on one event loop."""
 
     @abstractmethod
     async def send(
@@ -73,10 +112,10 @@ class Transport(ABC):
         *,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
-        on_event_bytes: Callable[[bytes], None] | None = None,
-    ) -> Answer:
+        on_event_bytes: OnEventBytes | None = None,
+    ) -> HTTPResponse:
         """
-        POST `body` to `url`, or GET it where `body` is None, and return the answer whatever its status.
+        POST `body` to `url`, or GET it where `body` is None, and return the response whatever its status.
 
         Cancelling closes the connection, so that the server can stop working on it.
 
@@ -85,13 +124,18 @@ class Transport(ABC):
             body: JSON.
             headers: Take the place of the transport's own of the same name.
             timeout_s: Total; None for the transport's own.
-            on_event_bytes: Takes the pieces of an answer that is an event stream, as they come.
+            on_event_bytes: Takes the pieces of a response that is an event stream, as they come. The response is
+                returned once it says that the content is whole, even if the server leaves the stream open.
 
         Raises:
-            TransientError: There was no whole answer.
+            TransientError: There was no whole response.
             BadRequestError: The request cannot be written, e.g. a line break in a header.
             ConfigError: The certificates or the proxy cannot be used.
         """
+
+    def statistics(self) -> TransportStatistics:
+        """Return how the connections stand."""
+        return TransportStatistics()
 
     async def aclose(self) -> None:  # noqa: B027 - a hook: not every transport holds something
         """Close every connection."""

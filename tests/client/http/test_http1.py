@@ -12,7 +12,7 @@ from typing import Any, Self
 import pytest
 
 from nemo_llm_stage.client.http.http1 import HTTP1Transport
-from nemo_llm_stage.client.http.transport import Answer, TransportConfig
+from nemo_llm_stage.client.http.transport import HTTPResponse, TransportConfig
 from nemo_llm_stage.errors import (
     BadRequestError,
     ConfigError,
@@ -35,7 +35,7 @@ def transport(**settings: Any) -> HTTP1Transport:
     return HTTP1Transport(TransportConfig(**{**defaults, **settings}))
 
 
-async def ask(server: RawServer, num: int = 1, body: bytes | None = b"{}", **settings: Any) -> list[Answer]:
+async def ask(server: RawServer, num: int = 1, body: bytes | None = b"{}", **settings: Any) -> list[HTTPResponse]:
     """`num` answers to requests sent one after another."""
     client = transport(**settings)
     try:
@@ -44,8 +44,8 @@ async def ask(server: RawServer, num: int = 1, body: bytes | None = b"{}", **set
         await client.aclose()
 
 
-def run(*script: list[bytes | None], num: int = 1, **settings: Any) -> tuple[list[Answer], RawServer]:
-    async def scenario() -> tuple[list[Answer], RawServer]:
+def run(*script: list[bytes | None], num: int = 1, **settings: Any) -> tuple[list[HTTPResponse], RawServer]:
+    async def scenario() -> tuple[list[HTTPResponse], RawServer]:
         async with RawServer(*script) as server:
             return await ask(server, num, **settings), server
 
@@ -91,7 +91,16 @@ BROKEN = {
     "bad gzip": ([response(b"answer", "content-encoding: gzip")], InvalidResponseError),
     "unknown coding": ([response(b"answer", "content-encoding: br")], InvalidResponseError),
     "too long": ([response(b"x" * 1_000_000)], InvalidResponseError),
-    "endless head": ([b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 500], InvalidResponseError),
+    "endless head": ([b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 20_000], InvalidResponseError),
+    "endless header": ([b"HTTP/1.1 200 OK\r\na: " + b"b" * 100_000], InvalidResponseError),
+    "many headers": (
+        [b"HTTP/1.1 200 OK\r\n" + b"".join(b"a%d: b\r\n" % num for num in range(300)) + b"\r\n"],
+        InvalidResponseError,
+    ),
+    "endless trailers": ([CHUNKED + b"2\r\n{}\r\n0\r\n" + b"a: b\r\n" * 20_000], InvalidResponseError),
+    "endless chunk extension": ([CHUNKED + b"2;a=" + b"b" * 100_000], InvalidResponseError),
+    "endless interim responses": ([b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" * 100], InvalidResponseError),
+    "gzip cut": ([response(GZIPPED[:-9], "content-encoding: gzip")], ConnectionDroppedError),
     "bomb": ([response(gzip.compress(b"x" * 100_000), "content-encoding: gzip")], InvalidResponseError),
 }
 
@@ -145,7 +154,7 @@ def test_headers_that_cannot_be_sent_are_refused(headers: dict[str, str]) -> Non
 
 def test_connections_are_used_again() -> None:
     """One after another needs one connection."""
-    _, server = run([response(b"answer")], num=5)
+    _, server = run(*([response(b"answer %d" % num)] for num in range(5)), num=5)
     assert server.num_connections == 1
 
 
@@ -179,11 +188,16 @@ def test_a_spent_connection_is_left(pieces: list[bytes | None]) -> None:
 def test_event_streams_are_handed_on() -> None:
     """Pieces go to the taker as they come; another type of answer is kept whole."""
 
-    async def scenario(content_type: str) -> tuple[Answer, list[bytes]]:
+    async def scenario(content_type: str) -> tuple[HTTPResponse, list[bytes]]:
         pieces: list[bytes] = []
+
+        def take(piece: bytes) -> bool:
+            pieces.append(piece)
+            return False
+
         async with RawServer([response(b"data: x\n\n", f"content-type: {content_type}")]) as server:
             client = transport()
-            answer = await client.send(f"{server.base_url}/x", b"", on_event_bytes=pieces.append)
+            answer = await client.send(f"{server.base_url}/x", b"", on_event_bytes=take)
             await client.aclose()
             return answer, pieces
 
@@ -197,7 +211,7 @@ def test_a_broken_event_ends_the_exchange() -> None:
     """An error of the taker is the error of the request."""
 
     async def scenario() -> None:
-        def refuse(piece: bytes) -> None:
+        def refuse(piece: bytes) -> bool:
             raise InvalidResponseError("broken event")
 
         async with RawServer([response(b"data: x\n\n", "content-type: text/event-stream")]) as server:
@@ -215,7 +229,7 @@ def test_total_and_read_timeouts() -> None:
     """Silence ends at read_timeout, a drip at timeout; the message says which."""
     with pytest.raises(RequestTimeoutError, match="further byte"):
         run([response(b"answer")[:20]], read_timeout_s=0.05)
-    with pytest.raises(RequestTimeoutError, match="whole answer"):
+    with pytest.raises(RequestTimeoutError, match="whole response"):
         run([response(b"answer")[:20]], timeout_s=0.05)
 
 
@@ -292,7 +306,7 @@ class TLSServer(RawServer):
 def test_tls_with_a_ca_of_ones_own(certificate: tuple[Path, Path]) -> None:
     """ca_file makes a private server trusted."""
 
-    async def scenario() -> list[Answer]:
+    async def scenario() -> list[HTTPResponse]:
         async with TLSServer(certificate, [response(b"answer")]) as server:
             return await ask(server, 2, ca_file=str(certificate[0]))
 
@@ -351,7 +365,7 @@ class ForwardProxy(RawServer):
 def test_plain_requests_go_through_the_proxy() -> None:
     """The proxy gets the whole URL and its own password; the server's key is not the proxy's."""
 
-    async def scenario() -> tuple[Answer, str]:
+    async def scenario() -> tuple[HTTPResponse, str]:
         async with ForwardProxy() as proxy:
             client = transport(proxy=f"http://us%40er:pass@127.0.0.1:{proxy.port}")
             answer = await client.send("http://far.example:81/v1/x", b"")
@@ -367,7 +381,7 @@ def test_plain_requests_go_through_the_proxy() -> None:
 def test_the_environments_proxy_is_used_but_not_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """HTTP_PROXY counts for far hosts, less those in NO_PROXY; never for loopback."""
 
-    async def scenario() -> tuple[Answer, list[Answer]]:
+    async def scenario() -> tuple[HTTPResponse, list[HTTPResponse]]:
         async with ForwardProxy() as proxy, RawServer([response(b"direct")]) as server:
             monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
             monkeypatch.setenv("no_proxy", "near.invalid")
@@ -385,7 +399,7 @@ def test_the_environments_proxy_is_used_but_not_for_this_machine(monkeypatch: py
 def test_tls_goes_through_a_tunnel(certificate: tuple[Path, Path]) -> None:
     """The proxy only sees where to; the certificate checked is the server's."""
 
-    async def scenario() -> tuple[Answer, str, list[str]]:
+    async def scenario() -> tuple[HTTPResponse, str, list[str]]:
         async with TLSServer(certificate, [response(b"answer")]) as server, ForwardProxy(server.port) as proxy:
             client = transport(proxy=f"http://u:p@127.0.0.1:{proxy.port}", ca_file=str(certificate[0]))
             answer = await client.send("https://far.example/v1/x", b"")

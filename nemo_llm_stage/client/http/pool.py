@@ -1,0 +1,154 @@
+"""
+The connections of one event loop: which can be used again, and what became of the others.
+
+A server or proxy that sends a response twice must not give a row the answer of another: a connection is closed when
+bytes come that no request has asked for, or a response that came on it before. A server that does this repeatedly gets
+one connection for each request. Knows nothing of requests or addresses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, deque
+
+from nemo_llm_stage.client.http.connection import Connection, ConnectionState, DropCause
+from nemo_llm_stage.client.http.transport import TransportStatistics
+
+logger = logging.getLogger(__name__)
+
+MAX_IDLE_S = 4.0
+"""Connections idle for longer are not used again: servers close them, uvicorn after 5 s (its default)."""
+
+MAX_UNASKED = 3
+"""Connections to one server that may bring unasked bytes before each connection to it is used once."""
+
+_UNASKED = frozenset({DropCause.UNASKED_BYTES, DropCause.REPEATED_RESPONSE})
+
+
+class _Server:
+    """What is known of one server."""
+
+    __slots__ = ("idle", "num_unasked", "repeats_itself", "suspected")
+
+    def __init__(self) -> None:
+        self.idle: deque[Connection] = deque()
+        self.num_unasked = 0
+        self.repeats_itself = False
+        self.suspected: set[int] = set()
+
+
+class ConnectionPool:
+    """
+    The open connections of one event loop, by server.
+
+    Nothing here refers to the transport that uses the pool: open connections must not keep it alive.
+    """
+
+    def __init__(self) -> None:
+        self._servers: dict[str, _Server] = {}
+        self._open: set[Connection] = set()
+        self._num_connects = 0
+        self._drops: Counter[DropCause] = Counter()
+
+    def add(self, connection: Connection) -> None:
+        """Take note of a new connection, which is about to be used."""
+        if connection.state is not ConnectionState.CLOSED:
+            self._open.add(connection)
+        self._num_connects += 1
+        logger.debug("%r opened.", connection)
+
+    def take(self, server: str) -> Connection | None:
+        """Return an idle connection to `server`, the one used last: the others grow old and are closed."""
+        known = self._servers.get(server)
+        if known is None:
+            return None
+        idle = known.idle
+        if not idle:
+            return None
+        oldest_s = asyncio.get_running_loop().time() - MAX_IDLE_S
+        while idle and idle[0].idle_since_s < oldest_s:
+            idle.popleft().close(DropCause.IDLE_TOO_LONG)
+        while idle:
+            connection = idle.pop()
+            if connection.check_idle():
+                return connection
+        return None
+
+    def put(self, connection: Connection) -> None:
+        """Keep `connection` for the next request, if it can be used again."""
+        if connection.state is not ConnectionState.IDLE:
+            return
+        known = self._known(connection.server)
+        if known.num_unasked >= MAX_UNASKED:
+            connection.close(DropCause.SINGLE_USE)
+        else:
+            known.idle.append(connection)
+
+    def is_repeated(self, connection: Connection) -> bool:
+        """
+        Return whether the last response on `connection` is one that came on it before; close it then.
+
+        Responses of models differ, by their ids at least. A server whose responses do not is recognised when a new
+        connection brings the same response again; its responses are not compared from then on.
+        """
+        known, fingerprint = self._known(connection.server), connection.fingerprint
+        if known.repeats_itself or fingerprint == 0:
+            return False
+        if connection.num_exchanges == 1 and fingerprint in known.suspected:
+            known.repeats_itself = True
+            known.num_unasked = 0
+        elif fingerprint in connection.remembered:
+            known.suspected.add(fingerprint)
+            connection.close(DropCause.REPEATED_RESPONSE)
+            return True
+        connection.remembered.append(fingerprint)
+        return False
+
+    def on_lost(self, connection: Connection) -> None:
+        """Take note that `connection` is closed."""
+        self._open.discard(connection)
+        cause = connection.drop_cause or DropCause.CLOSED_BY_SERVER
+        self._drops[cause] += 1
+        logger.debug("%r.", connection)
+        if cause in _UNASKED:
+            self._note_unasked(connection.server)
+
+    def statistics(self) -> TransportStatistics:
+        """Return how the connections stand."""
+        return TransportStatistics(
+            num_open=len(self._open),
+            num_idle=sum(connection.state is ConnectionState.IDLE for connection in list(self._open)),
+            num_connects=self._num_connects,
+            drops={cause.value: count for cause, count in list(self._drops.items())},
+            single_use_servers=tuple(
+                name for name, known in list(self._servers.items()) if known.num_unasked >= MAX_UNASKED
+            ),
+        )
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        for connection in list(self._open):
+            connection.close(DropCause.CLIENT_CLOSED)
+        self._servers.clear()
+        await asyncio.sleep(0)  # the loop closes the sockets in its next turn
+
+    def _known(self, server: str) -> _Server:
+        known = self._servers.get(server)
+        if known is None:
+            known = self._servers[server] = _Server()
+        return known
+
+    def _note_unasked(self, server: str) -> None:
+        known = self._known(server)
+        known.num_unasked += 1
+        if known.num_unasked == 1:
+            logger.warning(
+                "%s, or a proxy before it, sent bytes that no request had asked for; the connection was closed so that "
+                "no row gets the answer of another.",
+                server,
+            )
+        elif known.num_unasked == MAX_UNASKED:
+            logger.warning("%s did so %d times; each connection to it is used once from now on.", server, MAX_UNASKED)
+            while known.idle:
+                known.idle.pop().close(DropCause.SINGLE_USE)
