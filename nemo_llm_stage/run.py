@@ -134,7 +134,7 @@ def _retry_failed(
             _run(job, spec, partitions, Counters(), FailureLimit(None), is_shown=progress, num_rows=num_failed)
     finally:
         stage.close()
-    return _finish(job, job.plan.num_rows - num_failed, started_monotonic_s)
+    return replace(_finish(job, job.plan.num_rows - num_failed, started_monotonic_s), num_retried=num_failed)
 
 
 def _engine(settings: JobSettings) -> Engine:

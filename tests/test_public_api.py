@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import tomllib
+from pathlib import Path
 
 import nemo_llm_stage
 from nemo_llm_stage import errors
@@ -24,3 +26,10 @@ def test_every_request_error_has_a_kind_of_its_own() -> None:
     """Summaries group by it."""
     kinds = [cls.kind for cls in vars(errors).values() if inspect.isclass(cls) and issubclass(cls, errors.RequestError)]
     assert len(kinds) == len(set(kinds))
+
+
+def test_the_version_is_written_once() -> None:
+    """The package's own is the distribution's."""
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
+    assert project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["hatch"]["version"]["path"] == "nemo_llm_stage/__init__.py"

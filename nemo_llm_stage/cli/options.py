@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import click
@@ -30,6 +31,34 @@ class JobCommand(Command):
         arguments = [parameter for parameter in self.params if isinstance(parameter, click.Argument)]
         own = [parameter for parameter in super().get_params(context) if parameter not in arguments]
         return [*arguments, *job_options(), *own]
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Parse the words; add a hint where a value was probably not quoted."""
+        try:
+            return super().parse_args(context, args)
+        except click.UsageError as error:
+            if "unexpected extra argument" not in error.message:
+                raise
+            raise click.UsageError(f"{error.message}\n{_QUOTE_IT}", context) from error
+
+
+_QUOTE_IT = "Put an option's value in quotes if it has spaces: --prompt 'Summarize: {{ text }}'."
+
+
+def read_settings(job_file: Path | None, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return the settings of a job file with the given options in place of theirs.
+
+    Raises:
+        ConfigError: The file cannot be read, or options contradict each other.
+    """
+    from nemo_llm_stage.config.load import read_job_file
+
+    if job_file is None:
+        return merged_settings({}, flags)
+    if not job_file.exists() and any(value not in (None, ()) for value in flags.values()):
+        raise ConfigError(f"there is no job file {str(job_file)!r}. {_QUOTE_IT}")
+    return merged_settings(read_job_file(job_file), flags)
 
 
 @cache

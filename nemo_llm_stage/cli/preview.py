@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from nemo_llm_stage.cli.command import options
-from nemo_llm_stage.cli.options import JobCommand, merged_settings
+from nemo_llm_stage.cli.options import JobCommand, read_settings
 
 
 @click.command("preview", cls=JobCommand)
@@ -37,12 +37,11 @@ def command(
     """
     from rich.console import Console
 
-    from nemo_llm_stage.config.load import make_config, read_job_file
+    from nemo_llm_stage.config.load import make_config
     from nemo_llm_stage.job.preview import preview_job
     from nemo_llm_stage.report.preview_panels import estimates, row_panel
 
-    settings = read_job_file(job_file) if job_file else {}
-    config = make_config(merged_settings(settings, flags), str(job_file or "the command line"))
+    config = make_config(read_settings(job_file, flags), str(job_file or "the command line"))
     seen = preview_job(config, rows, is_dry=dry_run)
     console = Console()
     for row in seen.rows:

@@ -16,4 +16,10 @@ def command(output: str, kind: tuple[str, ...], progress: bool) -> None:
     """Retry the failed rows of the job in OUTPUT and replace them with the new results."""
     from nemo_llm_stage.run import retry_output
 
-    show_summary(retry_output(output, kind, progress=progress))
+    result = retry_output(output, kind, progress=progress)
+    if result.num_retried:
+        show_summary(result)
+        return
+    others = ", ".join(f"{number:,} x {name}" for name, number in result.counters.errors.items())
+    of_kind = f" with the kind {' or '.join(kind)}; there are {others or 'none at all'}" if kind else ""
+    click.echo(f"nothing to retry: {output} has no failed rows{of_kind}.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nemo_llm_stage.cli.command import options
-from nemo_llm_stage.cli.options import JobCommand, merged_settings
+from nemo_llm_stage.cli.options import JobCommand, read_settings
 
 if TYPE_CHECKING:
     from nemo_llm_stage.job.result import JobResult
@@ -36,11 +36,9 @@ def command(job_file: Path | None, progress: bool, restart: bool, show_rows: int
         --base-url http://localhost:8000/v1 --model my-model \\
         --prompt 'Summarize in one sentence: {{ text }}' --output-column summary
     """  # noqa: D301 - click's mark for a block that is not to be wrapped
-    from nemo_llm_stage.config.load import read_job_file
-
-    settings = read_job_file(job_file) if job_file else {}
+    settings = read_settings(job_file, flags)
     source = str(job_file or "the command line")
-    run_settings(merged_settings(settings, flags), source, progress=progress, restart=restart, show_rows=show_rows)
+    run_settings(settings, source, progress=progress, restart=restart, show_rows=show_rows)
 
 
 def run_settings(settings: dict[str, Any], source: str, *, progress: bool, restart: bool, show_rows: int) -> None:

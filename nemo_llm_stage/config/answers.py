@@ -24,7 +24,7 @@ from nemo_llm_stage.output import ChoiceOutput, FunctionOutput, JsonOutput, Outp
 
 
 class Settings(BaseModel):
-    """A part of a job file: nothing unknown is taken, nothing changes after."""
+    """A section of a job file: refuses unknown keys, and does not change after."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, hide_input_in_errors=True)
 
@@ -71,9 +71,9 @@ class ChoicesAnswer(Settings):
     Attributes:
         type: ``choices``.
         choices: The labels.
-        guided: Whether to have the server write nothing else: ``true`` by vLLM's guided choice, which other
-            servers pass over, ``json`` by a JSON Schema, which vLLM, SGLang and llama.cpp take.
-        logprobs: Whether to keep how sure the model was: the value is then a struct of choice and logprob.
+        guided: Whether the server must write one of the labels: ``true`` uses vLLM's guided choice, which other
+            servers ignore; ``json`` uses a JSON Schema, which vLLM, SGLang and llama.cpp take.
+        logprobs: Whether to keep the model's certainty: the value is then a struct of choice and logprob.
     """
 
     type: Literal["choices"] = "choices"
@@ -88,12 +88,12 @@ class ChoicesAnswer(Settings):
 
 class RegexAnswer(Settings):
     """
-    What the groups of a pattern catch.
+    The text that the groups of a regular expression match.
 
     Attributes:
         type: ``regex``.
         pattern: Python regular expression; named groups make a struct.
-        arrow_type: What caught text is read as, e.g. ``int64``, or for named groups a type for each name.
+        arrow_type: Type of the matched text, e.g. ``int64``; for named groups a type for each name.
     """
 
     type: Literal["regex"] = "regex"
@@ -116,8 +116,8 @@ class JsonAnswer(Settings):
         json_schema: A JSON Schema.
         schema_file: Path of a file that holds one.
         python: A pydantic model, as ``module:Class``.
-        guided: Whether to send the schema along, so that the server writes nothing else.
-        strict: Whether to set ``strict`` in it, for OpenAI.
+        guided: Whether to send the schema, so that the server writes only JSON of it.
+        strict: Whether to set ``strict`` with the schema, for OpenAI.
     """
 
     type: Literal["json"] = "json"
@@ -140,17 +140,21 @@ class JsonAnswer(Settings):
             schema = _read_schema(Path(self.schema_file))
         elif self.python is not None:
             schema = load_object(self.python)
-        return JsonOutput(schema, guided=self.guided, strict=self.strict)
+        try:
+            return JsonOutput(schema, guided=self.guided, strict=self.strict)
+        except ConfigError as error:
+            place = self.schema_file or self.python or "answer.schema"
+            raise ConfigError(f"{place}: {error}") from error
 
 
 class ParserAnswer(Settings):
     """
-    What a Python function makes of the text.
+    The value that a Python function returns for the text.
 
     Attributes:
         type: ``parser``.
-        parser: The function, as ``module:function``; looked for in the working directory too.
-        arrow_type: What it returns, e.g. ``int64`` or ``list<string>``.
+        parser: The function, as ``module:function``; the working directory is searched too.
+        arrow_type: Type of the function's value, e.g. ``int64`` or ``list<string>``.
     """
 
     type: Literal["parser"] = "parser"
@@ -193,7 +197,7 @@ def arrow_type_of(text: str) -> pa.DataType:
     Return the Arrow type that `text` names, e.g. ``int64``, ``double``, ``timestamp[us]`` or ``list<string>``.
 
     Raises:
-        ConfigError: None is called so.
+        ConfigError: No type has this name.
     """
     items = re.fullmatch(r"\s*list\s*<(.+)>\s*", text)
     if items:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from nemo_llm_stage.config.answers import ANSWER_TYPES
 from nemo_llm_stage.config.clients import CLIENT_TYPES, IS_RECORD
 from nemo_llm_stage.config.columns import ColumnConfig
 from nemo_llm_stage.config.job import JobConfig
+from nemo_llm_stage.config.schema import job_settings
+from nemo_llm_stage.config.yaml_text import parse_yaml
 from nemo_llm_stage.errors import ConfigError
 from nemo_llm_stage.suggest import did_you_mean
 
@@ -42,14 +44,16 @@ def read_job_file(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: It cannot be read, is not a YAML mapping, or names a variable that is not set or is a secret.
     """
+    source = f"the job file {str(path)!r}"
     try:
-        settings = yaml.safe_load(Path(path).read_text("utf-8"))
+        text = Path(path).read_text("utf-8")
     except OSError as error:
-        raise ConfigError(f"cannot read the job file {str(path)!r}: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the job file {str(path)!r} is not YAML: {error}") from error
+        raise ConfigError(f"cannot read {source}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{source} is not UTF-8 text: {error}.") from error
+    settings = parse_yaml(text, source)
     if not isinstance(settings, dict):
-        raise ConfigError(f"the job file {str(path)!r} is not a mapping of settings.")
+        raise ConfigError(f"{source} is not a mapping of settings, e.g. `output: out`.")
     return _with_variables(settings, "")
 
 
@@ -183,7 +187,7 @@ def _explain(detail: Any) -> str:
         known = list(_names(ANSWER_TYPES[path.pop(start + 1)]))
     name = ".".join(path)
     if detail["type"] == "extra_forbidden":
-        hint = did_you_mean(path[-1], known) or f"known are {', '.join(known)}"
+        hint = _right_place(path[start:]) or did_you_mean(path[-1], known) or f"known are {', '.join(known)}"
         return f"unknown key {name!r}; {hint}"
     if detail["type"] == "missing":
         return f"{name} is missing"
@@ -197,6 +201,14 @@ def _explain(detail: Any) -> str:
         return f"{name}.type is {tag!r}; {did_you_mean(tag, tags) or _one_of(tags)}"
     message = detail["msg"].removeprefix("Value error, ")
     return f"{name}: {message}" if name else message
+
+
+def _right_place(path: Sequence[str]) -> str | None:
+    """Return where the setting that is the last key belongs, if it stands in another place; see `_explain`."""
+    places = [setting.path for setting in job_settings() if setting.name == path[-1]]
+    places += [("answer", name) for answer in ANSWER_TYPES.values() for name in _names(answer) if name == path[-1]]
+    right = [".".join(place) for place in places if [*place[:-1]] != [*path[:-1]]]
+    return f"write {right[0]}" if right and path[-1] != "type" else None
 
 
 def _one_of(words: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """
 The job file that `nemo-llm-stage init` writes, and the rows that it runs on.
 
-Every setting is in it: the few that a job needs, and as ``#key: value`` the others with their defaults or an example.
+It has every setting: the few that a job needs, and the others as ``#key: value`` with their default or an example.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from nemo_llm_stage.errors import ConfigError
 _STARTER = """\
 # A job of nemo-llm-stage: rows in, the same rows and a generated column out.
 #
-#   nemo-llm-stage preview {job} --dry-run    the exact prompts of a few rows; asks nobody
-#   nemo-llm-stage preview {job}              asks a few rows; estimates tokens and time for all
-#   nemo-llm-stage run {job}                  all rows; the same command again goes on where it stopped
+#   nemo-llm-stage preview {job} --dry-run    the exact prompts of a few rows; sends no requests
+#   nemo-llm-stage preview {job}              prompts and answers of a few rows; estimates tokens and time for all
+#   nemo-llm-stage run {job}                  all rows; run the same command again to resume
 #
-# A line that starts with # and a letter is a setting that is off: take the # away.
+# A line that starts with # and a letter is a setting that is off: remove the # to turn it on.
 # For completion in an editor: nemo-llm-stage schema > job.schema.json, and as the first line of this file
 #   # yaml-language-server: $schema=job.schema.json
 
-# What of, and where to. Parquet or JSONL: files, globs, folders, or a list of these; s3:// and the like too.
+# Input and output. Parquet or JSONL: files, globs, folders, or a list of these; s3:// and other URLs too.
 input: {rows}
 output: {output}
 
@@ -34,7 +34,7 @@ client: local
 #  base_url: http://localhost:8000/v1  # or a list of several
 #  api_key_env: MY_API_KEY             # or api_key_file; never the key itself
 #  api_key_header: Authorization       # api-key for Azure
-#  max_concurrent_requests: 64         # in flight at once, for each actor
+#  max_concurrent_requests: 64         # most requests in flight in each actor
 #  max_retries: 3
 #  base_delay: 1.0
 #  timeout: 600.0
@@ -48,7 +48,7 @@ client: local
 #  check_server: true
 #model: my-model
 
-# What is asked: Jinja2 over the columns, e.g. {{{{ text }}}}, {{{{ text | truncate_tokens(2000) }}}}, {{% if title %}}.
+# The prompt: Jinja2 over the columns, e.g. {{{{ text }}}}, {{{{ text | truncate_tokens(2000) }}}}, {{% if title %}}.
 system_prompt: You are a careful editor.
 prompt: |
   What is this text about? Answer with one word: science, sports or food.
@@ -67,7 +67,7 @@ prompt: |
 #skip_when: "{{{{ text | length < 20 }}}}"
 #conversation_formatter: plain         # base models: plain, or the path of a tokenizer_config.json or .jinja
 
-# What comes out. The columns are topic, topic_error and topic_meta.
+# The answer. The new columns are topic, topic_error and topic_meta.
 output_column: topic
 answer:
   type: choices
@@ -83,7 +83,7 @@ answer:
 #has_meta: true
 #keep_if: topic != 'sports'             # rows for which it is false are dropped
 
-# Several columns in one pass: in place of output_column, prompt and answer. What a column does not say is as above.
+# Several columns in one pass, in place of output_column, prompt and answer. The settings above are their defaults.
 #columns:
 #  - output_column: summary
 #    prompt: "Summarize in one sentence: {{{{ text }}}}"
@@ -92,7 +92,7 @@ answer:
 #    answer: {{type: regex, pattern: '[1-5]', arrow_type: int64}}
 #    generation_config: {{max_tokens: 4}}
 
-# An answer that cannot be used, or was cut off; a prompt that is too long.
+# What to do with an answer that cannot be parsed or was cut off, and with a prompt that is too long.
 #max_reasks: 2
 #on_truncated: accept                  # or error, retry_longer, continue
 #max_tokens_cap: 8192
@@ -118,12 +118,12 @@ engine: local                          # or ray, for any number of actors on any
 #output_format: parquet                # or jsonl
 #rows_per_partition: 1000
 #scan_input: auto
-#on_bad_input: stop                    # or skip: leave broken lines and files out, and write them down
+#on_bad_input: stop                    # or skip: leave out broken lines and files, and record them
 #deduplicate: true
 #give_up_after: 21600.0
 #max_failed_rows: 0.05
 #keep_raw: false
-#flush_interval: 2.0                   # object stores: seconds of answers that a dying worker may lose
+#flush_interval: 2.0                   # object stores: seconds of answers that are lost if a worker dies
 """
 
 _TEXTS = (
@@ -143,7 +143,7 @@ def write_starter(path: Path) -> Path:
     Write a job file to `path`, and beside it a few rows that it runs on; return the rows' file.
 
     Raises:
-        ConfigError: One of the two is there already, or cannot be written.
+        ConfigError: One of the two already exists, or cannot be written.
     """
     rows = path.with_name(f"{path.stem}_rows.jsonl")
     lines = [json.dumps({"id": index, "text": text}) + "\n" for index, text in enumerate(_TEXTS)]
@@ -158,6 +158,6 @@ def _write_new(path: Path, text: str) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise ConfigError(f"{str(path)!r} is there already; choose another name.") from None
+        raise ConfigError(f"{str(path)!r} already exists; choose another name.") from None
     except OSError as error:
         raise ConfigError(f"cannot write {str(path)!r}: {error.strerror}.") from error

@@ -90,6 +90,8 @@ def prepare_job(
         FatalError: The server refuses the key or does not know the model.
         TransientError: The server cannot be reached.
     """
+    if "://" not in str(output) and Path(output).is_file():
+        raise OutputConflictError(f"the output {str(output)!r} is a file; choose a folder, which may be new.")
     folder = OutputFolder(str(output), settings.output_format)
     record = folder.read_job()
     files = find_files(inputs)

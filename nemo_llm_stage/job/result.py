@@ -23,6 +23,7 @@ class JobResult:
         output_columns: The generated columns, without the ones beside them.
         bad_files: Files of the input that were left out as a whole because they are damaged (on_bad_input: skip); the
             rows of others that were left out are `counters.num_left_out`.
+        num_retried: Failed rows that `retry_failed` sent again; None after `run_job`.
         left_out: The first few of what was left out, with file, line and reason; all of it is written down in the
             output's ``_nemo_llm_stage/bad_input/``.
     """
@@ -35,4 +36,5 @@ class JobResult:
     columns: tuple[str, ...] = ()
     output_columns: tuple[str, ...] = ()
     bad_files: tuple[str, ...] = ()
+    num_retried: int | None = None
     left_out: tuple[BadInput, ...] = ()

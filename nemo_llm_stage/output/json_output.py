@@ -24,6 +24,7 @@ from nemo_llm_stage.output.schema import plan_of
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
+_TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
 _MAX_ERRORS_TOLD = 5
 _MAX_CHARS_TOLD_IN_FULL = 4_096
 """Of a longer answer the first error alone is told: finding them all takes 10 µs each, and it may have thousands."""
@@ -138,7 +139,12 @@ def _validator_of(schema: dict[str, Any]) -> jsonschema_rs.Validator:
     try:
         return jsonschema_rs.validator_for(schema, validate_formats=True, offline=True)
     except ValueError as error:
-        raise ConfigError(f"the JSON Schema is not one: {getattr(error, 'message', error)}") from error
+        path, message = tuple(getattr(error, "instance_path", ())), str(getattr(error, "message", error))
+        if path[-1:] == ("type",):
+            message = message.partition(" is not ")[0] + f" is not a type; there are {', '.join(_TYPES)}"
+        elif message.startswith("Pointer "):
+            message = "a $ref leads nowhere: " + message
+        raise ConfigError(f"the JSON Schema is wrong at {_path(path)}: {message}.") from error
 
 
 def _openers_of(arrow_type: pa.DataType, *, is_json: bool) -> str:
