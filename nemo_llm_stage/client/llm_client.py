@@ -8,6 +8,7 @@ written for one runs on the other. Beside `query_model`, which returns texts, st
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
@@ -28,6 +29,9 @@ from nemo_llm_stage.errors import ConfigError, LLMStageError, RequestError
 __all__ = ["AsyncLLMClient", "ConversationFormatter", "GenerationConfig", "LLMClient", "completion_of_texts"]
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+"""A name that users' tests patch, as they do in NeMo Curator's module."""
 
 
 class LLMClient(ABC):

@@ -8,6 +8,7 @@ imported when a client is set up. What an answer is worth is decided by `wire`, 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -16,15 +17,21 @@ from nemo_llm_stage.client.credentials import secrets_of_request
 from nemo_llm_stage.client.http.loop_end import LoopEnd
 from nemo_llm_stage.client.limit import LoopLocal
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig, LLMClient
+from nemo_llm_stage.client.sdk_answer import SDKClass, ask, ask_async
 from nemo_llm_stage.client.sdk_settings import SDKSettings
 from nemo_llm_stage.client.token_limit import TokenLimitNames
-from nemo_llm_stage.client.wire import StreamedAnswer, completion_of_answer
+from nemo_llm_stage.client.wire import completion_of_answer
 from nemo_llm_stage.core import Completion, Message
-from nemo_llm_stage.errors import InvalidResponseError, RequestError, RequestTimeoutError
+from nemo_llm_stage.errors import RequestError
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
     from openai.types.chat import ChatCompletion
+else:
+    AsyncOpenAI, OpenAI = SDKClass("AsyncOpenAI"), SDKClass("OpenAI")
+
+logger = logging.getLogger(__name__)
+"""Beside the SDK's two classes a name that users' tests patch, as they do in NeMo Curator's module."""
 
 
 class OpenAIClient(SDKSettings, LLMClient):
@@ -50,9 +57,8 @@ class OpenAIClient(SDKSettings, LLMClient):
         Raises:
             openai.OpenAIError: No key is given and the environment has none.
         """
-        from openai import OpenAI
-
         self.client = OpenAI(**self.sdk_kwargs(is_async=False))
+        logger.debug("%s is set up", self)
 
     def query_model(
         self,
@@ -69,27 +75,17 @@ class OpenAIClient(SDKSettings, LLMClient):
             openai.OpenAIError: The request failed, after the SDK's own retries.
             RequestError: There was an answer, but none to be used; see `wire.completion_of_answer`.
         """
-        if "client" not in self.__dict__:
+        if not hasattr(self, "client"):
             self.setup()
         config = GenerationConfig.of(generation_config)
         kwargs = self.create_kwargs(messages, model, conversation_formatter, config)
         secrets = secrets_of_request(self.secrets, config.extra_kwargs)
         try:
-            whole = self._ask({**kwargs, "timeout": self.sdk_timeout(kwargs["timeout"])})
+            whole = ask(self.client, {**kwargs, "timeout": self.sdk_timeout(kwargs["timeout"])})
             return list(secrets.cleaned(completion_of_answer(whole)).texts)
         except Exception as error:
             secrets.clean(error)
             raise
-
-    def _ask(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        response = self.client.chat.completions.create(**kwargs)
-        if not kwargs["stream"]:
-            return _dumped(response)
-        stream = StreamedAnswer()
-        with response:
-            for chunk in response:
-                stream.take(chunk.model_dump(warnings=False))
-        return stream.whole()
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the SDK's client, which holds sockets, and secrets that were read here."""
@@ -110,6 +106,9 @@ class AsyncOpenAIClient(SDKSettings, AsyncLLMClient):
     """
 
     _runtime_attributes = AsyncLLMClient._runtime_attributes | {"_clients", "_ends", "_unbound"}  # noqa: SLF001
+    _unbound: AsyncOpenAI | None = None
+    _clients: LoopLocal[AsyncOpenAI] | None = None
+    _ends: LoopLocal[LoopEnd] | None = None
 
     def __init__(
         self, max_concurrent_requests: int = 5, max_retries: int = 3, base_delay: float = 1.0, **kwargs: Any
@@ -125,15 +124,21 @@ class AsyncOpenAIClient(SDKSettings, AsyncLLMClient):
         Raises:
             openai.OpenAIError: No key is given and the environment has none.
         """
-        self._unbound: AsyncOpenAI | None = self._make_sdk_client()
-        self._clients: LoopLocal[AsyncOpenAI] = LoopLocal(self._take_sdk_client)
-        self._ends: LoopLocal[LoopEnd] | None = LoopLocal(lambda: LoopEnd(self._clients.get().close))
+        self._unbound = self._make_sdk_client()
+        logger.debug("%s is set up", self)
+        self._clients = clients = LoopLocal(self._take_sdk_client)
+        self._ends = LoopLocal(lambda: LoopEnd(clients.get().close))
 
     @property
     def client(self) -> AsyncOpenAI:
-        """The SDK's client of the running event loop: connections cannot go from one loop to another."""
-        if "_clients" not in self.__dict__:
-            self.setup()
+        """
+        The SDK's client of the running event loop: connections cannot go from one loop to another.
+
+        Raises:
+            AttributeError: `setup` has not been called.
+        """
+        if self._clients is None:
+            raise AttributeError(f"{type(self).__name__} has no client before setup().", name="client", obj=self)
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -167,7 +172,7 @@ class AsyncOpenAIClient(SDKSettings, AsyncLLMClient):
 
         async def request() -> ChatCompletion:
             try:
-                response: ChatCompletion = await self.client.chat.completions.create(
+                response: ChatCompletion = await self._sdk_client().chat.completions.create(
                     **kwargs | {"timeout": self.sdk_timeout(kwargs["timeout"])}
                 )
             except Exception as error:
@@ -186,7 +191,7 @@ class AsyncOpenAIClient(SDKSettings, AsyncLLMClient):
         generation_config: GenerationConfig,
     ) -> Completion:
         """Make one attempt."""
-        client = self.client
+        client = self._sdk_client()
         if self._ends is not None:
             await self._ends.get().watch()
         turns = messages if isinstance(messages, list) else list(messages)
@@ -212,7 +217,7 @@ class AsyncOpenAIClient(SDKSettings, AsyncLLMClient):
         timeout = kwargs["timeout"]
         kwargs = {**kwargs, "timeout": self.sdk_timeout(timeout)}
         started_monotonic_s = time.monotonic()
-        whole = await (_streamed(client, kwargs) if kwargs["stream"] else _unstreamed(client, kwargs, timeout))
+        whole = await ask_async(client, kwargs, timeout)
         latency_s = time.monotonic() - started_monotonic_s
         return completion_of_answer(whole, endpoint=str(client.base_url).rstrip("/"), latency_s=latency_s)
 
@@ -244,7 +249,7 @@ class AsyncOpenAIClient(SDKSettings, AsyncLLMClient):
 
     async def aclose(self) -> None:
         """Close the running loop's connections. Safe to call twice; the client can be used again after."""
-        if "_clients" not in self.__dict__ or self._ends is None:
+        if self._clients is None or self._ends is None:
             return
         client, end = self._clients.pop(), self._ends.pop()
         if client is not None:
@@ -252,45 +257,18 @@ class AsyncOpenAIClient(SDKSettings, AsyncLLMClient):
         if end is not None:
             await end.aclose()
 
+    def _sdk_client(self) -> AsyncOpenAI:
+        """The SDK's client of the running event loop; made now where nobody has."""
+        if self._clients is None:
+            self.setup()
+        return self.client
+
     def _take_sdk_client(self) -> AsyncOpenAI:
         """The SDK client that no loop has yet, or a new one."""
         client, self._unbound = self._unbound, None
         return client or self._make_sdk_client()
 
     def _make_sdk_client(self) -> AsyncOpenAI:
-        from openai import AsyncOpenAI
-
         client = AsyncOpenAI(**self.sdk_kwargs(is_async=True))
         client.max_retries = 0  # retries are ours: two layers would multiply, and hide a 429 from the limit
         return client
-
-
-async def _streamed(client: AsyncOpenAI, kwargs: dict[str, Any]) -> dict[str, Any]:
-    stream = StreamedAnswer()
-    async with await client.chat.completions.create(**kwargs) as response:
-        async for chunk in response:
-            stream.take(chunk.model_dump(warnings=False))
-    return stream.whole()
-
-
-async def _unstreamed(client: AsyncOpenAI, kwargs: dict[str, Any], limit_s: Any) -> dict[str, Any]:
-    """The whole answer within the timeout: the SDK's own starts anew with every byte that drips in."""
-    timeout_s = limit_s if isinstance(limit_s, int | float) else None
-    try:
-        async with asyncio.timeout(timeout_s):
-            return _dumped(await client.chat.completions.create(**kwargs))
-    except TimeoutError:
-        raise RequestTimeoutError(f"No whole answer within {timeout_s:g} s.") from None
-
-
-def _dumped(response: Any) -> dict[str, Any]:
-    """
-    The SDK's response as the protocol writes it.
-
-    Raises:
-        InvalidResponseError: The SDK hands on a body that is no JSON as it is.
-    """
-    if not hasattr(response, "model_dump"):
-        raise InvalidResponseError(f"The answer is not a chat completion: {response!r:.120}.")
-    whole: dict[str, Any] = response.model_dump(warnings=False)
-    return whole

@@ -130,9 +130,9 @@ class SDKSettings:
     ) -> dict[str, Any]:
         """Return the arguments of ``chat.completions.create``; None is sent as null: the server's default."""
         if conversation_formatter is not None:
-            self._warn_once(f"conversation_formatter is not used in {type(self).__name__}: the server formats chats")
+            self._warn_once(f"conversation_formatter is not used in an {type(self).__name__}: the server formats chats")
         if config.top_k is not None:
-            self._warn_once(f"top_k is not used in {type(self).__name__}; put it into extra_kwargs' extra_body")
+            self._warn_once(f"top_k is not used in an {type(self).__name__}; put it into extra_kwargs' extra_body")
         kwargs: dict[str, Any] = {
             "messages": messages if isinstance(messages, list) else list(messages),
             "model": model,

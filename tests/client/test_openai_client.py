@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import pickle
 import warnings
 from pathlib import Path
@@ -13,8 +14,10 @@ import pytest
 from openai.types.chat import ChatCompletion
 
 from nemo_llm_stage.client.errors.foreign import as_request_error
+from nemo_llm_stage.client.http_client import AsyncHTTPClient
 from nemo_llm_stage.client.llm_client import GenerationConfig, LLMClient
 from nemo_llm_stage.client.openai_client import AsyncOpenAIClient, OpenAIClient
+from nemo_llm_stage.core import Completion
 from nemo_llm_stage.errors import ClientError, ConfigError, FatalError, RequestTimeoutError
 from nemo_llm_stage.testing import Fault, SimulatedServer, expected_answer
 
@@ -89,7 +92,7 @@ def test_what_is_not_used_is_told_of(make: Any, request_: dict[str, Any]) -> Non
     """The OpenAI protocol knows no top_k, and formats chats itself."""
     with SimulatedServer() as server:
         client = make(base_url=server.base_url)
-        with pytest.warns(UserWarning, match=f"is not used in {type(client).__name__}"):
+        with pytest.warns(UserWarning, match=f"is not used in an {type(client).__name__}"):
             query(client, **request_)
         assert "top_k" not in server.requests[0].body
 
@@ -204,6 +207,40 @@ def test_a_drip_ends_at_the_timeout() -> None:
     """The SDK's timeout starts anew with every byte; the client's does not."""
     with SimulatedServer(faults=[Fault("slow_drip", seconds=5)]) as server, pytest.raises(RequestTimeoutError):
         query(AsyncOpenAIClient(base_url=server.base_url, api_key=KEY, timeout=0.2, max_retries=0))
+
+
+ODD_CHOICE = {
+    "index": "0",
+    "message": {"role": "assistant", "content": "fine", "reasoning": [{"type": "text", "text": "so"}], "refusal": {}},
+    "finish_reason": {"type": "stop"},
+    "logprobs": [],
+}
+ODD_ANSWER = {"choices": [ODD_CHOICE], "model": {}, "usage": {"prompt_tokens": "3", "completion_tokens": True}}
+ODD_STREAM = (
+    {"choices": [{"index": 0, "delta": {"content": [{"type": "text", "text": "fi"}, {"type": "text", "text": 5}]}}]},
+    {"choices": [{"index": 0, "delta": {"content": "ne", "reasoning_details": [{"text": "so"}]}}], "model": []},
+    {"choices": [{"index": 0, "delta": {}, "finish_reason": ["stop"]}], "usage": {"prompt_tokens": [3]}},
+)
+
+
+@pytest.mark.parametrize("make_client", [AsyncOpenAIClient, AsyncHTTPClient])
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_odd_beside_the_text_is_none(make_client: Any, stream: bool) -> None:
+    """For either client by the same rules; the answer is kept."""
+    events = b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in ODD_STREAM) + b"data: [DONE]\n\n"
+    body = events if stream else json.dumps(ODD_ANSWER).encode()
+    kind = "text/event-stream" if stream else "application/json"
+
+    async def scenario() -> Completion:
+        async with RawServer([response(body, f"content-type: {kind}")]) as server:
+            client = make_client(base_url=server.base_url, api_key=KEY)
+            completion = await client.complete(messages=MESSAGES, model="m", generation_config={"stream": stream})
+            await client.aclose()
+            return completion
+
+    completion = asyncio.run(scenario())
+    assert (completion.texts, completion.finish_reasons, completion.reasoning) == (("fine",), (None,), ("so",))
+    assert (completion.usage, completion.model, completion.logprobs) == (None, None, ())
 
 
 def all_errors(base: type[BaseException]) -> list[type[BaseException]]:
