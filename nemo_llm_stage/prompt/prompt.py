@@ -101,6 +101,11 @@ class Prompt:
         """Return the prompt whose user's turn is the template in the file at `path`; `settings` as for the class."""
         return cls(Path(path), **settings)
 
+    @property
+    def is_pure(self) -> bool:
+        """Whether rendering calls no user function and reads no file, so that doing it twice costs only time."""
+        return self._function is None and not self._images
+
     def check_columns(self, available: Sequence[str]) -> None:
         """
         Check that the mentioned columns exist.

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from nemo_llm_stage.client.llm_client import AsyncLLMClient
@@ -78,15 +78,32 @@ class Runtime:
         known: Sequence[Known] | None,
         store: CompletionStore | None,
         on_done: OnDone | None,
-        on_start: Callable[[], None] | None,
+        on_start: Callable[[], None] | None = None,
+        indices: Sequence[int] | None = None,
     ) -> concurrent.futures.Future[list[Outcome]]:
-        """Start `rows`; see `Stage.submit`."""
-        runner, scheduler = self._runner, self._scheduler
-        if known is None:
-            return self.loop.submit(scheduler.run(rows, lambda row: runner.run_row(row, store), on_done, on_start))
-        pairs = list(zip(rows, known, strict=True))
-        run_known = lambda pair: runner.run_row(pair[0], store, pair[1])  # noqa: E731 - one line as above
-        return self.loop.submit(scheduler.run(pairs, run_known, on_done, on_start))
+        """Start `rows`, in the order of `indices` if given; see `Stage.submit`."""
+        return self.loop.submit(self._run(rows, known, store, on_done, on_start, indices))
+
+    async def _run(
+        self,
+        rows: Sequence[Row],
+        known: Sequence[Known] | None,
+        store: CompletionStore | None,
+        on_done: OnDone | None,
+        on_start: Callable[[], None] | None,
+        indices: Sequence[int] | None,
+    ) -> list[Outcome]:
+        run_row = self._runner.run_row
+        if known is None and indices is None:
+            return await self._scheduler.run(rows, lambda row: run_row(row, store), on_done, on_start)
+        places = range(len(rows)) if indices is None else indices
+
+        def run_at(place: int) -> Coroutine[Any, Any, Outcome]:
+            return run_row(rows[place], store, None if known is None else known[place])
+
+        outcomes = await self._scheduler.run(places, run_at, on_done, on_start)
+        by_place = dict(zip(places, outcomes, strict=True))
+        return [by_place[place] for place in range(len(rows))]
 
     @property
     def num_in_flight(self) -> int:

@@ -18,6 +18,7 @@ from nemo_llm_stage.client.adapt import as_async_client
 from nemo_llm_stage.client.llm_client import AsyncLLMClient
 from nemo_llm_stage.core import Outcome
 from nemo_llm_stage.errors import ConfigError
+from nemo_llm_stage.prompt import Prompt
 from nemo_llm_stage.prompt.template import check_columns
 from nemo_llm_stage.rows.column import Column, Row
 from nemo_llm_stage.rows.query import CompletionStore
@@ -27,6 +28,7 @@ from nemo_llm_stage.stage.extend import Extended, drop, extend
 from nemo_llm_stage.stage.interchange import from_any
 from nemo_llm_stage.stage.keep import KeepIf
 from nemo_llm_stage.stage.loop import result_of
+from nemo_llm_stage.stage.order import Order, OrderStatistics, RowOrder
 from nemo_llm_stage.stage.output_columns import OutputColumns
 from nemo_llm_stage.stage.runtime import LocalRuntime, OnDone, Runtime, unique
 from nemo_llm_stage.stage.table import column_names, rows_of
@@ -71,6 +73,7 @@ class Stage:
         self._client_of = _adapt_clients(self.columns, self.uses)
         if self.keep_if is not None:
             self.keep_if.check_types(self.fields)
+        self._order = RowOrder(_first_prompt(self.columns, self.uses))
         self._runtime = LocalRuntime()
 
     @property
@@ -156,6 +159,7 @@ class Stage:
         store: CompletionStore | None = None,
         on_done: OnDone | None = None,
         on_start: Callable[[], None] | None = None,
+        order: Order = "auto",
     ) -> concurrent.futures.Future[list[Outcome]]:
         """
         Start `rows` and return at once; the future gives their outcomes in order. Cancelling it cancels the requests.
@@ -166,8 +170,11 @@ class Stage:
             store: Keeps the completions; looked up and told on the event loop.
             on_done: Called on the event loop with each outcome as it comes. What it raises ends these rows.
             on_start: Called on the event loop as each row is started. Must not raise.
+            order: ``input`` sends the rows as given. ``auto`` sends rows whose prompts begin alike one after another,
+                where that lets the server's prefix cache do more.
         """
-        return self._open().submit(rows, known, store, on_done, on_start)
+        indices = None if order == "input" else self._order.of(rows)
+        return self._open().submit(rows, known, store, on_done, on_start, indices)
 
     def add_columns(self, table: Any, outcomes: Sequence[Outcome]) -> Any:
         """Return `table` with the columns that `outcomes` make. A value that does not fit the type fails its row."""
@@ -205,6 +212,10 @@ class Stage:
         runtime = self._runtime.current
         return None if runtime is None else runtime.trouble
 
+    def order_statistics(self) -> OrderStatistics:
+        """Return what the order in which rows are sent has saved."""
+        return self._order.statistics()
+
     def describe(self) -> dict[str, Any]:
         """Return everything that decides what the answers are, as JSON-able values, without secrets."""
         return {
@@ -224,6 +235,10 @@ class Stage:
 
     def _open(self) -> Runtime:
         return self._runtime.open(lambda: Runtime(self.columns, self.uses, self._client_of))
+
+
+def _first_prompt(columns: Sequence[Column], uses: dict[str, tuple[str, ...]]) -> Prompt:
+    return next(column.prompt for column in columns if not uses[column.name])
 
 
 def _adapt_clients(columns: Sequence[Column], uses: dict[str, tuple[str, ...]]) -> dict[str, AsyncLLMClient]:

@@ -1,0 +1,113 @@
+"""
+The order of rows in which a server's prefix cache helps most: prompts that begin alike stand together.
+
+Pure. Knows prompts as bytes; knows nothing of rows, servers or time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+BLOCK_BYTES = 64
+"""Shortest prefix that counts. Source: vLLM caches whole blocks of 16 tokens, about 64 bytes of English."""
+
+NUM_LEVELS = 10
+"""Prefixes of 64, 128, 256 … 32,768 bytes beyond the common one are compared."""
+
+MIN_SHARED = 0.05
+"""Sharing less than this share of all prompt bytes is not worth an order of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixOrder:
+    """
+    An order of prompts.
+
+    Attributes:
+        indices: Of the prompts, in the new order: groups that share a prefix one after another, each group and each
+            member in the order of first appearance.
+        num_common_bytes: Length of the prefix that all prompts share.
+        shared: Share of all prompt bytes, 0 to 1, that stand in a prefix which some earlier prompt of the new order
+            has too, the common prefix not counted. A cache that holds one group saves about this much prompt work.
+        shared_as_given: The same for the order as given, where only the prompt before counts.
+    """
+
+    indices: list[int]
+    num_common_bytes: int
+    shared: float
+    shared_as_given: float
+
+    @property
+    def is_useful(self) -> bool:
+        """Whether the new order shares at least 5 % of the prompt bytes more than the order as given."""
+        return self.shared - self.shared_as_given >= MIN_SHARED
+
+
+def order_by_prefix(prompts: Sequence[bytes]) -> PrefixOrder:
+    """
+    Return the order in which each prompt shares as long a prefix as possible with the one before it.
+
+    Prefixes are compared at doubling lengths by their hashes, so the cost does not depend on what they hold. Grouping
+    from the longest shared prefix to the shortest is what a depth-first walk of a prefix tree does, which has the
+    highest hit rate a cache of one path can have. Source: SGLang, arXiv 2312.07104, theorem 3.1.
+    """
+    common = _common_prefix(prompts)
+    keys = [_level_keys(prompt, common) for prompt in prompts]
+    ranks: list[dict[int, int]] = [{} for _ in range(NUM_LEVELS)]
+    ranked = []
+    for index, levels in enumerate(keys):
+        ranked.append((*(ranks[level].setdefault(key, index) for level, key in enumerate(levels)), index))
+    ranked.sort()
+    indices = [key[-1] for key in ranked]
+    own = [len(prompt) - common for prompt in prompts]
+    total = sum(map(len, prompts)) or 1
+    shared, as_given = (_shared_bytes(keys, own, order) / total for order in (indices, range(len(keys))))
+    return PrefixOrder(indices, common, shared, as_given)
+
+
+def _level_keys(prompt: bytes, common: int) -> list[int]:
+    """Return the hash of each prefix; a level that reaches beyond the prompt repeats the whole prompt's."""
+    keys: list[int] = []
+    for level in range(NUM_LEVELS):
+        stop = common + (BLOCK_BYTES << level)
+        keys.append(hash(prompt[:stop]))
+        if stop >= len(prompt):
+            return keys + keys[-1:] * (NUM_LEVELS - len(keys))
+    return keys
+
+
+def _shared_bytes(keys: Sequence[Sequence[int]], own: Sequence[int], order: Sequence[int]) -> int:
+    """
+    Return the bytes that each prompt shares with the one before it, at whole levels.
+
+    Args:
+        keys: Hashes of each prompt's prefixes.
+        own: Bytes of each prompt beyond the common prefix.
+        order: Of the prompts.
+    """
+    total = 0
+    for before, after in pairwise(order):
+        shared = 0
+        for level, (one, other) in enumerate(zip(keys[before], keys[after], strict=True)):
+            if one != other:
+                break
+            shared = BLOCK_BYTES << level
+        total += min(shared, own[after])
+    return total
+
+
+def _common_prefix(prompts: Sequence[bytes]) -> int:
+    """Return how many bytes all prompts share at their beginning."""
+    if not prompts:
+        return 0
+    first, last = min(prompts), max(prompts)
+    stop = min(len(first), len(last))
+    if first[:stop] == last[:stop]:
+        return stop
+    low, high = 0, stop
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if first[:middle] == last[:middle] else (low, middle)
+    return low

@@ -1,0 +1,67 @@
+"""Rows that share the beginning of their prompt stand together."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nemo_llm_stage.rows.prefix import order_by_prefix
+
+
+def prompts_of(num_documents: int, num_questions: int) -> list[bytes]:
+    words = random.Random(0)
+    documents = [f"document {words.random()} " * 20 for _ in range(num_documents)]
+    return [f"You are kind. {document}? {q}".encode() for document in documents for q in range(num_questions)]
+
+
+def test_questions_about_one_document_stand_together() -> None:
+    """Whatever the order they came in; a document changes as seldom as it can."""
+    prompts = prompts_of(10, 20)
+    random.Random(1).shuffle(prompts)
+    order = order_by_prefix(prompts)
+    documents = [prompts[index].split(b"?")[0] for index in order.indices]
+    assert sum(one != other for one, other in pairwise(documents)) == 9
+    assert order.num_common_bytes == len(b"You are kind. document 0.")
+    assert order.shared > 0.6
+    assert order.shared_as_given < 0.15
+    assert order.is_useful
+
+
+def test_groups_and_members_keep_their_order() -> None:
+    """Of first appearance, so that nothing moves without a reason."""
+    a, b = b"a" * 100, b"b" * 100
+    assert order_by_prefix([b + b"1", a + b"1", b + b"2", a + b"2"]).indices == [0, 2, 1, 3]
+
+
+def test_a_common_prefix_alone_is_no_reason() -> None:
+    """It is in the cache whatever the order."""
+    prompts = [b"system " * 100 + random.Random(n).randbytes(200) for n in range(50)]
+    order = order_by_prefix(prompts)
+    assert order.indices == list(range(50))
+    assert not order.is_useful
+
+
+def test_an_order_that_is_good_already_is_left() -> None:
+    """A dataset sorted by document."""
+    order = order_by_prefix(prompts_of(10, 20))
+    assert order.indices == list(range(200))
+    assert not order.is_useful
+
+
+def test_no_prompts() -> None:
+    """And one, and empty ones."""
+    assert order_by_prefix([]).indices == []
+    assert order_by_prefix([b""]).indices == [0]
+    assert order_by_prefix([b"", b"", b"x"]).indices == [0, 1, 2]
+
+
+@given(st.lists(st.text("ab", max_size=300).map(str.encode), max_size=30))
+def test_every_prompt_is_there_once(prompts: list[bytes]) -> None:
+    """And the shares are shares."""
+    order = order_by_prefix(prompts)
+    assert sorted(order.indices) == list(range(len(prompts)))
+    assert 0 <= order.shared <= 1
+    assert 0 <= order.shared_as_given <= 1
