@@ -53,6 +53,8 @@ class JobSettings:
         keep_raw: Keep the raw answers beside the output, so that a changed parser needs no new requests.
         on_bad_input: What to do with a damaged file or a broken line: ``stop`` the job, or ``skip`` and record it in
             the output's ``_nemo_llm_stage/bad_input/``.
+        order: In which order rows are sent. ``auto`` sends rows whose prompts begin alike one after another where that
+            lets the server's prefix cache do more; ``input`` keeps the order of the input. The output always does.
         flush_interval: Seconds between writes of answers to an object store. If a worker dies, its younger answers
             are lost.
 
@@ -72,6 +74,7 @@ class JobSettings:
     max_failed_rows: int | float | None = 0.05
     keep_raw: bool = False
     on_bad_input: Literal["stop", "skip"] = "stop"
+    order: Literal["auto", "input"] = "auto"
     flush_interval: Annotated[float, Gt(0)] = 2.0
 
     def __post_init__(self) -> None:
@@ -108,6 +111,7 @@ class JobKeywords(WorkerKeywords, total=False):
     max_failed_rows: int | float | None
     keep_raw: bool
     on_bad_input: Literal["stop", "skip"]
+    order: Literal["auto", "input"]
 
 
 @cache

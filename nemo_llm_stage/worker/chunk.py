@@ -9,8 +9,12 @@ import pyarrow as pa
 
 from nemo_llm_stage.rows.row import Known
 
-ROWS_PER_CHUNK = 1024
-"""Rows of a chunk: the memory that a partition takes does not depend on its size."""
+ROWS_PER_CHUNK = 4096
+"""
+Rows of a chunk: the memory that a partition takes does not depend on its size.
+
+Rows are ordered by prefix within a chunk, so it should hold many rows of each group.
+"""
 
 
 @dataclass(frozen=True)

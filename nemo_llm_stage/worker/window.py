@@ -15,7 +15,7 @@ from nemo_llm_stage.core import Outcome
 from nemo_llm_stage.worker.backlog import Backlog
 from nemo_llm_stage.worker.chunk import ROWS_PER_CHUNK, Chunk
 
-MAX_OPEN_ROWS = 64 * ROWS_PER_CHUNK
+MAX_OPEN_ROWS = 16 * ROWS_PER_CHUNK
 """Rows of one partition that are read and not yet written. Bounds memory where one row takes very long."""
 
 

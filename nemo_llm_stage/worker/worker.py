@@ -35,7 +35,7 @@ from nemo_llm_stage.worker.spec import WorkerSpec
 from nemo_llm_stage.worker.task import PartitionReport, PieceReport, Report, Task, settle
 from nemo_llm_stage.worker.window import run_ahead
 
-MAX_QUEUED_ROWS = 2 * ROWS_PER_CHUNK
+MAX_QUEUED_ROWS = ROWS_PER_CHUNK
 """Rows read and not started, over all partitions, beyond which no more are read; or four for each request in flight."""
 
 
@@ -220,7 +220,12 @@ class PartitionWorker:
                     raise CancelledError
                 self.backlog.queue(part, num_read=chunk.table.num_rows, num_submitted=len(rows))
                 return self.spec.stage.submit(
-                    rows, known=chunk.known, store=journal, on_done=on_done, on_start=self.backlog.start_row
+                    rows,
+                    known=chunk.known,
+                    store=journal,
+                    on_done=on_done,
+                    on_start=self.backlog.start_row,
+                    order=self.spec.settings.order,
                 )
 
         return run_ahead(_then(chunks, lambda: self.backlog.finish_reading(part)), submit, self.backlog)
