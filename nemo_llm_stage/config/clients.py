@@ -10,7 +10,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -21,15 +20,7 @@ from nemo_llm_stage.client.http_client import AsyncHTTPClient
 from nemo_llm_stage.client.llm_client import AsyncLLMClient
 from nemo_llm_stage.client.secret import HARMLESS_HEADERS, HARMLESS_QUERY
 from nemo_llm_stage.config.answers import Settings, defaults_of
-
-IS_RECORD = "is_record"
-"""Key of the validation's context: the settings come from an output folder, where an older version wrote them."""
-
-NamedValue: TypeAlias = str | dict[str, str]
-"""A text, or ``{env: NAME}`` or ``{file: PATH}`` for where it lies on the worker."""
-
-_NAME_IT = "name it: {env: NAME} or {file: PATH}, read where the requests are sent from"
-
+from nemo_llm_stage.config.named_values import NAME_IT, NamedValue, is_record, named_value, named_values
 
 _DEFAULTS = defaults_of(AsyncHTTPClient)
 
@@ -113,19 +104,19 @@ class ServerSettings(ClientSettings):
     @field_validator("headers", mode="before")
     @classmethod
     def _hold_no_secret(cls, headers: Any, info: ValidationInfo) -> Any:
-        return _named_values(headers, HARMLESS_HEADERS, info)
+        return named_values(headers, HARMLESS_HEADERS, info)
 
     @field_validator("query", mode="before")
     @classmethod
     def _holds_no_secret(cls, query: Any, info: ValidationInfo) -> Any:
-        return _named_values(query, HARMLESS_QUERY, info)
+        return named_values(query, HARMLESS_QUERY, info)
 
     @field_validator("proxy", mode="before")
     @classmethod
     def _has_no_password(cls, proxy: Any, info: ValidationInfo) -> Any:
-        if isinstance(proxy, str) and has_password(proxy) and not _is_record(info):
-            raise ValueError(f"a password does not belong in a job file; {_NAME_IT}")
-        return None if proxy is None else _checked(proxy)
+        if isinstance(proxy, str) and has_password(proxy) and not is_record(info):
+            raise ValueError(f"a password does not belong in a job file; {NAME_IT}")
+        return None if proxy is None else named_value(proxy)
 
     @model_validator(mode="after")
     def _has_server(self) -> ServerSettings:
@@ -272,49 +263,3 @@ ClientConfig: TypeAlias = Annotated[
     BeforeValidator(_of_one_type),
 ]
 """The settings of one client; ``type: http`` where none is given, and a word alone is a type."""
-
-
-def refuse_secrets(extra_kwargs: Mapping[str, Any], info: ValidationInfo) -> None:
-    """
-    Check the headers and query parameters that a job file gives to each request.
-
-    Raises:
-        ValueError: One may hold a key.
-    """
-    places = (("extra_headers", "headers", HARMLESS_HEADERS), ("extra_query", "query", HARMLESS_QUERY))
-    for place, setting, harmless in places:
-        values = extra_kwargs.get(place)
-        for name in values if isinstance(values, Mapping) else ():
-            if str(name).lower() not in harmless and not _is_record(info):
-                raise ValueError(
-                    f"{place}: {name} may hold a key, which does not belong in a job file; put it into the client's "
-                    f"{setting} and {_NAME_IT}"
-                )
-
-
-def _named_values(values: Any, harmless: frozenset[str], info: ValidationInfo) -> Any:
-    """Check headers or query parameters: a literal is taken only where it is known to hold no secret."""
-    if not isinstance(values, Mapping):
-        return {} if values is None else values
-    for name, value in values.items():
-        if not isinstance(value, Mapping) and str(name).lower() not in harmless and not _is_record(info):
-            raise ValueError(f"{name} may hold a key, which does not belong in a job file; {_NAME_IT}")
-    return {str(name): _checked(value) for name, value in values.items()}
-
-
-def _checked(value: Any) -> Any:
-    """A value as text: YAML makes dates and numbers out of some."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float | date):
-        return str(value)
-    if isinstance(value, Mapping):
-        given = {name: item for name, item in value.items() if item is not None}
-        if len(given) != 1 or not {*given} <= {"env", "file"}:
-            raise ValueError("a value must be a text, {env: NAME} or {file: PATH}")
-        return given
-    return value
-
-
-def _is_record(info: ValidationInfo) -> bool:
-    return bool(info.context and info.context.get(IS_RECORD))

@@ -14,7 +14,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from nemo_llm_stage.client.formatters import HFChatTemplateFormatter, PlainFormatter
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
 from nemo_llm_stage.config.answers import AnswerConfig, Section, Settings, TextAnswer, defaults_of, with_type
-from nemo_llm_stage.config.clients import ClientConfig, refuse_secrets
+from nemo_llm_stage.config.clients import ClientConfig
+from nemo_llm_stage.config.named_values import refuse_secrets
 from nemo_llm_stage.prompt import Prompt
 from nemo_llm_stage.rows.policy import OnOverflow, OnTruncated
 from nemo_llm_stage.stage.llm_stage import LLMStage

@@ -17,9 +17,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from nemo_llm_stage.config.answers import ANSWER_TYPES
-from nemo_llm_stage.config.clients import CLIENT_TYPES, IS_RECORD
+from nemo_llm_stage.config.clients import CLIENT_TYPES
 from nemo_llm_stage.config.columns import ColumnConfig
 from nemo_llm_stage.config.job import JobConfig
+from nemo_llm_stage.config.named_values import IS_RECORD
 from nemo_llm_stage.config.schema import job_settings
 from nemo_llm_stage.config.yaml_text import parse_yaml
 from nemo_llm_stage.errors import ConfigError
