@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from nemo_llm_stage.client.llm_client import ConversationFormatter, GenerationConfig
 from nemo_llm_stage.client.wire import Finish, finish_of
 from nemo_llm_stage.core import Completion, Message, sum_usages
-from nemo_llm_stage.errors import ContextOverflowError
+from nemo_llm_stage.errors import ContextOverflowError, InvalidResponseError
+
+T = TypeVar("T")
 
 BYTES_PER_TOKEN = 4
 """Of UTF-8 text, where the server does not count to the end. Source: OpenAI's rule of thumb for English."""
@@ -28,6 +30,46 @@ _GOING_ON = {"continue_final_message": True, "add_generation_prompt": False}  # 
 def is_cut_off(completion: Completion) -> bool:
     """Whether a choice ended at the token limit."""
     return any(reason != "stop" and finish_of(reason) is Finish.CUT for reason in completion.finish_reasons)
+
+
+def first_choices(completion: Completion, num: int) -> Completion:
+    """Return `completion` with `num` choices at most: the first that are answers, then the first others."""
+    if len(completion.texts) <= num:
+        return completion
+    places = sorted(range(len(completion.texts)), key=lambda choice: completion.error_of(choice) is not None)[:num]
+    places.sort()
+    return replace(
+        completion,
+        texts=_at(completion.texts, places),
+        finish_reasons=_at(completion.finish_reasons, places),
+        reasoning=_at(completion.reasoning, places),
+        logprobs=_at(completion.logprobs, places),
+        choice_errors=_at(completion.choice_errors, places) if any(map(completion.error_of, places)) else (),
+    )
+
+
+def padded(completion: Completion, num: int) -> Completion:
+    """Return `completion` with `num` choices at least: those that the server did not give are no answers."""
+    num_given = len(completion.texts)
+    if num_given >= num:
+        return completion
+    error = f"{InvalidResponseError.kind}: the server gave {num_given} of {num} answers"
+    return replace(
+        completion,
+        texts=(*completion.texts, *[""] * (num - num_given)),
+        finish_reasons=_padded(completion.finish_reasons, num),
+        reasoning=_padded(completion.reasoning, num),
+        logprobs=(),
+        choice_errors=(*_padded(completion.choice_errors, num_given), *[error] * (num - num_given)),
+    )
+
+
+def _at(items: tuple[T, ...], places: Sequence[int]) -> tuple[T, ...]:
+    return tuple(items[place] for place in places if place < len(items))
+
+
+def _padded(items: tuple[T | None, ...], num: int) -> tuple[T | None, ...]:
+    return (*items, *[None] * (num - len(items)))
 
 
 def max_tokens_of(config: GenerationConfig) -> int | None:

@@ -110,7 +110,7 @@ class Column:
         if not self.field_columns:
             values = {self.name: result.value}
         elif self.is_list:
-            items = result.value or ()
+            items = [item or {} for item in result.value or ()]
             values = {name: [item.get(part) for item in items] for name, part in self.parts.items()}
         else:
             values = {name: (result.value or {}).get(part) for name, part in self.parts.items()}

@@ -24,9 +24,11 @@ from nemo_llm_stage.output import reask_messages, without_reasoning
 from nemo_llm_stage.rows.adjust import (
     continuation,
     cut_input,
+    first_choices,
     is_cut_off,
     joined,
     max_tokens_of,
+    padded,
     shrunk,
     with_max_tokens,
 )
@@ -37,9 +39,6 @@ from nemo_llm_stage.rows.query import CompletionStore, Querier, Terms, terms_of
 from nemo_llm_stage.rows.refusals import Refusals
 from nemo_llm_stage.rows.trail import Trail
 from nemo_llm_stage.text import encodable
-
-MAX_ERROR_CHARS = 1000
-"""Longest error message kept for a row; servers may answer with whole pages."""
 
 MAX_FITS = 8
 """Most changes to one row's prompt to make it fit; a refused prompt costs the server little."""
@@ -92,11 +91,13 @@ class ColumnRunner:
                 own = self.column.parameters.of_row(row)
                 trail.begin(self._terms_with(**own), own)
             completion = await self._complete(trail)
+            if self._is_list:
+                return await self._values(trail, completion)
             return trail.result(await self._value(trail, completion))
         except RequestError as error:
             self._refusals.check(error)
             trail.attempts += error.attempts
-            return trail.result(None, encodable(f"{error.kind}: {error}"[:MAX_ERROR_CHARS]))
+            return trail.failed(f"{error.kind}: {error}")
 
     def _make_terms(self, **own: Any) -> Terms:
         return self._terms.with_config(replace(self._terms.config, **own))
@@ -121,6 +122,7 @@ class ColumnRunner:
                 self._lengthen(trail, error)
                 trail.attempts += error.attempts
             else:
+                completion = first_choices(completion, trail.terms.config.n or 1)
                 trail.take(completion, origin)
                 if origin is not Origin.JOURNAL:
                     self._refusals.note_answer()
@@ -199,19 +201,60 @@ class ColumnRunner:
         return self._policy.max_tokens_cap or CAP_FACTOR * (max_tokens_of(trail.first.config) or 0)
 
     async def _value(self, trail: Trail, completion: Completion) -> Any:
-        values: list[Any] = []
-        for choice in range(len(completion.texts)):
-            if completion.error_of(choice) is not None:  # e.g. filtered; the other choices are answers
-                if self._is_list:
-                    values.append(None)
+        try:
+            return self._parse(completion, 0)
+        except ParseError as error:
+            return await self._reask(trail, completion.texts[0], error)
+
+    async def _values(self, trail: Trail, completion: Completion) -> RowResult:
+        """
+        Return a result with a list of one value for each of n choices.
+
+        A choice without a value (filtered, never given, unparsable) is null in the list, and the error names it; the
+        other choices keep their values. The list itself is null if no choice has a value.
+        """
+        num = self._terms.config.n or 1
+        num_given = len(completion.texts)
+        trail.completion = padded(completion, num)
+        values: list[Any] = [None] * num
+        errors: dict[int, str] = {}
+        for choice in range(num):
+            told = completion.error_of(choice)
+            if told is not None:
+                errors[choice] = told
                 continue
             try:
-                values.append(self._parse(completion, choice))
-            except ParseError as error:
-                values.append(await self._reask(trail, choice, completion.texts[choice], error))
-        return values if self._is_list else values[0]
+                values[choice] = await self._choice(trail, completion, choice, is_given=choice < num_given)
+            except RequestError as error:
+                self._refusals.check(error)
+                trail.attempts += error.attempts
+                errors[choice] = f"{error.kind}: {error}"
+        return trail.result_of_choices(values, errors, keeps_nulls=not self.column.explode)
 
-    async def _reask(self, trail: Trail, choice: int, answer: str, error: ParseError) -> Any:
+    async def _choice(self, trail: Trail, completion: Completion, choice: int, *, is_given: bool) -> Any:
+        """Return the value of a choice; of another answer in its place where the server gave none or a bad one."""
+        if is_given:
+            try:
+                return self._parse(completion, choice)
+            except ParseError as error:
+                branch = trail.branch()
+                value = self._reask(branch, completion.texts[choice], error)
+        else:
+            branch = trail.branch(seed_offset=choice)
+            branch.note("single_choices")
+            value = self._fetch_choice(branch)
+        is_good = False
+        try:
+            result = await value
+            is_good = True
+            return result
+        finally:
+            trail.join(branch, choice, is_good=is_good)
+
+    async def _fetch_choice(self, branch: Trail) -> Any:
+        return await self._value(branch, await self._complete(branch))
+
+    async def _reask(self, trail: Trail, answer: str, error: ParseError) -> Any:
         """
         Return the value of a new answer, in place of one that could not be parsed.
 
@@ -220,28 +263,19 @@ class ColumnRunner:
                 error of the last answer.
             TransientError: The server does not answer.
         """
-        branch = trail.branch() if self._is_list else trail
-        is_good = False
-        try:
-            for _ in range(self._policy.max_reasks):
-                branch.messages = reask_messages(branch.messages, encodable(answer), error)
-                branch.note("reask")
-                try:
-                    completion = await self._complete(branch)
-                except RowError as failure:
-                    branch.attempts += failure.attempts
-                    raise error from failure
-                try:
-                    value = self._parse(completion, 0)
-                except ParseError as again:
-                    error, answer = again, completion.texts[0]
-                else:
-                    is_good = True
-                    return value
-            raise error
-        finally:
-            if branch is not trail:
-                trail.join(branch, choice, is_good=is_good)
+        for _ in range(self._policy.max_reasks):
+            trail.messages = reask_messages(trail.messages, encodable(answer), error)
+            trail.note("reask")
+            try:
+                completion = await self._complete(trail)
+            except RowError as failure:
+                trail.attempts += failure.attempts
+                raise error from failure
+            try:
+                return self._parse(completion, 0)
+            except ParseError as again:
+                error, answer = again, completion.texts[0]
+        raise error
 
     def _parse(self, completion: Completion, choice: int) -> Any:
         text = completion.texts[choice]

@@ -28,6 +28,11 @@ class LLMStage(Stage):
     The same rows come out in the same order. A row that fails is a value: its ``X`` is null and its ``X_error`` says
     ``kind: message``; only a run that cannot succeed raises. Can be pickled at any time; what it holds open stays here.
 
+    With n above 1, ``X`` is a list of n answers. Answers that the server leaves out are fetched one by one; surplus
+    ones are dropped. An answer that was filtered or cannot be parsed is null in the list, and ``X_error`` names it as
+    ``kind: choice i: message``; the others are kept. So ``X_error`` is set exactly where ``X`` or one of its items is
+    null. The list itself is null if no answer is left.
+
     Args:
         client: An `AsyncLLMClient` (the fast one is `AsyncHTTPClient`), an `LLMClient`, or any object with `setup` and
             `query_model`.
@@ -51,7 +56,8 @@ class LLMStage(Stage):
         reasoning_column: Whether to add ``X_reasoning``, the thinking before the answer: the server's separate
             reasoning, or the text between ``<think>`` and ``</think>``, which `parser` then does not see.
         explode: Whether each of several answers (n above 1) becomes a row of its own: X holds one answer, and
-            ``X_choice`` its number from 0.
+            ``X_choice`` its number from 0. An answer that is null has no row; if all are, one row has
+            the error.
         keep_if: An expression over columns and the answer; rows for which it is false are dropped and counted. A row
             without an answer is kept.
         max_reasks, on_truncated, max_tokens_cap, on_overflow: See `RecoveryPolicy`.

@@ -37,7 +37,9 @@ Of the ``X_meta`` column: what is known of the row's requests.
 
 ``finish_reason`` is the one of the answer; for n > 1 all of them, joined by commas. Tokens are those of all answers to
 the row, unusable ones included; ``latency_s`` is the last one's. ``recovery`` names the steps taken after the first
-request, joined by ``+``; ``raw`` is the answer of a row that failed, for n > 1 a JSON list.
+request, joined by ``+``: ``single_choices`` where the server left answers out and they were fetched one by one,
+``lost_choices`` where exploded answers have no row because they are null. ``raw`` is the answer of a row that failed,
+for n > 1 a JSON list.
 """
 
 _MISFITS = (pa.ArrowException, TypeError, ValueError, OverflowError)
@@ -95,9 +97,9 @@ class OutputColumns:
         rows = list(range(len(results)))
         choices: list[int | None] = []
         if column.explode:
-            nums = [0 if result.value is None else len(result.value) for result in results]
-            rows = [row for row, num in enumerate(nums) for _ in range(max(1, num))]
-            choices = [choice for num in nums for choice in (range(num) if num else (None,))]
+            places = [(row, choice) for row, result in enumerate(results) for choice in _answered(result)]
+            rows = [row for row, _ in places]
+            choices = [choice for _, choice in places]
             answers = [_explode(answer, rows, choices) for answer in answers]
             results = [results[row] for row in rows]
         columns = [*answers, *([pa.array(choices, pa.int32())] if column.explode else [])]
@@ -154,6 +156,13 @@ def _explode(lists: pa.ListArray, rows: Sequence[int], choices: Sequence[int | N
     offsets = lists.offsets.to_pylist()
     places = [None if choice is None else offsets[row] + choice for row, choice in zip(rows, choices, strict=True)]
     return lists.values.take(pa.array(places, pa.int64()))
+
+
+def _answered(result: RowResult) -> Sequence[int | None]:
+    """Return the choices that have a row: those without an error, or a single None where the row has failed."""
+    if result.value is None or result.completion is None:
+        return [None]
+    return [choice for choice in range(len(result.value)) if result.completion.error_of(choice) is None]
 
 
 def _item(items: Sequence[Any] | None, choice: int | None) -> Any:

@@ -41,11 +41,11 @@ def test_a_struct_may_become_a_column_for_each_field() -> None:
 
 
 def test_fields_of_several_answers_are_lists() -> None:
-    """One item for each answer."""
+    """One item for each answer; null for one without a value, which the error names."""
     script = [['{"year": 1}', '{"year": 2, "names": []}'], ["no", '{"year": 3}']]
     out = process(script, field_columns=True, generation_config={"n": 2})
-    assert out.column("x_year").to_pylist() == [[1, 2], None]
-    assert out.column("x_names").to_pylist() == [[None, []], None]
+    assert out.column("x_year").to_pylist() == [[1, 2], [None, 3]]
+    assert out.column("x_names").to_pylist() == [[None, []], [None, None]]
 
 
 def test_all_failed_rows_have_the_declared_types() -> None:
