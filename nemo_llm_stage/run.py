@@ -7,6 +7,7 @@ Knows the order of a run: prepare, run the pending partitions, verify, mark as c
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -30,6 +31,8 @@ from nemo_llm_stage.stage.stage import Stage
 from nemo_llm_stage.worker.engine import Engine, Status
 from nemo_llm_stage.worker.in_process import LocalEngine
 from nemo_llm_stage.worker.spec import WorkerSpec, spec_of
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from nemo_llm_stage.config.load import JobConfig
@@ -221,6 +224,16 @@ def _run(
             shown.update(sum_counters([before, done]), 0)
 
 
+def _write_report(job: Job, verification: Verification) -> None:
+    """Write the report. The job is done by then, so what goes wrong here is only logged."""
+    from nemo_llm_stage.report.page.render import write_report
+
+    try:
+        write_report(job.output.url, verification)
+    except Exception:
+        logger.warning("the report of %s could not be written", job.output.url, exc_info=True)
+
+
 def _finish(job: Job, num_rows_before: int, started_monotonic_s: float) -> JobResult:
     """Check the output as a whole, and only then mark it as complete."""
     verification = verify(job.output, job.plan)
@@ -231,6 +244,7 @@ def _finish(job: Job, num_rows_before: int, started_monotonic_s: float) -> JobRe
     job.output.tidy(keep_raw=job.settings.keep_raw)
     if not job.output.folder.exists(SUCCESS):
         job.output.write_success()
+    _write_report(job, verification)
     return JobResult(
         output=job.output.url,
         counters=verification.counters,

@@ -13,7 +13,18 @@ from importlib.metadata import version
 import click
 
 from nemo_llm_stage import __version__
-from nemo_llm_stage.cli import corpus, init, preview, retry_failed, run, schema, serve_local, simulate_server, verify
+from nemo_llm_stage.cli import (
+    corpus,
+    init,
+    preview,
+    report,
+    retry_failed,
+    run,
+    schema,
+    serve_local,
+    simulate_server,
+    verify,
+)
 from nemo_llm_stage.cli.command import CONTEXT, Command, Commands
 from nemo_llm_stage.cli.pipeline import pipeline
 
@@ -48,5 +59,5 @@ def main() -> None:
     """
 
 
-for module in (init, preview, run, retry_failed, verify, schema, corpus, serve_local, simulate_server):
+for module in (init, preview, run, retry_failed, verify, report, schema, corpus, serve_local, simulate_server):
     main.add_command(module.command)

@@ -15,8 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from nemo_llm_stage import LLMStage, MultiColumnStage, run_job
+from nemo_llm_stage.cli import main
 from nemo_llm_stage.errors import OutputConflictError, RowError
 from nemo_llm_stage.report.page.plots import histogram, label_bars
 from nemo_llm_stage.report.page.render import MAX_BYTES, report_page, write_report
@@ -144,3 +146,15 @@ def test_in_a_browser(tmp_path: Path) -> None:
     assert result.stdout.count('<svg class="plot"') >= 3
     assert "40 of 40 rows" in result.stdout
     assert "CONSOLE" not in result.stderr
+
+
+def test_the_command_writes_it_and_says_where(tmp_path: Path) -> None:
+    """Every finished job has one already."""
+    out = run(tmp_path)
+    page = Path(out).rglob("report.html")
+    before = next(page)
+    before.unlink()
+    result = CliRunner().invoke(main, ["report", out])
+    assert result.exit_code == 0
+    assert Path(result.output.strip()) == before
+    assert before.exists()
