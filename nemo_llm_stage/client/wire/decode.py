@@ -39,8 +39,7 @@ def decode_answer(body: bytes) -> dict[str, Any]:
         InvalidResponseError: It is neither.
         ConnectionDroppedError: It is a stream that ends in the middle.
     """
-    start = body[:16].removeprefix(BOM).lstrip()
-    if not start.startswith(_STREAM_STARTS):
+    if body.startswith(b"{") or not body[:16].removeprefix(BOM).lstrip().startswith(_STREAM_STARTS):
         return load_object(body)
     stream = StreamedAnswer()
     stream.feed(body)

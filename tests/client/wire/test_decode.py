@@ -274,6 +274,23 @@ def test_a_stream_nobody_asked_for_is_read() -> None:
 
 
 @pytest.mark.parametrize("depth", [450, 1000])
+@pytest.mark.parametrize("key", ["message", "junk"])
+def test_depth_is_no_danger_in_an_error_with_a_status(key: str, depth: int) -> None:
+    """What it says is lost, what it is is not."""
+    body = b'{"error":{"code":400,"%b":%b%b}}' % (key.encode(), b"[" * depth, b"]" * depth)
+    with pytest.raises(BadRequestError):
+        completion_of_answer(decode_answer(body))
+
+
+def test_a_context_limit_of_5000_digits() -> None:
+    """It is a prompt that is too long, and no number."""
+    message = f"This model's maximum context length is {'9' * 5000} tokens"
+    with pytest.raises(ContextOverflowError) as caught:
+        completion_of_answer({"error": {"message": message, "code": 400}})
+    assert caught.value.max_context_tokens is None
+
+
+@pytest.mark.parametrize("depth", [450, 1000])
 @pytest.mark.parametrize("key", ["error", "choices", "junk"])
 def test_depth_is_no_danger(key: str, depth: int) -> None:
     """Neither in an error nor elsewhere."""
