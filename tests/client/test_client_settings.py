@@ -176,10 +176,11 @@ def bodies_of(server: RawServer) -> list[tuple[Any, Any]]:
 
 def test_the_name_of_the_token_limit_is_learned(make: Any, caplog: pytest.LogCaptureFixture) -> None:
     """From the first refusal; the request is sent again, and later ones have the new name at once."""
-    server = RawServer([REFUSAL], [FINE])
+    answers = [response(answer_bytes(text), "content-type: application/json") for text in ("one", "two", "three")]
+    server = RawServer([REFUSAL], *([answer] for answer in answers))
     with caplog.at_level("INFO", "nemo_llm_stage"):
         ends = ask(make, server, num=3, api_key=KEY, config={"max_tokens": 7})
-    assert [end.texts for end in ends] == [("fine",)] * 3
+    assert [end.texts for end in ends] == [("one",), ("two",), ("three",)]
     assert bodies_of(server) == [(7, None), (None, 7), (None, 7), (None, 7)]
     assert caplog.text.count("max_completion_tokens is sent instead") == 1
 
