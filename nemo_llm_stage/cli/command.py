@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from nemo_llm_stage.errors import ConfigError, LLMStageError
+from nemo_llm_stage.text import printable
 
 EXIT_RUN, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -21,7 +22,7 @@ class Command(click.Command):
         try:
             return super().invoke(context)
         except LLMStageError as error:
-            click.secho(f"error: {error}", fg="red", err=True)
+            click.secho(f"error: {printable(str(error))}", fg="red", err=True)
             context.exit(EXIT_INPUT if isinstance(error, ConfigError) else EXIT_RUN)
         except KeyboardInterrupt:
             click.echo("stopped; run the same command to resume.", err=True)

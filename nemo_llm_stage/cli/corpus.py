@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from nemo_llm_stage.cli.command import Command
+from nemo_llm_stage.text import printable
 
 
 @click.command("corpus", cls=Command)
@@ -18,4 +19,4 @@ def command(rows: int, output: Path) -> None:
 
     num_rows = write_python_docs(output, num_rows=rows)
     all_of_them = f", which are all that this Python has ({rows:,} were wanted)" if num_rows < rows else ""
-    click.echo(f"{output}: {num_rows:,} rows{all_of_them}")
+    click.echo(printable(f"{output}: {num_rows:,} rows{all_of_them}"))

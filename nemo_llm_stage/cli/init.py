@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from nemo_llm_stage.cli.command import Command
+from nemo_llm_stage.text import printable
 
 
 @click.command("init", cls=Command)
@@ -16,4 +17,4 @@ def command(job_file: Path) -> None:
     from nemo_llm_stage.config.starter import write_starter
 
     rows = write_starter(job_file)
-    click.echo(f"Wrote {job_file} and {rows}. Next: nemo-llm-stage preview {job_file}")
+    click.echo(printable(f"Wrote {job_file} and {rows}. Next: nemo-llm-stage preview {job_file}"))

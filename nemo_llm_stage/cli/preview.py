@@ -35,15 +35,14 @@ def command(
 
     Takes the options of `run`, writes nothing, and estimates tokens, time and cost of all rows from these few.
     """
-    from rich.console import Console
-
     from nemo_llm_stage.config.load import make_config
     from nemo_llm_stage.job.preview import preview_job
+    from nemo_llm_stage.report.console import PlainConsole
     from nemo_llm_stage.report.preview_panels import estimates, row_panel
 
     config = make_config(read_settings(job_file, flags), str(job_file or "the command line"))
     seen = preview_job(config, rows, is_dry=dry_run)
-    console = Console()
+    console = PlainConsole()
     for row in seen.rows:
         title = "a row" if row.number is None else f"row {row.number + 1:,} of {seen.num_rows:,}"
         console.print(row_panel(title, row.columns, is_dropped=row.is_dropped, is_full=full))

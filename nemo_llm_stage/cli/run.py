@@ -43,26 +43,24 @@ def command(job_file: Path | None, progress: bool, restart: bool, show_rows: int
 
 def run_settings(settings: dict[str, Any], source: str, *, progress: bool, restart: bool, show_rows: int) -> None:
     """Run the job that `settings` describe; show a few rows and the summary. `source` names them in messages."""
-    from rich.console import Console
-
     from nemo_llm_stage.config.load import make_config
+    from nemo_llm_stage.report.console import PlainConsole
     from nemo_llm_stage.report.summary import sample
     from nemo_llm_stage.run import head, run_config
 
     config = make_config(settings, source)
     result = run_config(config, restart=restart, progress=progress)
     if show_rows > 0:
-        Console().print(sample(head(config.output, show_rows), result.columns, result.output_columns))
+        PlainConsole().print(sample(head(config.output, show_rows), result.columns, result.output_columns))
     show_summary(result)
 
 
 def show_summary(result: JobResult) -> None:
     """Print what a job's output holds and what the run took."""
-    from rich.console import Console
-
+    from nemo_llm_stage.report.console import PlainConsole
     from nemo_llm_stage.report.summary import summary
 
-    Console().print(
+    PlainConsole().print(
         summary(
             result.counters,
             output=result.output,

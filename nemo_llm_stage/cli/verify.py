@@ -14,11 +14,10 @@ from nemo_llm_stage.cli.command import EXIT_RUN, Command
 @click.option("--rows", is_flag=True, help="Also read input and output again and compare them row by row.")
 def command(output: str, rows: bool) -> None:
     """Check that every row of a job's input is in OUTPUT exactly once. The exit code is 1 if not."""
-    from rich.console import Console
-
+    from nemo_llm_stage.report.console import PlainConsole
     from nemo_llm_stage.report.summary import verification_table
     from nemo_llm_stage.run import verify_output
 
     verification = verify_output(output, compares_rows=rows)
-    Console().print(verification_table(verification, output))
+    PlainConsole().print(verification_table(verification, output))
     sys.exit(0 if verification.is_complete else EXIT_RUN)

@@ -15,9 +15,9 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
-from rich.text import Text
 
 from nemo_llm_stage.core import Message, RowResult
+from nemo_llm_stage.report.console import shown
 from nemo_llm_stage.report.estimate import CONFIDENCE, Estimate, estimate_total
 from nemo_llm_stage.report.progress import duration
 
@@ -57,19 +57,20 @@ def row_panel(title: str, columns: Sequence[Column], *, is_dropped: bool = False
     grid.add_column(overflow="fold")
 
     def add(label: str, words: str, style: str = "", words_style: str = "") -> None:
-        shown = words if is_full else _shortened(words)
-        grid.add_row(Text(label, style=f"bold {style}".strip()), Text(shown, style=words_style))
+        text = words if is_full else _shortened(words)
+        grid.add_row(shown(label, f"bold {style}".strip()), shown(text, words_style))
 
     for column in columns:
         if len(columns) > 1:
-            grid.add_row(Text(column.name, style="bold underline"), Text(_subtitle(column.result) or "", style="dim"))
+            grid.add_row(shown(column.name, "bold underline"), shown(_subtitle(column.result) or "", "dim"))
         _add_prompt(add, column)
         if column.result is not None:
             _add_result(add, column.result)
     if is_dropped:
         add("dropped", "keep_if is false", "yellow", "yellow")
     subtitle = _subtitle(columns[0].result) if len(columns) == 1 else None
-    return Panel(grid, title=title, title_align="left", subtitle=subtitle, subtitle_align="right")
+    below = None if subtitle is None else shown(subtitle)
+    return Panel(grid, title=shown(title), title_align="left", subtitle=below, subtitle_align="right")
 
 
 def _add_prompt(add: Callable[..., None], column: Column) -> None:
@@ -158,7 +159,7 @@ def estimates(
         f"Extrapolated from {len(rows)} row{'s' * (len(rows) > 1)} (mean times rows; Student's t interval). The time "
         f"assumes {max_concurrent_requests:,} requests in flight, each as fast as these; a loaded server is slower."
     )
-    return Group(table, Text(note, style="dim"))
+    return Group(table, shown(note, "dim"))
 
 
 def _ends(estimate: Estimate) -> tuple[float | None, float | None]:

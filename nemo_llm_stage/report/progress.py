@@ -16,6 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
 from nemo_llm_stage.core import Counters
+from nemo_llm_stage.report.console import PlainConsole, shown
+from nemo_llm_stage.text import one_line
 
 LOG_INTERVAL_S = 10.0
 RATE_WINDOW_S = 30.0
@@ -46,7 +48,7 @@ class Progress:
         self._num_rows = num_rows
         self._about = "" if is_exact else "~"
         self._is_shown = is_shown
-        self._console = console or Console(file=sys.stderr, highlight=False)
+        self._console = console or PlainConsole(file=sys.stderr)
         now = time.monotonic()
         self._window: deque[tuple[float, int]] = deque([(now, num_rows_before)])
         self._next_line_at = now + LOG_INTERVAL_S
@@ -85,12 +87,12 @@ class Progress:
             self._next_line_at = now + LOG_INTERVAL_S
             percent = 100 * counters.num_rows / max(1, self._num_rows)
             rows = f"{counters.num_rows:,} of {self._about}{self._num_rows:,} rows ({percent:.0f} %)"
-            self._console.print(f"{rows}, {self._describe(counters, num_in_flight, trouble)}", markup=False)
+            self._console.print(shown(f"{rows}, {self._describe(counters, num_in_flight, trouble)}"))
 
     def note(self, text: str) -> None:
         """Show a line that stays."""
         if self._is_shown:
-            self._console.print(text, markup=False)
+            self._console.print(shown(text))
 
     def _describe(self, counters: Counters, num_in_flight: int, trouble: str | None) -> str:
         (start, before), (end, after) = self._window[0], self._window[-1]
@@ -102,7 +104,7 @@ class Progress:
         if counters.num_failed:
             parts.append(f"{counters.num_failed:,} failed")
         if trouble:
-            parts.append(f"rows wait for the server ({trouble[:MAX_TROUBLE_CHARS]})")
+            parts.append(f"rows wait for the server ({one_line(trouble, MAX_TROUBLE_CHARS)})")
         return ", ".join(parts)
 
 

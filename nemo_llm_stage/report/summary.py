@@ -17,6 +17,7 @@ from rich.text import Text
 from nemo_llm_stage.core import Counters
 from nemo_llm_stage.dataset.bad_input import BadInput
 from nemo_llm_stage.dataset.verify import Verification
+from nemo_llm_stage.report.console import shown
 from nemo_llm_stage.report.progress import duration
 
 _MAX_EXAMPLE_CHARS = 160
@@ -67,7 +68,7 @@ def summary(
     _add_costs(table, counters)
     rate = (counters.num_rows - num_rows_before) / elapsed_s if elapsed_s > 0 else 0.0
     table.add_row("time", duration(elapsed_s), f"{rate:,.1f} rows/s, start and end included")
-    table.add_row("output", "", output)
+    table.add_row("output", "", shown(output))
     parts = [table]
     if left_out:
         parts.append(_left_out(left_out, output))
@@ -91,14 +92,16 @@ def _add_costs(table: Table, counters: Counters) -> None:
 def _left_out(records: Sequence[BadInput], output: str) -> Table:
     """Return the first of what was left out of the input, and where to find the rest."""
     table = Table(box=box.SIMPLE, title="left out of the input, for example", title_justify="left", pad_edge=False)
-    table.caption = f"all of it is written down in {output}/{_BAD_INPUT}"
+    table.caption = shown(f"all of it is written down in {output}/{_BAD_INPUT}")
     table.caption_justify = "left"
     table.add_column("file", overflow="fold")
     table.add_column("line", justify="right")
     table.add_column("why", overflow="fold")
     for record in records:
         table.add_row(
-            record.path, "" if record.line is None else f"{record.line:,}", record.reason[:_MAX_EXAMPLE_CHARS]
+            shown(record.path),
+            "" if record.line is None else f"{record.line:,}",
+            shown(record.reason[:_MAX_EXAMPLE_CHARS]),
         )
     return table
 
@@ -111,7 +114,7 @@ def failures(counters: Counters) -> Table:
     table.add_column("for example", overflow="fold")
     for kind, num in sorted(counters.errors.items(), key=lambda item: -item[1]):
         example = counters.examples.get(kind, "").partition(": ")[2]
-        table.add_row(f"{num:,}", kind, example[:_MAX_EXAMPLE_CHARS])
+        table.add_row(f"{num:,}", shown(kind), shown(example[:_MAX_EXAMPLE_CHARS]))
     return table
 
 
@@ -122,7 +125,7 @@ def verification_table(verification: Verification, output: str) -> Group:
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_column(style="dim")
-    table.add_row("output", "", output)
+    table.add_row("output", "", shown(output))
     table.add_row(
         "files", f"{verification.num_partitions - verification.num_missing:,} of {verification.num_partitions:,}"
     )
@@ -137,12 +140,12 @@ def verification_table(verification: Verification, output: str) -> Group:
     _add_costs(table, counters)
     if verification.is_complete:
         dropped = ", or was dropped" if counters.num_dropped else ""
-        verdict = Text(f"every row is here exactly once{dropped}", style="green")
+        verdict = shown(f"every row is here exactly once{dropped}", "green")
     else:
         lines = [*verification.problems]
         if verification.num_missing:
             lines.append(f"{verification.num_missing:,} partitions are not committed yet; run the job again to go on.")
-        verdict = Text("\n".join(lines), style="red")
+        verdict = shown("\n".join(lines), "red")
     if not verification.left_out:
         return Group(table, verdict)
     return Group(table, _left_out(verification.left_out, output), verdict)
@@ -159,18 +162,18 @@ def sample(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], output_col
     """
     table = Table(box=box.SIMPLE, pad_edge=False, expand=True)
     for column in columns:
-        table.add_column(column, overflow="ellipsis", ratio=1, no_wrap=True, style="dim")
+        table.add_column(shown(column), overflow="ellipsis", ratio=1, no_wrap=True, style="dim")
     for name in output_columns:
-        table.add_column(name, overflow="fold", ratio=2)
+        table.add_column(shown(name), overflow="fold", ratio=2)
     for row in rows:
         answers = (_cell(row, name) for name in output_columns)
-        table.add_row(*(Text(_one_line(row.get(column))) for column in columns), *answers)
+        table.add_row(*(shown(_one_line(row.get(column))) for column in columns), *answers)
     return table
 
 
 def _cell(row: Mapping[str, Any], output_column: str) -> Text:
     error = row.get(f"{output_column}_error")
-    return Text(str(error), style="red") if error else Text(_one_line(_answer(row, output_column)))
+    return shown(error, "red") if error else shown(_one_line(_answer(row, output_column)))
 
 
 def _answer(row: Mapping[str, Any], output_column: str) -> Any:
