@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from nemo_llm_stage import errors
 from nemo_llm_stage.core import Counters
+from nemo_llm_stage.text import printable
 from nemo_llm_stage.worker.dispatch import MAX_TASKS_OPEN
 from nemo_llm_stage.worker.spec import WorkerSpec
 from nemo_llm_stage.worker.task import Report, Task
@@ -126,10 +127,10 @@ class WorkerHost:
         try:
             report = self._worker.run_task(task)
         except errors.LLMStageError as error:
-            report = Failure(type(error).__name__, str(error))
+            report = Failure(type(error).__name__, printable(str(error)))
         except BaseException as error:  # noqa: BLE001 - reported to the driver, which stops the run
             text = "".join(traceback.format_exception(error))
-            report = Failure("RunError", f"a worker broke: {text}")
+            report = Failure("RunError", f"a worker broke: {printable(text)}")
         with self._changed:
             self._num_open -= 1
             self._reports.append(report)
