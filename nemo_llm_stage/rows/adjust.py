@@ -1,7 +1,7 @@
 """
-A request is changed so that it asks for a form, fits the model's context, or gets a cut-off answer its end.
+Changes to requests and answers: a form to guide the server, a prompt that fits, a continuation, the right number.
 
-Pure. Knows requests and completions; knows nothing of rows, and asks nobody.
+Pure. Knows requests and completions; knows nothing of rows.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from nemo_llm_stage.errors import ContextOverflowError, InvalidResponseError
 T = TypeVar("T")
 
 BYTES_PER_TOKEN = 4
-"""Of UTF-8 text, where the server does not count to the end. Source: OpenAI's rule of thumb for English."""
+"""For UTF-8 text whose tokens the server did not count to the end. Source: OpenAI's rule of thumb for English."""
 
 OMISSION = "\n[…]\n"
-"""Stands where the middle of a text was."""
+"""Put in place of the middle that was cut out of a text."""
 
 _MAX_TOKENS_NAMES = ("max_completion_tokens", "max_tokens")
 _GOING_ON = {"continue_final_message": True, "add_generation_prompt": False}  # vLLM, SGLang; llama.cpp does so anyway
@@ -73,14 +73,14 @@ def _padded(items: tuple[T | None, ...], num: int) -> tuple[T | None, ...]:
 
 
 def max_tokens_of(config: GenerationConfig) -> int | None:
-    """Return the most output tokens that the request asks for, wherever they stand; None where it leaves them open."""
+    """Return the request's limit of output tokens, under whichever of its names; None where there is none."""
     extra = config.extra_kwargs or {}
     given = [extra[name] for name in _MAX_TOKENS_NAMES if extra.get(name) is not None]
     return given[0] if given else config.max_tokens
 
 
 def with_max_tokens(config: GenerationConfig, max_tokens: int) -> GenerationConfig:
-    """Return `config` with other `max_tokens`, under the name that it uses."""
+    """Return `config` with another limit of output tokens, under the name that it uses."""
     extra = config.extra_kwargs or {}
     for name in _MAX_TOKENS_NAMES:
         if extra.get(name) is not None:
@@ -89,7 +89,7 @@ def with_max_tokens(config: GenerationConfig, max_tokens: int) -> GenerationConf
 
 
 def with_request_kwargs(config: GenerationConfig, kwargs: Mapping[str, Any]) -> GenerationConfig:
-    """Return `config` with what the output asks of the request; what the user wrote there wins."""
+    """Return `config` with the output's request parameters; the user's own win."""
     if not kwargs:
         return config
     own = config.extra_kwargs or {}
@@ -101,10 +101,10 @@ def with_request_kwargs(config: GenerationConfig, kwargs: Mapping[str, Any]) -> 
 
 def shrunk(config: GenerationConfig, error: ContextOverflowError) -> GenerationConfig:
     """
-    Return `config` with as many output tokens as the prompt leaves, less one: SGLang wants the sum below its limit.
+    Return `config` with the output tokens that the prompt leaves, minus one: SGLang wants the sum below its limit.
 
     Raises:
-        ContextOverflowError: `error`, if the server did not say how many those are, or there are none.
+        ContextOverflowError: `error`, if the server did not state its limit, or the prompt leaves no tokens.
     """
     limit, current = error.max_context_tokens, max_tokens_of(config)
     room = -1 if limit is None else limit - (error.prompt_tokens or 0) - 1
@@ -117,18 +117,18 @@ def cut_input(
     messages: Sequence[Message], error: ContextOverflowError, *, place: str, max_tokens: int | None, is_first: bool
 ) -> list[Message]:
     """
-    Return `messages` with as much taken out of the longest user text as the prompt is too long by; modifies nothing.
+    Return `messages` with the longest user text cut so that the prompt fits. Modifies nothing.
 
     Args:
-        messages: What was refused.
-        error: How long it is and may be.
+        messages: The refused ones.
+        error: The length of the prompt and its limit.
         place: Where to cut: ``head``, ``tail`` or ``middle``.
-        max_tokens: Kept free for the answer; None keeps a quarter of the context.
-        is_first: Whether the server's count is taken at its word. Where cutting by it was not enough it had not counted
+        max_tokens: Kept free for the answer; None keeps a quarter of the context free.
+        is_first: Whether to trust the server's count. If a cut by that count was not enough, the server had not counted
             to the end, and the text's size is the better measure.
 
     Raises:
-        ContextOverflowError: `error`, if the server did not say how long a prompt may be, or there is nothing to cut.
+        ContextOverflowError: `error`, if the server did not state its limit, or there is nothing to cut.
     """
     limit, num_tokens = error.max_context_tokens, error.prompt_tokens
     if limit is None or num_tokens is None:
@@ -150,7 +150,7 @@ def cut_input(
 
 
 def _texts(messages: Sequence[Message]) -> Iterator[tuple[int, int, str]]:
-    """Yield (turn, part, text) for each text; the part is -1 where the turn is one text."""
+    """Yield (turn, part, text) for each text; the part is -1 if the turn's content is a single text."""
     for index, message in enumerate(messages):
         content = message.get("content")
         if isinstance(content, str):
@@ -185,10 +185,10 @@ def continuation(
     messages: Sequence[Message], text: str, config: GenerationConfig, formatter: ConversationFormatter | None
 ) -> tuple[list[Message], GenerationConfig, ConversationFormatter | None]:
     """
-    Return the request that lets the model go on with its own `text`.
+    Return the request that lets the model continue its own `text`.
 
-    A base model gets the text behind its prompt. A chat server gets it as the last turn, and vLLM's word for leaving
-    that turn open, as part of ``extra_body``, which every client passes on.
+    A base model gets the text after its prompt. A chat server gets it as the last turn, with vLLM's parameters that
+    leave this turn open. They go into ``extra_body``, which every client passes on.
     """
     turns = [*messages, {"role": "assistant", "content": text}]
     if formatter is not None:
@@ -199,7 +199,7 @@ def continuation(
 
 
 class _OpenEnded(ConversationFormatter):
-    """Formats all turns but the last, which the model is in the middle of."""
+    """Formats all turns but the last, and appends the last one's text, which the model is to continue."""
 
     def __init__(self, formatter: ConversationFormatter) -> None:
         self._formatter = formatter
@@ -209,10 +209,10 @@ class _OpenEnded(ConversationFormatter):
 
 
 def joined(parts: Sequence[Completion]) -> Completion:
-    """Return the one answer that an answer of one choice and its continuations make up."""
+    """Return an answer of one choice and its continuations as one answer."""
     text = parts[0].texts[0]
     for part in parts[1:]:
-        text = text.rstrip() + part.texts[0]  # servers' templates drop blanks at the end, so the model writes them anew
+        text = text.rstrip() + part.texts[0]  # servers' templates strip trailing blanks, so the model writes them again
     latencies = [part.latency_s for part in parts if part.latency_s is not None]
     return replace(
         parts[-1],

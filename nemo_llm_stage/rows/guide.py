@@ -1,7 +1,7 @@
 """
-What an output asks of the server so that it writes nothing else, and how to do without it.
+The request parameters that make a server write only the wanted form, and how to do without them.
 
-Servers differ in what they take; an answer is checked either way. Knows parameters and errors; asks nobody.
+Servers differ in what they accept; an answer is checked either way. Knows parameters and errors; sends nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nemo_llm_stage.errors import BadRequestError
 logger = logging.getLogger(__name__)
 
 _NO_GUIDES = frozenset({"logprobs", "top_logprobs"})
-"""Parameters that ask for something beside the answer."""
+"""Parameters for something other than the answer's form."""
 
 
 class Guide:
@@ -25,8 +25,8 @@ class Guide:
     The parameters that guide the server, until it refuses one of them.
 
     Args:
-        kwargs: What an output asks for.
-        own: The user's parameters, which win and are never taken away.
+        kwargs: The output's request parameters.
+        own: The user's parameters, which win and are never removed.
     """
 
     def __init__(self, kwargs: Mapping[str, Any], own: Mapping[str, Any] | None) -> None:
@@ -43,7 +43,7 @@ class Guide:
         if refused and not self.is_refused:
             self.is_refused = True
             logger.warning(
-                "the server does not take %s; rows are asked without it, and answers are checked all the same: %s",
+                "the server does not accept %s; requests go out without it, and answers are checked all the same: %s",
                 refused[0],
                 text,
             )

@@ -21,7 +21,7 @@ _NUMBERS: dict[str, tuple[type[int | float], Callable[[float], bool], str]] = {
     "top_k": (int, lambda value: True, "a whole number"),
     "top_p": (float, lambda value: 0 <= value <= 1, "a number from 0 to 1"),
 }
-"""Parameters that may be expressions: what they are, what they may be, and how that is said."""
+"""Parameters that may be expressions: type, range, and the range in words."""
 
 
 class Parameters:
@@ -35,10 +35,10 @@ class Parameters:
     Attributes:
         config: The parameters that are the same for every row, and the defaults of the others.
         expressions: Parameter → expression.
-        required_columns: That the expressions mention.
+        required_columns: The columns that the expressions mention.
 
     Raises:
-        ConfigError: An unknown parameter, a text that is no expression, or one where there can be none.
+        ConfigError: An unknown parameter, a text that is no expression, or an expression for ``n``.
     """
 
     def __init__(self, config: GenerationConfig | Mapping[str, Any] | None) -> None:
@@ -65,7 +65,7 @@ class Parameters:
         Return the parameters that come from `row`: name → value.
 
         Raises:
-            PromptError: One is null, or no number that the parameter takes.
+            PromptError: One is null, no number, or out of the parameter's range.
         """
         return {name: _number(name, expression.evaluate(row)) for name, expression in self._compiled.items()}
 

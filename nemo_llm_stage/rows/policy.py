@@ -1,7 +1,7 @@
 """
-What is done with an answer that cannot be used as it came, and with a prompt that does not fit.
+What to do about an answer that cannot be used as it came, and about a prompt that does not fit.
 
-Settings, and their checks; the work is done by `ask`.
+Settings and their checks; `generate` acts on them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ OnTruncated = Literal["accept", "error", "retry_longer", "continue"]
 OnOverflow = Literal["error", "shrink_output", "truncate_input_head", "truncate_input_tail", "truncate_input_middle"]
 
 CAP_FACTOR = 4
-"""Without `max_tokens_cap` an answer may grow to as many times ``max_tokens``: two doublings, three continuations."""
+"""Without `max_tokens_cap`, an answer may grow to 4 times ``max_tokens``: two doublings, or three continuations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,19 +25,19 @@ class RecoveryPolicy:
     How hard a row is tried before it fails.
 
     Attributes:
-        max_reasks: Times that a row is asked again with what is wrong with its answer, where the answer cannot be
-            parsed.
-        on_truncated: An answer that was cut off at ``max_tokens`` is taken as it is (``accept``), fails the row
-            (``error``), is thrown away and asked for again with twice the tokens (``retry_longer``), or the model is
-            asked to go on with it (``continue``).
-        max_tokens_cap: Most output tokens that the last two go up to; None for 4 times ``max_tokens``. An answer that
-            is cut off there as well fails the row.
-        on_overflow: A prompt that does not fit the model's context fails the row (``error``), gets the answer tokens
-            that are left (``shrink_output``), or loses the beginning, the end or the middle of its longest user text
-            (``truncate_input_head``, ``_tail``, ``_middle``). Goes by the limits that the server states.
+        max_reasks: Most requests for a new answer in place of one that cannot be parsed; each tells the model what was
+            wrong.
+        on_truncated: What to do about an answer that was cut off at ``max_tokens``: take it as it is (``accept``), fail
+            the row (``error``), discard it and send the request again with twice the tokens (``retry_longer``), or
+            let the model continue it (``continue``).
+        max_tokens_cap: Most output tokens of ``retry_longer`` and ``continue``; None for 4 times ``max_tokens``. An
+            answer that is cut off there, too, fails the row.
+        on_overflow: What to do about a prompt that does not fit the model's context: fail the row (``error``), lower
+            ``max_tokens`` to what is left (``shrink_output``), or cut the beginning, the end or the middle of its
+            longest user text (``truncate_input_head``, ``_tail``, ``_middle``), by the limits that the server states.
 
     Raises:
-        ConfigError: A word that is none of these, or a number below 0.
+        ConfigError: An unknown word, or a number out of range.
     """
 
     max_reasks: int = 2

@@ -82,10 +82,10 @@ class Scheduler:
             rows: Started in this order.
             run_row: Must not raise for a failed row; what it raises ends this run.
             on_done: Called with each result as it comes; what it raises ends this run.
-            on_start: Called as each row is started. Must not raise.
+            on_start: Called as each row is started; what it raises ends this run.
 
         Raises:
-            Exception: The first that `run_row` or `on_done` raised; this run's other rows are cancelled.
+            Exception: The first that `run_row`, `on_done` or `on_start` raised; this run's other rows are cancelled.
             RunError: It was no `Exception`, e.g. `SystemExit`, which would end the event loop.
         """
         if not rows:
@@ -126,8 +126,6 @@ class Scheduler:
                 continue
             self._num_open += 1
             self._num_started += 1
-            if run.on_start is not None:
-                run.on_start()
             task = asyncio.get_running_loop().create_task(self._run_row(run, *row))
             self._starting.add(task)
             run.tasks.add(task)
@@ -169,7 +167,7 @@ class _Run(Generic[R, T]):
         on_start: Callable[[], None] | None,
     ) -> None:
         self.run_row = run_row
-        self.on_start = on_start
+        self._on_start = on_start
         self.results: list[Any] = [None] * len(rows)
         self.error: BaseException | None = None
         self.tasks: set[asyncio.Task[None]] = set()
@@ -183,10 +181,13 @@ class _Run(Generic[R, T]):
         if self.finished.done():
             return None
         try:
-            return next(self._rows, None)
-        except Exception as error:  # noqa: BLE001 - rows that cannot be iterated end their run, not another one's row
+            row = next(self._rows, None)
+            if row is not None and self._on_start is not None:
+                self._on_start()
+        except BaseException as error:  # noqa: BLE001 - ends this run, not the row of another one that freed the permit
             self.fail(error)
             return None
+        return row
 
     def finish(self, index: int, result: T) -> None:
         """Keep a row's result."""

@@ -487,7 +487,7 @@ def test_what_a_server_does_not_take_is_left_out(caplog: pytest.LogCaptureFixtur
     assert [row["x_meta"]["recovery"] for row in rows] == ["unguided", None, None]
     assert [set(config.extra_kwargs) for config in client.configs] == [{"min_p", "response_format"}] + [{"min_p"}] * 3
     assert counters.num_attempts == 4
-    assert [record.message for record in caplog.records if "does not take response_format" in record.message]
+    assert [record.message for record in caplog.records if "does not accept response_format" in record.message]
 
 
 def test_what_the_user_asked_for_is_never_left_out() -> None:

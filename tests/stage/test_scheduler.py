@@ -169,6 +169,26 @@ async def test_what_on_done_raises_ends_its_run_with_that_cause() -> None:
     assert server.num_opened < 9
 
 
+@on_loop
+async def test_what_on_start_raises_ends_its_own_run() -> None:
+    """Not the row of another run, which freed the permit."""
+    limit = Limit(1)
+    server = Server(limit)
+    scheduler = Scheduler(limit)
+
+    def on_start() -> None:
+        raise ZeroDivisionError("waking failed")
+
+    good = asyncio.ensure_future(scheduler.run(range(9), server.run_row))
+    bad = asyncio.ensure_future(scheduler.run(range(9), server.run_row, None, on_start))
+    for _ in range(9):
+        await settle()
+        server.answer(next(iter(server.turns)))
+    assert await good == [10 * row for row in range(9)]
+    with pytest.raises(ZeroDivisionError, match="waking failed"):
+        await bad
+
+
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), StopIteration()], ids=repr)
 def test_what_no_event_loop_survives_is_a_run_error(error: BaseException) -> None:
     """A row cannot end the loop that other runs need."""
