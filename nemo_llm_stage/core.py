@@ -7,9 +7,12 @@ Frozen, slotted, standard library only. Knows nothing of HTTP, tables, files or 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
+
+REFUSED = "connection_failed"
+"""Kind of a send that never reached a server."""
 
 Message = dict[str, Any]
 """One chat turn as the OpenAI protocol writes it: ``{"role": …, "content": …}``."""
@@ -43,11 +46,12 @@ class Completion:
         usage: None where the client cannot know it; never estimated.
         model: The model's name as the server reports it.
         endpoint: The server's base URL, without credentials.
-        attempts: Sends it took; 1 is the first.
+        attempts: Sends that reached the server until this answer came; 1 is the first.
         latency_s: Seconds from the last attempt's send to its full answer; None where not measured.
         logprobs: Length n or empty; the server's ``logprobs`` objects as they came.
         choice_errors: Length n or empty; ``kind: message`` for a choice that is no answer and has an empty text, e.g.
             because the server filtered it, else None. At least one choice is an answer.
+        failures: The kinds of the failed sends before this answer, refused connections included. Not journaled.
     """
 
     texts: tuple[str, ...]
@@ -60,10 +64,16 @@ class Completion:
     latency_s: float | None = None
     logprobs: tuple[Any, ...] = ()
     choice_errors: tuple[str | None, ...] = ()
+    failures: tuple[str, ...] = ()
 
     def error_of(self, choice: int) -> str | None:
         """Return why the choice with this index, from 0, is no answer; None where it is one."""
         return self.choice_errors[choice] if choice < len(self.choice_errors) else None
+
+    def after(self, failures: tuple[str, ...]) -> Completion:
+        """Return this answer as one that came after failed sends of these kinds."""
+        num_reached = len(failures) - failures.count(REFUSED)
+        return replace(self, attempts=self.attempts + num_reached, failures=(*failures, *self.failures))
 
 
 class Origin(Enum):

@@ -70,6 +70,7 @@ class RequestError(LLMStageError):
         kind: The word that error columns and summaries group by.
         status: The HTTP status, where there was one.
         failures: The kind of each failed send until this error was final, oldest first; empty where nothing was sent.
+        is_shared: Whether another row with the same request sent it. It counts there, not here.
     """
 
     kind: ClassVar[str] = "error"
@@ -78,11 +79,12 @@ class RequestError(LLMStageError):
         super().__init__(shorten(printable(message), MAX_ERROR_CHARS))
         self.status = status
         self.failures: tuple[str, ...] = ()
+        self.is_shared = False
 
     @property
     def attempts(self) -> int:
-        """Sends made until this error was final."""
-        return len(self.failures)
+        """Sends that reached the server until this error was final."""
+        return len(self.failures) - self.failures.count(ConnectionFailedError.kind)
 
     def __str__(self) -> str:
         """The message alone; the status is part of it where a server gave one."""

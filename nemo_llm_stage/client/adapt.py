@@ -1,8 +1,8 @@
 """
-Whatever client a user hands over becomes one thing: asynchronous, typed, with a limit that tells the truth.
+Any client that a user brings becomes an `AsyncLLMClient`: asynchronous, with typed errors and a limit that holds.
 
-Knows how clients look from outside: ours, a subclass of ours, a synchronous one, and a stranger with the same method
-names, NeMo Curator's among them.
+Knows how clients look from outside: ours, a subclass of ours, a synchronous one, and any object with the same method
+names, such as NeMo Curator's clients.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ def as_async_client(client: Any) -> AsyncLLMClient:
     """
     Return `client` as something with ``complete``, ``limit``, ``setup``, ``check`` and ``aclose``.
 
-    An `AsyncLLMClient` is returned as it is, unless it overrides ``query_model`` itself: that one, a synchronous
-    `LLMClient` and any object with ``setup`` and ``query_model`` are wrapped. Their retries are their own. A plain
-    ``query_model`` is called from a pool of ``max_concurrent_requests`` threads, 8 where it has no such attribute.
+    An `AsyncLLMClient` is returned as it is, unless it overrides ``query_model`` or ``complete``. That one, a
+    synchronous `LLMClient` and any object with ``setup`` and ``query_model`` are wrapped; they keep their own retries.
+    A plain ``query_model`` is called from a pool of ``max_concurrent_requests`` threads, 8 where it has no such
+    attribute.
 
     Raises:
         ConfigError: `client` is none of these.
     """
     if isinstance(client, type):
         raise ConfigError(f"client is the class {client.__name__}; make one: {client.__name__}(…).")
-    if isinstance(client, AsyncLLMClient) and type(client).query_model is AsyncLLMClient.query_model:
+    if isinstance(client, AsyncLLMClient) and _keeps_the_loop(type(client)):
         return client
     if callable(getattr(client, "query_model", None)) and callable(getattr(client, "setup", None)):
         return ForeignClient(client)
@@ -43,18 +44,24 @@ def as_async_client(client: Any) -> AsyncLLMClient:
     )
 
 
+def _keeps_the_loop(kind: type[AsyncLLMClient]) -> bool:
+    """Whether a subclass leaves retries and limit to the base class."""
+    return kind.query_model is AsyncLLMClient.query_model and kind.complete is AsyncLLMClient.complete
+
+
 class ForeignClient(AsyncLLMClient):
     """
-    A client known only by its ``query_model``; everything else about it is its own affair.
+    A client known only by its ``query_model``.
 
-    `limit` is this wrapper's: taken around each call, so it tells how many calls are in flight whatever the client
-    does inside. A call that waits between retries of its own keeps its permit.
+    `limit` is this wrapper's and is held around each call, so its numbers are true whatever the client does inside. A
+    call that waits between retries of its own keeps its permit.
 
     Args:
         client: Has ``setup`` and ``query_model``, plain or ``async``.
     """
 
     _runtime_attributes = AsyncLLMClient._runtime_attributes | {"_pool"}  # noqa: SLF001 - ours, one class up
+    _pool: ThreadPoolExecutor | None = None
 
     def __init__(self, client: Any) -> None:
         own = getattr(client, "max_concurrent_requests", None)
@@ -96,7 +103,7 @@ class ForeignClient(AsyncLLMClient):
         conversation_formatter: ConversationFormatter | None,
         generation_config: GenerationConfig,
     ) -> Completion:
-        """Make one call; a client that tells more than texts is asked for the whole answer."""
+        """Make one call; an AsyncLLMClient returns the whole answer."""
         if not isinstance(self.client, AsyncLLMClient):
             return await super()._complete_impl(
                 messages=messages,
@@ -112,20 +119,19 @@ class ForeignClient(AsyncLLMClient):
         )
 
     async def _in_thread(self, call: Callable[[], Any]) -> list[str]:
-        pool: ThreadPoolExecutor | None = self.__dict__.get("_pool")
-        if pool is None:
-            pool = self._pool = ThreadPoolExecutor(self.max_concurrent_requests, thread_name_prefix="llm-client")
-        texts: list[str] = await asyncio.get_running_loop().run_in_executor(pool, call)
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.max_concurrent_requests, thread_name_prefix="llm-client")
+        texts: list[str] = await asyncio.get_running_loop().run_in_executor(self._pool, call)
         return texts
 
     async def check(self, model: str) -> None:
-        """Ask the client, where it can tell."""
+        """Let the client check, if it can."""
         if isinstance(self.client, AsyncLLMClient):
             await self.client.check(model)
 
     async def aclose(self) -> None:
-        """Close the client, where it can be closed, and give the threads back once their calls have ended."""
-        pool: ThreadPoolExecutor | None = self.__dict__.pop("_pool", None)
+        """Close the client, if it can be closed; the threads end with their calls."""
+        pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
         close: Callable[[], Awaitable[None]] | None = getattr(self.client, "aclose", None)

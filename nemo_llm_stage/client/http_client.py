@@ -256,6 +256,11 @@ class AsyncHTTPClient(AsyncLLMClient):
         values = [] if transports is None else transports.values()
         return TransportStatistics.sum_of(transport.statistics() for transport in values)
 
+    @property
+    def num_servers(self) -> int:
+        """Addresses that requests go to in turn."""
+        return len(set(self.endpoints.all))
+
     async def aclose(self) -> None:
         """Close the running loop's connections. Safe to call twice; the client can be used again after."""
         transports: LoopLocal[Transport] | None = self.__dict__.get("_transports")

@@ -8,21 +8,20 @@ written for one runs on the other. Beside `query_model`, which returns texts, st
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
 from typing import Any, TypeVar
 
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
-
+from nemo_llm_stage.client.clock import SYSTEM_CLOCK, Clock
 from nemo_llm_stage.client.curators import count_as_curators
-from nemo_llm_stage.client.errors.foreign import as_request_error, is_transient
+from nemo_llm_stage.client.errors.foreign import as_request_error
 from nemo_llm_stage.client.generation import ConversationFormatter, GenerationConfig
 from nemo_llm_stage.client.limit import Limit, LoopLocal
-from nemo_llm_stage.client.outcome import completion_of_texts, note_failures
-from nemo_llm_stage.client.retry import WaitBackoff
+from nemo_llm_stage.client.outcome import completion_of_texts
+from nemo_llm_stage.client.retry import RetryPolicy, Server, send
 from nemo_llm_stage.core import Completion, Message
 from nemo_llm_stage.errors import ConfigError, LLMStageError, RequestError
 
@@ -65,21 +64,27 @@ class AsyncLLMClient(ABC):
     """
     An asynchronous client with a limit and retries of its own.
 
-    A subclass writes `setup` and `_query_model_impl` (one attempt, no retry, no limit) and is a full citizen of the
-    stage. One that can tell more than texts overrides `_complete_impl` instead.
+    A subclass writes `setup` and `_query_model_impl` (one attempt, no retry, no limit); a stage takes it as it is. One
+    that knows more than texts overrides `_complete_impl` instead.
 
     The limit holds for this client on each event loop; a permit is held for one attempt and never while waiting for
     the next. The client can be pickled before and after `setup`, and used from several event loops in turn.
 
     Args:
         max_concurrent_requests: Most attempts in flight at once.
-        max_retries: Sends after the first one, for failures that may pass; 3 means at most 4 sends.
-        base_delay: Seconds; the wait before retry k is uniform in ``[0, min(60, base_delay · 2^(k-1))]``, or what the
+        max_retries: Sends after the first one, for transient failures; 3 means at most 4 sends.
+        base_delay: Seconds; the pause before retry k is uniform in ``[0, min(60, base_delay · 2^(k-1))]``, or what the
             server asks for in ``Retry-After``.
+
+    Attributes:
+        clock: Time and sleep of the retries.
     """
 
+    clock: Clock = SYSTEM_CLOCK
+    _limits: LoopLocal[Limit] | None = None
+
     _runtime_attributes: frozenset[str] = frozenset({"_limits"})
-    """Names of attributes that live in one process: left behind by pickling."""
+    """Names of the attributes that live in one process; pickling leaves them out."""
 
     def __init__(self, max_concurrent_requests: int = 5, max_retries: int = 3, base_delay: float = 1.0) -> None:
         if max_concurrent_requests < 1:
@@ -92,7 +97,11 @@ class AsyncLLMClient(ABC):
         self.base_delay = base_delay
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let the most derived of the paired methods win, so that an override is never passed by."""
+        """
+        Route each pair of methods through the one that a subclass overrides.
+
+        If it overrides only `_query_model_impl`, `_complete_impl` calls that; likewise `query_model` and `complete`.
+        """
         super().__init_subclass__(**kwargs)
         if "_query_model_impl" in cls.__dict__ and "_complete_impl" not in cls.__dict__:
             cls._complete_impl = AsyncLLMClient._complete_impl  # type: ignore[method-assign]
@@ -134,8 +143,14 @@ class AsyncLLMClient(ABC):
         Raises:
             Exception: What the last attempt raised: at once where asking again cannot help, else after the retries.
         """
-        completion = await self._complete(messages, model, conversation_formatter, generation_config)
-        return list(completion.texts)
+        config, turns = GenerationConfig.of(generation_config), list(messages)
+
+        def attempt() -> Awaitable[Completion]:
+            return self._complete_impl(
+                messages=turns, model=model, conversation_formatter=conversation_formatter, generation_config=config
+            )
+
+        return list((await self._execute_with_retries(attempt)).texts)
 
     async def complete(
         self,
@@ -154,18 +169,41 @@ class AsyncLLMClient(ABC):
             FatalError: No request can succeed here.
             ConfigError: The client's settings or the generation_config cannot work.
         """
-        try:
-            return await self._complete(messages, model, conversation_formatter, generation_config)
-        except LLMStageError:
-            raise
-        except Exception as error:
-            request_error = self._as_request_error(error)
-            request_error.failures = getattr(error, "_failures", (request_error.kind,))
-            raise request_error from error
+        config = GenerationConfig.of(generation_config)
+        return await self.fetch(list(messages), model, conversation_formatter, config, policy=self.retry_policy())
+
+    async def fetch(
+        self,
+        messages: list[Message],
+        model: str,
+        conversation_formatter: ConversationFormatter | None,
+        generation_config: GenerationConfig,
+        *,
+        policy: RetryPolicy,
+        server: Server | None = None,
+    ) -> Completion:
+        """
+        Return the whole answer as `complete` does, with another policy than the client's own.
+
+        Args:
+            messages: Chat turns, oldest first.
+            model: The model's name on the server.
+            conversation_formatter: Renders the turns for a base model.
+            generation_config: Parameters.
+            policy: How often and for how long the request is sent again.
+            server: Told of every outcome; see `retry.send`.
+        """
+        attempt = functools.partial(self._fetch_once, messages, model, conversation_formatter, generation_config)
+        completion, failures = await send(attempt, self.limit, policy, clock=self.clock, server=server)
+        return completion if not failures else completion.after(failures)
+
+    def retry_policy(self, give_up_after_s: float = 0.0) -> RetryPolicy:
+        """Return the policy of this client's settings, for requests that may be given up after so many seconds."""
+        return RetryPolicy(self.max_retries, self.base_delay, give_up_after_s)
 
     async def check(self, model: str) -> None:  # noqa: B027 - a hook: not every server can tell
         """
-        Find out, before anything is paid for, whether `model` can be asked here. The base class cannot tell.
+        Check, before anything is paid for, that this server has `model`. The base class cannot tell.
 
         Raises:
             FatalError: The key or the model is wrong.
@@ -178,10 +216,14 @@ class AsyncLLMClient(ABC):
     @property
     def limit(self) -> Limit:
         """The running event loop's limit."""
-        limits: LoopLocal[Limit] | None = self.__dict__.get("_limits")
-        if limits is None:
-            limits = self._limits = LoopLocal(lambda: Limit(self.max_concurrent_requests))
-        return limits.get()
+        if self._limits is None:
+            self._limits = LoopLocal(lambda: Limit(self.max_concurrent_requests))
+        return self._limits.get()
+
+    @property
+    def num_servers(self) -> int:
+        """Addresses that requests go to in turn."""
+        return 1
 
     async def _complete_impl(
         self,
@@ -191,7 +233,7 @@ class AsyncLLMClient(ABC):
         conversation_formatter: ConversationFormatter | None,
         generation_config: GenerationConfig,
     ) -> Completion:
-        """Make one attempt and tell all that is known of it. Here: the texts of `_query_model_impl`."""
+        """Make one attempt and return all that is known of the answer: here the texts of `_query_model_impl`."""
         started_monotonic_s = time.monotonic()
         texts = await self._query_model_impl(
             messages=messages,
@@ -201,28 +243,25 @@ class AsyncLLMClient(ABC):
         )
         return completion_of_texts(texts, latency_s=time.monotonic() - started_monotonic_s)
 
-    async def _complete(
+    async def _fetch_once(
         self,
-        messages: Iterable[Message],
+        messages: list[Message],
         model: str,
         conversation_formatter: ConversationFormatter | None,
-        generation_config: GenerationConfig | dict[str, Any] | None,
+        generation_config: GenerationConfig,
     ) -> Completion:
-        config = GenerationConfig.of(generation_config)
-        turns = list(messages)
-        num_attempts = 0
-
-        def attempt() -> Awaitable[Completion]:
-            nonlocal num_attempts
-            num_attempts += 1
-            return self._complete_impl(
-                messages=turns, model=model, conversation_formatter=conversation_formatter, generation_config=config
+        """Make one attempt; every error it raises is one of this package's."""
+        try:
+            return await self._complete_impl(
+                messages=messages,
+                model=model,
+                conversation_formatter=conversation_formatter,
+                generation_config=generation_config,
             )
-
-        completion = await self._execute_with_retries(attempt)
-        if num_attempts == 1:
-            return completion
-        return replace(completion, attempts=num_attempts)
+        except LLMStageError:
+            raise
+        except Exception as error:
+            raise self._as_request_error(error) from error
 
     async def _complete_by_query_model(
         self,
@@ -253,48 +292,12 @@ class AsyncLLMClient(ABC):
 
     async def _execute_with_retries(self, request: Callable[[], Awaitable[T]]) -> T:
         """
-        Return what `request()` returns, asked again while it fails in a way that may pass.
+        Return what `request()` returns, sent again after transient failures.
 
         Raises:
             Exception: What the last call raised.
         """
-        limit = self.limit
-        try:
-            async with limit:
-                return await request()
-        except Exception as error:
-            note_failures(error, [as_request_error(error).kind])
-            if self.max_retries == 0 or not is_transient(error):
-                raise
-            first_error = error
-        # tenacity costs 40 µs a call (tenacity 9.2, one 2026 core): rows that succeed at once do not pay it.
-        return await self._retry_after(first_error, request, limit)
-
-    async def _retry_after(self, first_error: Exception, request: Callable[[], Awaitable[T]], limit: Limit) -> T:
-        replay = [first_error]
-        failures: list[str] = []
-
-        async def attempt() -> T:
-            try:
-                if replay:
-                    raise replay.pop()
-                async with limit:
-                    return await request()
-            except Exception as error:
-                failures.append(as_request_error(error).kind)
-                raise
-
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(self.max_retries + 1),
-            wait=WaitBackoff(self.base_delay),
-            retry=retry_if_exception(is_transient),
-            reraise=True,
-        )
-        try:
-            return await retrying(attempt)
-        except Exception as error:
-            note_failures(error, failures)
-            raise
+        return (await send(request, self.limit, self.retry_policy(), clock=self.clock))[0]
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what lives in this process."""

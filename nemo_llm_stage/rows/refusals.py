@@ -30,12 +30,14 @@ class Refusals:
 
     def check(self, error: RequestError) -> None:
         """
-        Remember a failed row; return where only that row has failed.
+        Remember a failed row; return where only that row has failed. A shared error counts with the row that sent it.
 
         Raises:
             FatalError: `error`, where no row can succeed: a wrong key or model before any answer, or again and again.
             RunError: The server refused the first `NUM_REFUSED_TO_STOP` rows and answered none.
         """
+        if error.is_shared:
+            return
         if isinstance(error, FatalError):
             self._num_fatal_in_a_row += 1
             if not self._has_answered or self._num_fatal_in_a_row >= NUM_FATAL_TO_STOP:

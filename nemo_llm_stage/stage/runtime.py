@@ -9,7 +9,6 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
@@ -25,9 +24,6 @@ from nemo_llm_stage.rows.query import CompletionStore, Querier
 from nemo_llm_stage.rows.row import Known, RowRunner
 from nemo_llm_stage.stage.loop import LoopThread
 from nemo_llm_stage.stage.scheduler import Scheduler, SchedulerStatistics
-
-TROUBLE_SHOWN_S = 90.0
-"""A row is retried after at most 60 s; a failure older than this is over."""
 
 OnDone = Callable[[Outcome], None]
 
@@ -54,7 +50,7 @@ class Runtime:
         self._clients = unique(client_of.values())
         for client in self._clients:
             _set_up(client)
-        self._healths = [Health() for _ in self._clients]
+        self._healths = [Health(client.clock, num_servers=client.num_servers) for client in self._clients]
         places = {id(client): place for place, client in enumerate(self._clients)}
         memo = Memo()
         runners = []
@@ -112,12 +108,8 @@ class Runtime:
 
     @property
     def trouble(self) -> str | None:
-        """The latest transient failure of the last `TROUBLE_SHOWN_S`; None where there is none."""
-        troubles = [health.trouble for health in self._healths if health.trouble is not None]
-        if not troubles:
-            return None
-        latest = max(troubles, key=lambda trouble: trouble.at_monotonic_s)
-        return latest.error if time.monotonic() - latest.at_monotonic_s <= TROUBLE_SHOWN_S else None
+        """Why requests wait, and until when; None where none does."""
+        return next((health.trouble for health in self._healths if health.trouble is not None), None)
 
     def statistics(self) -> SchedulerStatistics:
         """Return how many rows are started, open and waiting."""

@@ -11,7 +11,7 @@ import pytest
 
 from nemo_llm_stage.client.errors.foreign import as_request_error, is_transient
 from nemo_llm_stage.client.errors.retry_after import MAX_RETRY_AFTER_S, parse_retry_after_s
-from nemo_llm_stage.client.retry import backoff_s
+from nemo_llm_stage.client.retry import MAX_WAIT_S, RetryPolicy, Sends
 from nemo_llm_stage.errors import (
     BadRequestError,
     ClientError,
@@ -82,23 +82,49 @@ def test_retry_after_of_a_foreign_error_is_obeyed() -> None:
     assert error.retry_after_s == 7.0
 
 
+def pauses(policy: RetryPolicy, *errors: Exception, num: int = 200) -> list[float]:
+    """Return pauses after a request failed with these errors, one after another."""
+    sends = Sends(0.0)
+    for error in errors:
+        sends.note(error, 0.0)
+    return [policy.pause_s(sends) for _ in range(num)]
+
+
 def test_backoff_grows_and_is_capped() -> None:
     """Full jitter below a ceiling that doubles up to a minute."""
-    error = ServerError("x")
-    for retry, ceiling in ((1, 1.0), (2, 2.0), (5, 16.0), (50, 60.0), (5000, 60.0)):
-        waits = [backoff_s(retry, base_delay=1.0, error=error) for _ in range(200)]
+    policy = RetryPolicy(max_retries=10_000)
+    for retry, ceiling in ((1, 1.0), (2, 2.0), (5, 16.0), (50, 60.0), (1100, 60.0)):
+        waits = pauses(policy, *[ServerError("x")] * retry)
         assert 0 <= min(waits) < ceiling / 4 < ceiling * 3 / 4 < max(waits) <= ceiling
+
+
+def test_a_request_without_retries_left_waits_a_second_at_least() -> None:
+    """Whatever its base_delay; the pauses grow from four seconds to a minute."""
+    policy = RetryPolicy(max_retries=3, base_delay=0.0, give_up_after_s=10_000.0)
+    for failures, ceiling in ((3, 0.0), (4, 4.0), (5, 8.0), (50, 60.0)):
+        waits = pauses(policy, *[ServerError("x")] * failures)
+        assert min(1.0, ceiling) <= min(waits) <= max(waits) <= ceiling
 
 
 def test_retry_after_is_never_undercut() -> None:
     """Jitter only comes on top, and beyond the cap too."""
-    waits = [backoff_s(1, base_delay=5.0, error=RateLimitError("x", retry_after_s=300.0)) for _ in range(100)]
+    waits = pauses(RetryPolicy(base_delay=5.0), RateLimitError("x", retry_after_s=300.0))
     assert 300 <= min(waits) < max(waits) <= 301
 
 
+@pytest.mark.parametrize("retry_after_s", [86_400.0, MAX_RETRY_AFTER_S])
+def test_no_pause_outlasts_the_request(retry_after_s: float) -> None:
+    """What is left of give_up_after is the longest; six hours where nothing is given up by time."""
+    error = RateLimitError("x", retry_after_s=retry_after_s)
+    assert max(pauses(RetryPolicy(give_up_after_s=40.0), error)) == 40.0
+    assert max(pauses(RetryPolicy(), error)) == MAX_WAIT_S
+
+
 def test_a_dropped_connection_is_retried_at_once_at_first() -> None:
-    """Mostly the server had closed an idle one."""
-    assert backoff_s(1, base_delay=1.0, error=ConnectionDroppedError("x")) == 0.0
+    """Usually the server had closed an idle one."""
+    dropped = ConnectionDroppedError("x")
+    assert max(pauses(RetryPolicy(), dropped)) == 0.0
+    assert max(pauses(RetryPolicy(), dropped, dropped)) > 0.0
 
 
 HEADERS = [
