@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from http import HTTPStatus
 from typing import Any
 
-from nemo_llm_stage.client.credentials import Credentials, secrets_of_request
+from nemo_llm_stage.client.credentials import Credentials, Sent, secrets_of_request
 from nemo_llm_stage.client.endpoints import Endpoint, Endpoints
 from nemo_llm_stage.client.errors.refusal import error_of_refusal
 from nemo_llm_stage.client.errors.retry_after import parse_retry_after_s
@@ -26,11 +26,10 @@ from nemo_llm_stage.client.errors.unexpected_status import error_of_unexpected_s
 from nemo_llm_stage.client.hiding import Secrets
 from nemo_llm_stage.client.http.http1 import HTTP1Transport
 from nemo_llm_stage.client.http.transport import HTTPResponse, Transport, TransportConfig, TransportStatistics
-from nemo_llm_stage.client.limit import LoopLocal
+from nemo_llm_stage.client.http_session import HTTPSession
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
 from nemo_llm_stage.client.secret import KeySource, Value
 from nemo_llm_stage.client.server_check import ServerCheck
-from nemo_llm_stage.client.token_limit import TokenLimitNames
 from nemo_llm_stage.client.wire import StreamedAnswer, WireRequest, completion_of_answer, decode_answer, encode_request
 from nemo_llm_stage.core import Completion, Message
 from nemo_llm_stage.errors import ConfigError, ConnectionFailedError, RequestError, TransientError
@@ -77,7 +76,10 @@ class AsyncHTTPClient(AsyncLLMClient):
         ConfigError: A setting that cannot work.
     """
 
-    _runtime_attributes = AsyncLLMClient._runtime_attributes | {"_transports", "_sent", "_token_limit"}  # noqa: SLF001
+    _runtime_attributes = AsyncLLMClient._runtime_attributes | {"_session"}  # noqa: SLF001
+
+    _session: HTTPSession | None = None
+    """Opened by `setup`; None before, and in a copy that has been pickled."""
 
     def __init__(
         self,
@@ -131,11 +133,9 @@ class AsyncHTTPClient(AsyncLLMClient):
         Raises:
             ConfigError: A variable or file is missing; named in the message.
         """
-        self._sent = self._credentials.read()
-        self._token_limit = TokenLimitNames()
-        self._transports: LoopLocal[Transport] = LoopLocal(self._make_transport)
+        self._session = HTTPSession(self._credentials.read(), self._make_transport)
         exposed = [e.base_url for e in self.endpoints.all if not e.is_tls and not e.is_private]
-        if self._sent.key is not None and exposed:
+        if self._session.sent.key is not None and exposed:
             warnings.warn(f"The API key is sent unencrypted to {exposed[0]}; use https://.", stacklevel=2)
 
     async def _complete_impl(
@@ -147,16 +147,15 @@ class AsyncHTTPClient(AsyncLLMClient):
         generation_config: GenerationConfig,
     ) -> Completion:
         """Make one attempt; a server that wants another name for ``max_tokens`` gets the request once more."""
-        if "_sent" not in self.__dict__:
-            self.setup()
+        session = self._opened()
         turns = messages if isinstance(messages, list) else list(messages)
-        config = self._token_limit.put_into(generation_config, model)
-        secrets = secrets_of_request(self._sent.secrets, config.extra_kwargs)
+        config = session.token_limit.put_into(generation_config, model)
+        secrets = secrets_of_request(session.sent.secrets, config.extra_kwargs)
         try:
             completion = await self._ask(encode_request(turns, model, config, conversation_formatter), model, secrets)
         except RequestError as error:
             secrets.clean(error)
-            if not self._token_limit.learn(error, config, model):
+            if not session.token_limit.learn(error, config, model):
                 raise
         else:
             return secrets.cleaned(completion)
@@ -198,10 +197,11 @@ class AsyncHTTPClient(AsyncLLMClient):
         return list(completion.texts)
 
     async def _attempt(self, endpoint: Endpoint, request: WireRequest, model: str, secrets: Secrets) -> Completion:
-        url = self._sent.add_query(endpoint.url(request.path))
+        session = self._opened()
+        url = session.sent.add_query(endpoint.url(request.path))
         stream = StreamedAnswer()  # used if the server answers with a stream, asked for or not
         started_monotonic_s = time.monotonic()
-        response = await self._transport().send(
+        response = await session.transport.send(
             url, request.body, headers=request.headers, timeout_s=request.timeout_s, on_event_bytes=stream.feed
         )
         if response.status != _OK:
@@ -238,13 +238,13 @@ class AsyncHTTPClient(AsyncLLMClient):
         """
         if not self.check_server:
             return
-        transport, endpoints = self._transport(), list(dict.fromkeys(self.endpoints.all))
-        checks = (ServerCheck(transport, endpoint, model, self._sent).run() for endpoint in endpoints)
+        session, endpoints = self._opened(), list(dict.fromkeys(self.endpoints.all))
+        checks = (ServerCheck(session.transport, endpoint, model, session.sent).run() for endpoint in endpoints)
         outcomes = await asyncio.gather(*checks, return_exceptions=True)
         errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         unreachable = [error for error in errors if isinstance(error, ConnectionFailedError)]
         for error in errors:
-            self._sent.secrets.clean(error)
+            session.sent.secrets.clean(error)
             if error not in unreachable or len(unreachable) == len(endpoints):
                 raise error
         for error in unreachable:
@@ -252,9 +252,7 @@ class AsyncHTTPClient(AsyncLLMClient):
 
     def statistics(self) -> TransportStatistics:
         """Return how the connections stand, those of all event loops together. Can be called from any thread."""
-        transports: LoopLocal[Transport] | None = self.__dict__.get("_transports")
-        values = [] if transports is None else transports.values()
-        return TransportStatistics.sum_of(transport.statistics() for transport in values)
+        return TransportStatistics() if self._session is None else self._session.statistics()
 
     @property
     def num_servers(self) -> int:
@@ -263,31 +261,30 @@ class AsyncHTTPClient(AsyncLLMClient):
 
     async def aclose(self) -> None:
         """Close the running loop's connections. Safe to call twice; the client can be used again after."""
-        transports: LoopLocal[Transport] | None = self.__dict__.get("_transports")
-        transport = transports.pop() if transports is not None else None
-        if transport is not None:
-            await transport.aclose()
+        if self._session is not None:
+            await self._session.aclose()
 
-    def _transport(self) -> Transport:
-        if "_transports" not in self.__dict__:
+    def _opened(self) -> HTTPSession:
+        if self._session is None:
             self.setup()
-        return self._transports.get()
+        assert self._session is not None
+        return self._session
 
-    def _make_transport(self) -> Transport:
+    def _make_transport(self, sent: Sent) -> Transport:
         return HTTP1Transport(
             TransportConfig(
                 headers={
                     "user-agent": "nemo-llm-stage",
                     "accept": "application/json, text/event-stream",
                     "content-type": "application/json",
-                    **self._sent.auth,
-                    **self._sent.headers,
+                    **sent.auth,
+                    **sent.headers,
                 },
                 timeout_s=self.timeout,
                 connect_timeout_s=self.connect_timeout,
                 read_timeout_s=self.read_timeout,
                 max_response_bytes=self.max_response_bytes,
-                proxy=self._sent.proxy,
+                proxy=sent.proxy,
                 **self._files,
             )
         )

@@ -112,7 +112,7 @@ class Exchange:
     def take(self, data: bytes) -> None:
         """Take the next bytes from the server; where they are many, most are left for `step`."""
         if self.response.done():
-            self.has_overrun = True
+            self.has_overrun, self.is_reusable = True, False
             return
         self._heard_at_s = self._loop.time()
         self._num_received_bytes += len(data)

@@ -130,7 +130,8 @@ class ConnectionPool:
         """Close every connection."""
         for connection in list(self._open):
             connection.close(DropCause.CLIENT_CLOSED)
-        self._servers.clear()
+        for known in self._servers.values():
+            known.idle.clear()
         await asyncio.sleep(0)  # the loop closes the sockets in its next turn
 
     def _known(self, server: str) -> _Server:
