@@ -195,6 +195,57 @@ def test_redirects_are_not_followed() -> None:
     assert "https://elsewhere/v1;" in str(error)
 
 
+STATUSES = ["201 Created", "204 No Content", "206 Partial Content", "304 Not Modified", "299 Odd"]
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_other_statuses_are_no_redirects(status: str) -> None:
+    """They say that there is no answer; the next time there may be one."""
+
+    async def scenario() -> list[Any]:
+        async with RawServer([response(b"", status=status)]) as server:
+            return await complete(AsyncHTTPClient(server.base_url, max_retries=0))
+
+    [error] = asyncio.run(scenario())
+    assert type(error) is InvalidResponseError
+    words = "an unknown status" if status == "299 Odd" else status[4:].lower()
+    assert f"HTTP {status[:3]}: {words}" in str(error)
+
+
+CHUNK = b'{"choices": [{"index": 0, "delta": {"content": "fine"}, "finish_reason": "stop"}]}'
+STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: " + CHUNK + b"\n\ndata: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_a_stream_that_is_done_is_not_waited_for(is_stream: bool) -> None:
+    """[DONE] on a connection that stays open is the end, also of a stream that nobody asked for."""
+
+    async def scenario() -> list[Any]:
+        async with RawServer([STREAM]) as server:
+            client = AsyncHTTPClient(server.base_url, timeout=30, max_retries=0)
+            async with asyncio.timeout(10):
+                return await complete(client, 2, generation_config={"stream": is_stream})
+
+    assert [completion.texts for completion in asyncio.run(scenario())] == [("fine",), ("fine",)]
+
+
+def test_a_whole_stream_keeps_its_connection() -> None:
+    """The end of the chunks may come a little after [DONE]."""
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    events = [b"data: " + CHUNK.replace(b"fine", b"fine %d" % row) + b"\n\ndata: [DONE]\n\n" for row in range(3)]
+
+    async def scenario() -> tuple[int, list[Any]]:
+        script = [[head, b"%x\r\n%b\r\n" % (len(event), event), b"0\r\n\r\n"] for event in events]
+        async with RawServer(*script) as server:
+            client = AsyncHTTPClient(server.base_url, max_retries=0)
+            completions = await complete(client, 3, generation_config={"stream": True})
+            return server.num_connections, completions
+
+    num_connections, completions = asyncio.run(scenario())
+    assert [completion.texts for completion in completions] == [("fine 0",), ("fine 1",), ("fine 2",)]
+    assert num_connections == 1
+
+
 def test_answers_have_a_longest() -> None:
     """An endless answer does not fill the memory."""
 

@@ -34,7 +34,7 @@ async def dial(host: str, port: int) -> socket.socket:
     """
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = _interleaved([(family, kind, protocol, where) for family, kind, protocol, _, where in found])
+    addresses = interleaved([(family, kind, protocol, where) for family, kind, protocol, _, where in found])
     if len(addresses) == 1:
         return await _connect(addresses[0])
     return await _race(addresses)
@@ -80,8 +80,8 @@ def _close_late(task: asyncio.Task[socket.socket]) -> None:
         task.result().close()
 
 
-def _interleaved(addresses: list[_Address]) -> list[_Address]:
-    """The first address first, then the families in turn."""
+def interleaved(addresses: list[_Address]) -> list[_Address]:
+    """Return at most `MAX_ADDRESSES`, the first one first, then the families in turn."""
     if not addresses:
         raise OSError("the host has no address")
     first = [address for address in addresses if address[0] == addresses[0][0]]

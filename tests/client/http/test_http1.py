@@ -337,8 +337,14 @@ def test_a_missing_ca_file_is_named() -> None:
 class ForwardProxy(RawServer):
     """A proxy: hands CONNECT tunnels through to `target`, answers plain requests itself."""
 
-    def __init__(self, target: int = 0, refusal: bytes = b"") -> None:
+    def __init__(
+        self,
+        target: int = 0,
+        refusal: bytes = b"",
+        yes: bytes = b"HTTP/1.1 200 Connection established\r\nvia: test\r\n\r\n",
+    ) -> None:
         super().__init__([response(b"from the proxy")])
+        self.yes = yes
         self.target = target
         self.refusal = refusal
         self.tasks: list[asyncio.Task[None]] = []
@@ -352,7 +358,7 @@ class ForwardProxy(RawServer):
             writer.write(self.refusal)
         else:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target)
-            writer.write(b"HTTP/1.1 200 Connection established\r\nvia: test\r\n\r\n")
+            writer.write(self.yes)
             await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
         writer.close()
 
@@ -415,15 +421,49 @@ def test_tls_goes_through_a_tunnel(certificate: tuple[Path, Path]) -> None:
     assert ["proxy-authorization" in head for head in heads] == [False]
 
 
-def test_a_refused_tunnel_says_so() -> None:
-    """407 and the like of the proxy are not the server's."""
+REFUSALS = {
+    "407": (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "refused the tunnel with status 407"),
+    "redirect": (b"HTTP/1.1 302 Found\r\n\r\n", "refused the tunnel with status 302"),
+    "no status": (b"HTTP/1.1\r\n\r\n", "does not answer in HTTP"),
+    "empty": (b"\r\n\r\n", "does not answer in HTTP"),
+    "garbage": (b"\xff\x00 \n\n", "does not answer in HTTP"),
+    "socks": (b"\x05\x00", "broke off"),
+    "long": (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 4000, "more than 16384 bytes"),
+    "silent": (b" ", "within 0.2 s|broke off"),
+}
 
-    async def scenario() -> None:
-        async with ForwardProxy(1, b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n") as proxy:
-            await transport(proxy=f"http://127.0.0.1:{proxy.port}").send("https://far.example/v1/x", b"")
 
-    with pytest.raises(ConnectionFailedError, match="407"):
-        asyncio.run(scenario())
+@pytest.mark.parametrize(("refusal", "words"), REFUSALS.values(), ids=REFUSALS)
+def test_a_refused_tunnel_says_so(refusal: bytes, words: str) -> None:
+    """Whatever the proxy says is a failed connection; the proxy is named, its password is not."""
+
+    async def scenario() -> str:
+        async with ForwardProxy(1, refusal) as proxy:
+            with pytest.raises(ConnectionFailedError, match=words) as caught:
+                await transport(proxy=f"http://user:secret@127.0.0.1:{proxy.port}", connect_timeout_s=0.2).send(
+                    "https://far.example/v1/x", b""
+                )
+            assert f"proxy 127.0.0.1:{proxy.port}" in str(caught.value) or "within" in str(caught.value)
+            return str(caught.value)
+
+    assert "secret" not in asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("yes", [b"HTTP/1.0 200 OK\r\n\r\n", b"HTTP/1.1 204 No Content\n\n", b"HTTP/1.1 299 \r\n\r\n"])
+def test_any_2xx_opens_the_tunnel(certificate: tuple[Path, Path], yes: bytes) -> None:
+    """With bare line ends and after an interim response too."""
+
+    async def scenario() -> list[bytes]:
+        async with (
+            TLSServer(certificate, [response(b"answer")]) as server,
+            ForwardProxy(server.port, yes=b"HTTP/1.1 100 Continue\r\n\r\n" + yes) as proxy,
+        ):
+            client = transport(proxy=f"http://127.0.0.1:{proxy.port}", ca_file=str(certificate[0]))
+            answer = await client.send("https://far.example/v1/x", b"")
+            await client.aclose()
+            return [answer.body]
+
+    assert asyncio.run(scenario()) == [b"answer"]
 
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "http://", "http://h:x"])
