@@ -18,6 +18,7 @@ from nemo_llm_stage.client.hiding import Secrets
 from nemo_llm_stage.client.secret import (
     HARMLESS_HEADERS,
     HARMLESS_QUERY,
+    HIDDEN,
     KeySource,
     Value,
     ValueSource,
@@ -142,6 +143,21 @@ def secrets_of_request(secrets: Secrets, extra_kwargs: Mapping[str, Any] | None)
         if str(name).lower() not in harmless
     ]
     return secrets.plus(own) if own else secrets
+
+
+def without_request_secrets(value: Any) -> Any:
+    """Return a JSON value with the ``extra_headers`` and ``extra_query`` in it as they may be written down."""
+    if isinstance(value, list):
+        return [without_request_secrets(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    shown = {name: without_request_secrets(item) for name, item in value.items()}
+    for place, harmless in (("extra_headers", HARMLESS_HEADERS), ("extra_query", HARMLESS_QUERY)):
+        if isinstance(shown.get(place), dict):
+            shown[place] = {
+                name: item if str(name).lower() in harmless else HIDDEN for name, item in shown[place].items()
+            }
+    return shown
 
 
 def _is_open_proxy(proxy: Value) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import html
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -61,8 +62,9 @@ class Secrets:
     def __repr__(self) -> str:
         return f"Secrets({len(self._values)} values)"
 
-    def plus(self, values: Iterable[str]) -> Secrets:
-        """Return these and `values` together."""
+    def plus(self, others: Secrets | Iterable[str]) -> Secrets:
+        """Return these and the others together."""
+        values = others._values if isinstance(others, Secrets) else others  # noqa: SLF001 - of this very class
         return Secrets([*self._values, *values])
 
     def hide(self, text: str) -> str:
@@ -174,6 +176,7 @@ def _notations(values: Iterable[str]) -> tuple[str, ...]:
     for value in values:
         json = orjson.dumps(value).decode()[1:-1]
         written |= {value, json, json.replace("/", r"\/"), repr(value)[1:-1], html.escape(value)}
+        written.add("".join(f"\\u{ord(char):04x}" for char in value))
         written |= {quote(value), quote(value, safe=""), quote_plus(value), quote(value, safe="").lower()}
         written |= {text for text in _base64s(value) if len(text) >= MIN_CHARS}
     return tuple(sorted(written, key=lambda text: (-len(text), text)))
@@ -190,3 +193,20 @@ def _base64s(value: str) -> Iterator[str]:
 
 
 NO_SECRETS = Secrets()
+
+
+class HidingFilter(logging.Filter):
+    """Takes secrets out of the records of another library's logger."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._secrets = NO_SECRETS
+
+    def add(self, secrets: Secrets) -> None:
+        """Hide these too."""
+        self._secrets = self._secrets.plus(secrets)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record through, with its message written out."""
+        record.msg, record.args = self._secrets.hide(record.getMessage()), ()
+        return True

@@ -6,13 +6,14 @@ Knows the SDK's parameter names; imports nothing of it.
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nemo_llm_stage.client.credentials import AUTHORIZATION, Credentials
-from nemo_llm_stage.client.hiding import NO_SECRETS, Secrets
+from nemo_llm_stage.client.hiding import NO_SECRETS, HidingFilter, Secrets
 from nemo_llm_stage.client.http.tls import tls_context
 from nemo_llm_stage.client.llm_client import ConversationFormatter, GenerationConfig
 from nemo_llm_stage.client.secret import HIDDEN, KeySource
@@ -22,6 +23,7 @@ from nemo_llm_stage.errors import ConfigError
 
 DEFAULT_TIMEOUT_S = 120.0
 _SDK_KEY_ENV = "OPENAI_API_KEY"
+_log_filter = HidingFilter()
 
 
 class SDKSettings:
@@ -90,6 +92,9 @@ class SDKSettings:
             ConfigError: A variable or file is missing, or cannot be used.
         """
         sent = self._credentials.read()
+        _log_filter.add(sent.secrets)
+        for name in ("httpx", "httpx2"):  # they log each URL with its query, and the server's words beside the status
+            logging.getLogger(name).addFilter(_log_filter)
         kwargs = dict(self.openai_kwargs)
         if sent.key is not None:
             kwargs["api_key"] = sent.key

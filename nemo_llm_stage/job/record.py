@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
+from nemo_llm_stage.client.credentials import without_request_secrets
 from nemo_llm_stage.dataset.files import InputFile
 from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.plan import Partition, Plan
@@ -145,7 +146,7 @@ def compare_stage(record: Mapping[str, Any], stage: Stage, folder: OutputFolder,
 def stage_differences(record: Mapping[str, Any], stage: Stage) -> list[str]:
     """Return a line for each thing in which the stage of the job that wrote `record` differs from `stage`."""
     now = orjson.loads(orjson.dumps(stage.describe(), default=repr))  # a record has been through JSON too
-    return _differences(record["stage"], now)
+    return _differences(without_request_secrets(record["stage"]), now)  # older versions wrote them down
 
 
 def _input_changes(before: Sequence[InputFile], now: Sequence[InputFile]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from nemo_llm_stage.client.credentials import without_request_secrets
 from nemo_llm_stage.client.llm_client import ConversationFormatter, GenerationConfig
 from nemo_llm_stage.core import RowResult
 from nemo_llm_stage.errors import ConfigError
@@ -140,7 +141,7 @@ class Column:
             "prompt": self.prompt.describe(),
             "output": self.output.describe(),
             "output_column": self.name,
-            "generation_config": asdict(self.generation_config) | self.parameters.expressions,
+            "generation_config": without_request_secrets(asdict(self.generation_config) | self.parameters.expressions),
             "conversation_formatter": describe_formatter(self.conversation_formatter),
             "has_meta": self.has_meta,
             "field_columns": self.field_columns,

@@ -14,13 +14,16 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from ray import cloudpickle
 
 from nemo_llm_stage import AsyncHTTPClient, AsyncOpenAIClient, LLMStage, run_job
+from nemo_llm_stage.cli import main
 from nemo_llm_stage.dataset import failpoints
 from nemo_llm_stage.testing import Fault, SimulatedServer, expected_answer
 
@@ -150,6 +153,180 @@ def test_a_server_that_repeats_the_key_does_not_get_it_into_the_output(folder: P
     assert len(errors) == 60
     assert all("not with these headers" in error for error in errors)
     assert files_with_the_key(folder) == []
+
+
+TEAM, QUERY = "team-canary-0d9e8f7a6b5c4d3e", "query/canary+1a2b3c4d5e6f7081"
+
+
+def spellings(secret: str) -> list[str]:
+    """A secret as servers write it into texts of several kinds."""
+    packed = [base64.b64encode(f"{before}{secret}".encode()).decode() for before in ("", "user:")]
+    escaped = "".join(f"\\u{ord(char):04x}" for char in secret)
+    return [
+        secret,
+        f"Bearer {secret}",
+        quote(secret, safe=""),
+        quote_plus(secret),
+        secret.replace("/", "\\/"),
+        escaped,
+        *packed,
+    ]
+
+
+def answers_with(text: str, number: int) -> list[tuple[int, str, bytes]]:
+    """Status, content type and body of answers that hold `text` in each field they have."""
+
+    def whole(**more: Any) -> bytes:
+        message = {"role": "assistant", "content": f"answer {number}", **more.pop("message", {})}
+        choice = {"index": 0, "message": message, "finish_reason": "stop", **more.pop("choice", {})}
+        return json.dumps({"id": f"{number}", "choices": [choice], **more}).encode()
+
+    def stream(*events: Any) -> bytes:
+        return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+
+    error = {"message": text, "type": text, "code": text, "param": text}
+    delta = {"index": 0, "delta": {"content": text}, "finish_reason": None}
+    token = {"token": text, "logprob": -1.0, "bytes": None, "top_logprobs": [{"token": text, "logprob": -1.0}]}
+    html = f"<html><title>{text}</title><body>{text}</body></html>".encode()
+    as_json, as_events = "application/json", "text/event-stream"
+    return [
+        (200, as_json, whole()),
+        *((status, as_json, json.dumps({"error": error}).encode()) for status in (400, 404, 422, 429, 500, 503)),
+        *((status, as_json, json.dumps({"detail": [{"loc": [text], "msg": text}]}).encode()) for status in (400, 422)),
+        *((status, "text/html", html) for status in (200, 400, 502)),
+        *((status, "text/plain", text.encode()) for status in (200, 400, 500)),
+        (200, as_json, json.dumps({"error": error}).encode()),
+        (200, as_json, json.dumps({"error": {**error, "code": 400}}).encode()),
+        (200, as_json, json.dumps({"object": "error", "message": text}).encode()),
+        (200, as_json, json.dumps({"id": text, "choices": []}).encode()),
+        (200, as_json, json.dumps({"choices": [text]}).encode()),
+        (200, as_json, whole(message={"content": None, "refusal": text})),
+        (200, as_json, whole(choice={"finish_reason": text})),
+        (200, as_json, whole(choice={"finish_reason": "error", "error": error})),
+        (200, as_json, whole(model=text, system_fingerprint=text)),
+        (200, as_json, whole(message={"content": text})),
+        (200, as_json, whole(message={"content": [{"type": "text", "text": text}]})),
+        (200, as_json, whole(message={"reasoning_content": text})),
+        (200, as_json, whole(choice={"logprobs": {"content": [token]}})),
+        (
+            200,
+            as_events,
+            stream({"choices": [delta]}, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}),
+        ),
+        (200, as_events, stream({"choices": [delta]}, {"error": error})),
+        (200, as_events, b"event: error\ndata: " + json.dumps(error).encode() + b"\n\n"),
+        (302, as_json, b""),
+    ]
+
+
+NUM_ANSWERS = len(answers_with("", 0))
+
+
+@contextmanager
+def echoing_server() -> Iterator[str]:
+    """Answers row n in way n of `answers_with`, with all that the request came with in every field; gives its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            number = int(body["messages"][-1]["content"].split()[-1])
+            echo = f"row {number} {dict(self.headers)} {self.path} " + " ".join(
+                text for secret in (CANARY, TEAM, QUERY) for text in spellings(secret)
+            )
+            status, kind, data = answers_with(echo, number)[number % NUM_ANSWERS]
+            self.send_response(status, f"No {CANARY}"[:40])
+            for name, value in (("content-type", kind), ("content-length", str(len(data))), ("x-echo", echo)):
+                self.send_header(name, value)
+            self.send_header("location", f"http://elsewhere.invalid/{CANARY}/{quote(QUERY, safe='')}?key={TEAM}")
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args: object) -> None: ...
+
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("client", ["http", "openai"])
+def test_a_server_that_repeats_everything_in_every_field_gets_no_secret_out(
+    tmp_path: Path, client: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Key, header and query parameter, in whichever notation: not in columns, files, logs and on no screen."""
+    caplog.set_level("INFO")
+    caplog.set_level("DEBUG", "nemo_llm_stage")
+    for name, value in (("CANARY_KEY", CANARY), ("CANARY_TEAM", TEAM), ("CANARY_QUERY", QUERY)):
+        monkeypatch.setenv(name, value)
+    texts = [f"row {number}" for number in range(NUM_ANSWERS)]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "in.parquet")
+    settings = {
+        "input": str(tmp_path / "in.parquet"),
+        "output": str(tmp_path / "out"),
+        "model": "sim",
+        "prompt": "Say {{ text }}",
+        "output_column": "x",
+        "reasoning_column": True,
+        "engine": "local",
+        "keep_raw": True,
+        "max_failed_rows": None,
+        "give_up_after": 0,
+        "generation_config": {"extra_kwargs": {"extra_headers": {"X-Title": "my job"}}},
+    }
+    with echoing_server() as base_url:
+        settings["client"] = {
+            "type": client,
+            "base_url": base_url,
+            "api_key_env": "CANARY_KEY",
+            "headers": {"X-Team": {"env": "CANARY_TEAM"}},
+            "query": {"key": {"env": "CANARY_QUERY"}},
+            "max_retries": 0,
+            "max_concurrent_requests": 1,
+            **({"check_server": False} if client == "http" else {}),
+        }
+        (tmp_path / "job.yaml").write_text(json.dumps(settings))
+        result = CliRunner().invoke(main, ["run", str(tmp_path / "job.yaml"), "--show-rows", str(NUM_ANSWERS)])
+    assert result.exit_code in {0, 3}, result.output
+    table = pq.read_table(tmp_path / "out").to_pylist()
+    assert len(table) == NUM_ANSWERS
+    assert sum(row["x"] is not None for row in table) > 5
+    places = {
+        "columns": json.dumps(table, default=str),
+        "the screen": result.output,
+        "the log": caplog.text,
+        **{str(path): path.read_bytes().decode("latin-1") for path in tmp_path.rglob("*") if path.is_file()},
+    }
+    for place, text in places.items():
+        for secret in (CANARY, TEAM, QUERY):
+            for written in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1].replace("/", "\\/")):
+                assert written not in text, f"{written} is in {place}"
+            for shift in range(3):
+                assert base64.b64encode(b"x" * shift + secret.encode()).decode()[8:-8] not in text, place
+
+
+def test_what_a_request_itself_brings_is_not_written_down(tmp_path: Path) -> None:
+    """Headers and query parameters given in Python: a change of their values is no other job."""
+    pq.write_table(pa.table({"text": ["row 1"]}), tmp_path / "in.parquet")
+    with SimulatedServer() as server:
+        for secret in (CANARY, TEAM):
+            extra = {"extra_headers": {"X-Key": secret, "X-Title": "my job"}, "extra_query": {"key": secret}}
+            stage = LLMStage(
+                client=AsyncHTTPClient(server.base_url),
+                model="sim",
+                prompt="{{ text }}",
+                output_column="x",
+                generation_config={"extra_kwargs": extra},
+            )
+            options: dict[str, Any] = {"input": tmp_path / "in.parquet", "output": tmp_path / "out", "engine": "local"}
+            run_job(stage=stage, **options, progress=False)
+            record = (tmp_path / "out" / "_nemo_llm_stage" / "job.json").read_text()
+            assert secret not in record
+            assert "my job" in record
 
 
 @pytest.mark.parametrize("make", [AsyncHTTPClient, AsyncOpenAIClient])
