@@ -101,7 +101,7 @@ def _error_of_status(error: BaseException, status: int, message: str) -> Request
     """The error of an exception that carries an HTTP status; the openai SDK's carry the answer's body too."""
     retry_after_s = _retry_after_of(error)
     body = getattr(error, "body", None)
-    if isinstance(body, dict | str) and body:
+    if isinstance(body, dict | list | str) and body:
         with contextlib.suppress(
             TypeError
         ):  # no JSON: deeper than orjson goes, a number beyond 64 bits, half a surrogate
