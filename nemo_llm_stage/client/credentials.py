@@ -44,6 +44,7 @@ class Sent:
         query: The user's query parameters.
         proxy: URL; None for what the environment says.
         secrets: What of all this must not show.
+        encoded_query: `query` as it stands in a URL.
     """
 
     key: str | None = field(repr=False)
@@ -52,12 +53,13 @@ class Sent:
     query: Mapping[str, str] = field(repr=False)
     proxy: str | None = field(repr=False)
     secrets: Secrets
+    encoded_query: str = field(default="", repr=False)
 
     def add_query(self, url: str) -> str:
         """Return `url` with the query parameters."""
-        if not self.query:
+        if not self.encoded_query:
             return url
-        return f"{url}{'&' if '?' in url else '?'}{urlencode(self.query, quote_via=quote)}"
+        return f"{url}{'&' if '?' in url else '?'}{self.encoded_query}"
 
 
 class Credentials:
@@ -110,7 +112,7 @@ class Credentials:
         secrets += [query[name] for name, source in self._query.items() if source.is_secret]
         for url in (proxy, *getproxies_environment().values()):
             secrets += _passwords_in(url)
-        return Sent(key, self._auth(key), headers, query, proxy, Secrets(secrets))
+        return Sent(key, self._auth(key), headers, query, proxy, Secrets(secrets), urlencode(query, quote_via=quote))
 
     def _auth(self, key: str | None) -> dict[str, str]:
         if key is None:

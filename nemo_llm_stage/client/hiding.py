@@ -139,7 +139,7 @@ def _changed(value: Any, change: Callable[[str], str]) -> Any:
 
 def _is_one_in(secrets: Iterable[str], texts: Iterable[str | None]) -> bool:
     for text in texts:  # written out: it runs for every answer
-        if text:
+        if text and len(text) >= MIN_CHARS:
             for secret in secrets:
                 if secret in text:
                     return True
