@@ -186,7 +186,7 @@ def verify_output(url: str, *, compares_rows: bool = False) -> Verification:
     Raises:
         OutputConflictError: No job of this package has written there.
     """
-    return verify(*open_output(url), compares_rows=compares_rows)
+    return verify(*open_output(url), reads_bytes=True, compares_rows=compares_rows)
 
 
 def _num_failed(counters: Counters, kinds: Collection[str]) -> int:

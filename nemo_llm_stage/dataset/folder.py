@@ -26,7 +26,7 @@ from nemo_llm_stage.dataset.bad_input import BadInput, read_bad_input, write_bad
 from nemo_llm_stage.dataset.failpoints import reach
 from nemo_llm_stage.dataset.journal import retire_journal
 from nemo_llm_stage.dataset.jsonl import read_lines
-from nemo_llm_stage.dataset.owner import JOB, Owner
+from nemo_llm_stage.dataset.owner import JOB, Owner, damaged_record, decode_record, encode_record
 from nemo_llm_stage.dataset.parquet_file import open_parquet
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.recount import recount
@@ -110,22 +110,19 @@ class OutputFolder:
             OutputConflictError: The record is broken, or cannot be read.
         """
         try:
-            job: dict[str, Any] = orjson.loads(self.state.read(JOB))
+            return decode_record(self.state.read(JOB))
         except FileNotFoundError:
             return None
         except OSError as error:
             raise OutputConflictError(f"cannot read the output folder {self.url!r}: {error}.") from error
-        except orjson.JSONDecodeError as error:
-            raise OutputConflictError(
-                f"{self.state.url}/{JOB} is broken ({error}); choose a new output folder."
-            ) from error
-        return job
+        except ValueError as error:
+            raise damaged_record(self.state.url, error) from error
 
     def write_job(self, job: dict[str, Any]) -> bool:
         """Claim the folder for `job`; whether this call was the first to."""
         reach("record.before")
         with writing_to(self.url):
-            is_first = self.state.publish_bytes(orjson.dumps(job), JOB, scratch_sub=TMP)
+            is_first = self.state.publish_bytes(encode_record(job), JOB, scratch_sub=TMP)
         reach("record.after")
         return is_first
 
@@ -138,7 +135,7 @@ class OutputFolder:
                 remove_summary(self.state, name)
                 self.folder.remove(name)
                 reach("restart.between")
-            self.state.replace_bytes(orjson.dumps(job), JOB, scratch_sub=TMP)
+            self.state.replace_bytes(encode_record(job), JOB, scratch_sub=TMP)
         reach("restart.after")
 
     def tidy(self, *, keep_raw: bool) -> None:

@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nemo_llm_stage.core import Counters
+from nemo_llm_stage.dataset.checksum import checksum_of
+from nemo_llm_stage.dataset.checksum import is_intact as is_intact_parquet
 from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.summary import SUMMARY_KEY, Summary, read_footer
 
@@ -57,6 +59,31 @@ def inspect(output: OutputFolder, name: str, output_columns: Sequence[str]) -> C
     schema = footer.schema.to_arrow_schema().remove_metadata()
     summary = Summary.decode(footer.metadata[SUMMARY_KEY])
     return CommittedFile(summary.counters, summary.job_id, footer.num_rows, by_column, schema)
+
+
+def check_bytes(output: OutputFolder, name: str) -> None:
+    """
+    Read a committed file as a whole and compare it with its checksum.
+
+    A file of an older version has none: of a Parquet file every page is decoded then, which finds most damage.
+
+    Raises:
+        ValueError: It is damaged; also `pyarrow.ArrowException`.
+        OSError: It cannot be read.
+    """
+    with output.folder.fs.open(output.folder.path(name), "rb") as raw:
+        if output.format == "jsonl":
+            summary = output.read_summary(name)
+            if summary is None or summary.checksum is None:
+                return
+            is_intact: bool | None = summary.checksum_over(checksum_of(raw)) == summary.checksum
+        else:
+            is_intact = is_intact_parquet(raw)
+    if is_intact is None:
+        for _ in output.rows(name):
+            pass
+    elif not is_intact:
+        raise ValueError("its bytes do not fit its checksum.")
 
 
 def _num_nulls(metadata: pq.FileMetaData, column: str) -> int:

@@ -8,14 +8,50 @@ removes anything, it looks again. Knows the job's record; knows nothing of rows.
 from __future__ import annotations
 
 import threading
+import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 from nemo_llm_stage.dataset.storage import Folder
-from nemo_llm_stage.errors import RunError
+from nemo_llm_stage.errors import OutputConflictError, RunError
 
 JOB = "job.json"
+_CHECKSUM = "checksum"
+
+
+def encode_record(job: Mapping[str, Any]) -> bytes:
+    """Return a job's record as JSON, with a checksum as its last field."""
+    return orjson.dumps({**job, _CHECKSUM: _checksum(orjson.dumps(job))})
+
+
+def decode_record(data: bytes) -> dict[str, Any]:
+    """
+    Return what `encode_record` was given. Records of older versions have no checksum.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    record = orjson.loads(data)
+    if not isinstance(record, dict):
+        raise ValueError("it is no JSON object")  # noqa: TRY004 - damage, not a caller's mistake
+    checksum = record.pop(_CHECKSUM, None)
+    is_old = checksum is None and not data.endswith(b'"}')  # a new one ends with its checksum, whatever its key is now
+    if not is_old and checksum != _checksum(orjson.dumps(record)):
+        raise ValueError("it does not fit its checksum")
+    return record
+
+
+def damaged_record(state_url: str, error: Exception) -> OutputConflictError:
+    """Return the error to raise where a job's record cannot be understood."""
+    return OutputConflictError(
+        f"{state_url}/{JOB} is damaged: {error}. Restore it from a copy, or choose a new output folder."
+    )
+
+
+def _checksum(data: bytes) -> str:
+    return f"{zlib.crc32(data):08x}"
 
 
 class Owner:
@@ -51,6 +87,9 @@ class Owner:
         with self._lock:
             version = self._state.version_of(JOB)
             if version is not None and version != self._seen:  # the record of a large job has megabytes
-                record: dict[str, Any] = orjson.loads(self._state.read(JOB))
+                try:
+                    record = decode_record(self._state.read(JOB))
+                except ValueError as error:
+                    raise RunError(f"{self._state.url}/{JOB} is damaged: {error}.") from error
                 self._job_id, self._seen = record.get("id"), version
             return self._job_id if version is not None else None

@@ -93,7 +93,7 @@ def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     """
     is_plain = PLAIN_KEY in (schema.metadata or {})
     written = written_schema(schema)
-    writer = pq.ParquetWriter(path, written, compression="zstd", store_schema=not is_plain)
+    writer = pq.ParquetWriter(path, written, compression="zstd", store_schema=not is_plain, write_page_checksum=True)
     if is_plain and written.metadata:
         writer.add_key_value_metadata(written.metadata)
     return writer

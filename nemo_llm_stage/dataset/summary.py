@@ -7,7 +7,8 @@ and bytes; knows nothing of rows.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import zlib
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import orjson
@@ -32,14 +33,22 @@ class Summary:
     Attributes:
         job_id: Of the job that wrote it.
         counters: What its rows count.
+        checksum: Of a JSONL file and of this summary, as 8 hex digits; see `checksum_over`. A Parquet file holds its
+            own, and files of older versions have none.
     """
 
     job_id: str
     counters: Counters
+    checksum: str | None = None
 
     def encode(self) -> bytes:
         """Return it as JSON."""
-        return orjson.dumps({"job": self.job_id, "counters": asdict(self.counters)})
+        values = {"job": self.job_id, "counters": asdict(self.counters)}
+        return orjson.dumps(values if self.checksum is None else values | {"checksum": self.checksum})
+
+    def checksum_over(self, rows: int) -> str:
+        """Return the checksum of this summary and of rows whose bytes have the CRC-32 `rows`."""
+        return f"{zlib.crc32(replace(self, checksum=None).encode(), rows):08x}"
 
     @classmethod
     def decode(cls, data: bytes) -> Summary:
@@ -50,7 +59,7 @@ class Summary:
             ValueError: It is damaged; also KeyError and TypeError.
         """
         values: dict[str, Any] = orjson.loads(data)
-        return cls(values["job"], Counters(**values["counters"]))
+        return cls(values["job"], Counters(**values["counters"]), values.get("checksum"))
 
 
 def read_footer(folder: Folder, name: str) -> pq.FileMetaData:

@@ -16,7 +16,7 @@ from nemo_llm_stage.core import Counters
 from nemo_llm_stage.dataset.bad_input import BadInput
 from nemo_llm_stage.dataset.compare import first_misplaced
 from nemo_llm_stage.dataset.folder import BAD_FILES, OutputFolder
-from nemo_llm_stage.dataset.inspect import inspect
+from nemo_llm_stage.dataset.inspect import check_bytes, inspect
 from nemo_llm_stage.dataset.plan import Partition, Plan
 from nemo_llm_stage.dataset.recount import explodes, output_columns_of
 from nemo_llm_stage.errors import LLMStageError
@@ -52,16 +52,16 @@ class Verification:
         return not self.problems and not self.num_missing
 
 
-def verify(output: OutputFolder, plan: Plan, *, compares_rows: bool = False) -> Verification:
+def verify(output: OutputFolder, plan: Plan, *, reads_bytes: bool = False, compares_rows: bool = False) -> Verification:
     """
-    Check each committed file against the plan: there, whole, as many rows as were read, one schema for all.
-
-    Of Parquet files it reads the footers only; JSONL files it reads.
+    Check each committed file against the plan: there, as many rows as were read, one schema for all.
 
     Args:
         output: The folder.
         plan: What it should hold.
-        compares_rows: Whether to read input and output again as well, and set them beside each other row by row.
+        reads_bytes: Whether to read every file as a whole and compare it with its checksum, which finds a single
+            flipped bit. Otherwise only the footers of Parquet files are read; JSONL files are always read.
+        compares_rows: Whether to read the input again as well, and compare it with the output row by row.
     """
     job = output.read_job() or {}
     columns = output_columns_of(job)
@@ -74,7 +74,7 @@ def verify(output: OutputFolder, plan: Plan, *, compares_rows: bool = False) -> 
     schema: pa.Schema | None = None
 
     def look_at(name: str) -> _Look:
-        look = _look(output, name, expected[name], columns, is_exploded, job.get("id"))
+        look = _look(output, name, expected[name], columns, is_exploded, job.get("id"), reads_bytes=reads_bytes)
         if compares_rows and not look.problems:
             look.problems.extend(_compare(output, name, expected[name], plan.schema, is_exploded))
         return look
@@ -99,12 +99,22 @@ class _Look:
 
 
 def _look(
-    output: OutputFolder, name: str, partition: Partition, columns: Sequence[str], is_exploded: bool, job_id: str | None
+    output: OutputFolder,
+    name: str,
+    partition: Partition,
+    columns: Sequence[str],
+    is_exploded: bool,
+    job_id: str | None,
+    *,
+    reads_bytes: bool,
 ) -> _Look:
     try:
+        if reads_bytes:  # before Arrow looks at it: a damaged footer can end the process
+            check_bytes(output, name)
         file = inspect(output, name, columns)
     except (LLMStageError, OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
-        return _Look(Counters(), None, [f"{name} cannot be read: {error}"])
+        advice = "Remove the file and run the job again: it is made anew."
+        return _Look(Counters(), None, [f"{name} is damaged or cannot be read: {error} {advice}"])
     counters, problems = file.counters, []
     if file.num_rows != counters.num_written:
         problems.append(f"{name} holds {file.num_rows} rows, but {counters.num_written} were written.")

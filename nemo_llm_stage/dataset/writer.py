@@ -9,7 +9,9 @@ from __future__ import annotations
 import base64
 import os
 import time
+import zlib
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +19,7 @@ import orjson
 import pyarrow as pa
 
 from nemo_llm_stage.core import Counters
+from nemo_llm_stage.dataset import checksum
 from nemo_llm_stage.dataset.failpoints import reach
 from nemo_llm_stage.dataset.owner import Owner
 from nemo_llm_stage.dataset.parquet_file import annotations_of, open_writer
@@ -77,6 +80,7 @@ class PartitionWriter:
         self._file: Any = None
         self._waiting: list[pa.Table] = []
         self._num_rows = 0
+        self._checksum = 0  # of a JSONL file's rows
 
     def __enter__(self) -> Self:
         """Open the file aside."""
@@ -169,11 +173,15 @@ class PartitionWriter:
         counters.num_written = self._num_rows
         summary = Summary(self._job_id, counters)
         if self._is_parquet:
-            self._file.add_key_value_metadata({SUMMARY_KEY: summary.encode()})
+            self._file.add_key_value_metadata({SUMMARY_KEY: summary.encode(), checksum.KEY: checksum.PLACEHOLDER})
+        else:
+            summary = replace(summary, checksum=summary.checksum_over(self._checksum))
         self._file.close()
         self._file = None
         if self._is_parquet:
-            self._annotate()
+            with suppress(FileNotFoundError):  # tidied away: the job is finished
+                self._annotate()
+                checksum.seal(self._scratch)
         with suppress(FileNotFoundError), self._scratch.open("rb") as file:  # else tidied away: the job is finished
             os.fsync(file.fileno())
         return summary
@@ -182,8 +190,7 @@ class PartitionWriter:
         """Give the columns of the input the logical types that Arrow has dropped."""
         annotations = annotations_of(self._schema)
         if annotations:
-            with suppress(FileNotFoundError):
-                annotate(self._scratch, annotations)
+            annotate(self._scratch, annotations)
 
     def _write_summary(self, name: str, summary: Summary) -> None:
         if not self._is_parquet:  # a Parquet file has its counts in its footer
@@ -197,7 +204,9 @@ class PartitionWriter:
         if self._is_parquet:
             self._file.write_table(table)
         else:
-            self._file.write(b"".join(orjson.dumps(row, default=plain_json) + b"\n" for row in table.to_pylist()))
+            data = b"".join(orjson.dumps(row, default=plain_json) + b"\n" for row in table.to_pylist())
+            self._checksum = zlib.crc32(data, self._checksum)
+            self._file.write(data)
 
 
 def plain_json(value: Any) -> str:

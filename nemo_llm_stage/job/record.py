@@ -18,6 +18,7 @@ import pyarrow as pa
 from nemo_llm_stage.client.credentials import without_request_secrets
 from nemo_llm_stage.dataset.files import InputFile
 from nemo_llm_stage.dataset.folder import OutputFolder
+from nemo_llm_stage.dataset.owner import damaged_record
 from nemo_llm_stage.dataset.plan import Partition, Plan
 from nemo_llm_stage.errors import InputError, OutputConflictError
 from nemo_llm_stage.stage.stage import Stage
@@ -30,11 +31,15 @@ def open_output(url: str) -> tuple[OutputFolder, Plan]:
     Return the output folder of a job that has begun, and the job's plan.
 
     Raises:
-        OutputConflictError: No job has written there.
+        OutputConflictError: No job has written there, or its record is damaged.
     """
     record = read_record(url)
-    files = [InputFile(**file) for file in record["files"]]
-    return OutputFolder(url, record["output_format"]), read_plan(record, files)
+    output = OutputFolder(url)
+    try:
+        files = [InputFile(**file) for file in record["files"]]
+        return OutputFolder(url, record["output_format"]), read_plan(record, files)
+    except (KeyError, IndexError, TypeError, ValueError, pa.ArrowException) as error:
+        raise damaged_record(output.state.url, error) from error
 
 
 def read_record(url: str) -> dict[str, Any]:
