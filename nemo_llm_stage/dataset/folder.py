@@ -251,7 +251,10 @@ class OutputFolder:
 
     def read(self, name: str, schema: pa.Schema, *, rows_per_chunk: int) -> Iterator[pa.Table]:
         """Yield a committed Parquet file's rows in order, as tables of `schema` and at most `rows_per_chunk` rows."""
-        with self.folder.fs.open(self.folder.path(name), "rb") as raw, open_parquet(raw) as file:
+        with (
+            self.folder.fs.open(self.folder.path(name), "rb") as raw,
+            open_parquet(raw, page_checksum_verification=True) as file,
+        ):
             for batch in file.iter_batches(batch_size=rows_per_chunk):
                 yield conform(pa.Table.from_batches([batch]), schema)
 
@@ -260,7 +263,10 @@ class OutputFolder:
         if self.format == "jsonl":
             yield from (orjson.loads(line) for _, line in read_lines(f"{self.url}/{name}"))
             return
-        with self.folder.fs.open(self.folder.path(name), "rb") as raw, open_parquet(raw) as file:
+        with (
+            self.folder.fs.open(self.folder.path(name), "rb") as raw,
+            open_parquet(raw, page_checksum_verification=True) as file,
+        ):
             for batch in file.iter_batches(batch_size=256):
                 yield from batch.to_pylist()
 
