@@ -7,6 +7,7 @@ LLMStageError
 │   ├── InputError                   … the input data: names the file, line or column
 │   └── OutputConflictError          … the output folder: it belongs to another job
 ├── RunError                       the run broke; what is committed stays   (exit code 1)
+│   └── TooManyFailedRowsError       … more failed rows than are allowed        (exit code 3)
 └── RequestError                   one request failed
     ├── TransientError               ask again
     │   ├── ConnectionFailedError      refused, unknown host, TLS
@@ -60,6 +61,10 @@ class OutputConflictError(ConfigError):
 
 class RunError(LLMStageError, RuntimeError):
     """The run broke. Committed partitions stay valid; running again goes on from them."""
+
+
+class TooManyFailedRowsError(RunError):
+    """More rows failed than `max_failed_rows` allows; the output stays, without ``_SUCCESS``."""
 
 
 class RequestError(LLMStageError):

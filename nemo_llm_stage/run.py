@@ -92,7 +92,7 @@ def _run_job(
             _run(job, spec_of(job), job.pending, before, failure_limit, is_shown=progress)
     finally:
         stage.close()
-    return _finish(job, before.num_rows, started_monotonic_s)
+    return _finish(job, before.num_rows, started_monotonic_s, failure_limit)
 
 
 @takes(WorkerKeywords)
@@ -137,7 +137,8 @@ def _retry_failed(
             _run(job, spec, partitions, Counters(), FailureLimit(None), is_shown=progress, num_rows=num_failed)
     finally:
         stage.close()
-    return replace(_finish(job, job.plan.num_rows - num_failed, started_monotonic_s), num_retried=num_failed)
+    result = _finish(job, job.plan.num_rows - num_failed, started_monotonic_s, FailureLimit(settings.max_failed_rows))
+    return replace(result, num_retried=num_failed)
 
 
 def _engine(settings: JobSettings) -> Engine:
@@ -234,17 +235,18 @@ def _write_report(job: Job, verification: Verification) -> None:
         logger.warning("the report of %s could not be written", job.output.url, exc_info=True)
 
 
-def _finish(job: Job, num_rows_before: int, started_monotonic_s: float) -> JobResult:
-    """Check the output as a whole, and only then mark it as complete."""
+def _finish(job: Job, num_rows_before: int, started_monotonic_s: float, failure_limit: FailureLimit) -> JobResult:
+    """Check the output as a whole, and only then mark it as complete. One that is marked already is not judged anew."""
     verification = verify(job.output, job.plan)
     if not verification.is_complete:
         missing = f"{verification.num_missing} partitions are not committed yet; run the job again to go on"
         problems = verification.problems or [missing]
         raise RunError("the output does not hold every row exactly once:\n  " + "\n  ".join(problems[:20]))
     job.output.tidy(keep_raw=job.settings.keep_raw)
-    if not job.output.folder.exists(SUCCESS):
-        job.output.write_success()
     _write_report(job, verification)
+    if not job.output.folder.exists(SUCCESS):
+        failure_limit.check_end(verification.counters)
+        job.output.write_success()
     return JobResult(
         output=job.output.url,
         counters=verification.counters,

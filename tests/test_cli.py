@@ -95,9 +95,9 @@ def test_too_many_failures_stop_the_run(server: SimulatedServer, folder: Path) -
     """With the causes, and a way on."""
     server.faults = [Fault(400, contains="row 1")]
     result = run(server, folder, "--max-failed-rows", "5")
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "11 x bad_request" in result.stderr
-    assert "goes on from here" in result.stderr
+    assert "run the same job again" in result.stderr
 
 
 @pytest.mark.parametrize("way", ["file", "option"])

@@ -2,7 +2,8 @@
 The command line: `nemo-llm-stage`, also `python -m nemo_llm_stage`. One file per command.
 
 Words become a `JobConfig`; errors become one message and an exit code: 0 all rows accounted for, 1 the run broke, 2 the
-settings or the input are wrong. Heavy modules are imported inside the command that needs them.
+settings or the input are wrong, 3 more rows failed than are allowed. Heavy modules are imported inside the command
+that needs them.
 """
 
 from __future__ import annotations

@@ -7,11 +7,17 @@ from typing import Any
 
 import click
 
-from nemo_llm_stage.errors import ConfigError, LLMStageError
+from nemo_llm_stage.errors import ConfigError, LLMStageError, TooManyFailedRowsError
 from nemo_llm_stage.text import printable
 
-EXIT_RUN, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_RUN, EXIT_INPUT, EXIT_FAILED_ROWS, EXIT_INTERRUPTED = 1, 2, 3, 130
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+def _exit_code_of(error: LLMStageError) -> int:
+    if isinstance(error, ConfigError):
+        return EXIT_INPUT
+    return EXIT_FAILED_ROWS if isinstance(error, TooManyFailedRowsError) else EXIT_RUN
 
 
 class Command(click.Command):
@@ -23,7 +29,7 @@ class Command(click.Command):
             return super().invoke(context)
         except LLMStageError as error:
             click.secho(f"error: {printable(str(error))}", fg="red", err=True)
-            context.exit(EXIT_INPUT if isinstance(error, ConfigError) else EXIT_RUN)
+            context.exit(_exit_code_of(error))
         except KeyboardInterrupt:
             click.echo("stopped; run the same command to resume.", err=True)
             context.exit(EXIT_INTERRUPTED)

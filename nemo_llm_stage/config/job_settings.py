@@ -49,7 +49,8 @@ class JobSettings:
         scan_input: How much of a JSONL input is read beforehand to find the columns' types: ``full`` reads all of it,
             ``sample`` a part, ``auto`` all of it unless it is large.
         max_failed_rows: Stop the job when more rows have failed than this number (5), or than this fraction of the
-            finished rows (0.05, from 200 rows on). null never stops it.
+            finished rows (0.05, from 200 rows on). At the end a job of any size with more failed rows has failed: exit
+            code 3, no ``_SUCCESS``; the output stays. null allows any number.
         keep_raw: Keep the raw answers beside the output, so that a changed parser needs no new requests.
         on_bad_input: What to do with a damaged file or a broken line: ``stop`` the job, or ``skip`` and record it in
             the output's ``_nemo_llm_stage/bad_input/``.

@@ -1,5 +1,5 @@
 """
-When a job that is going wrong is stopped.
+How many rows may fail before a job is stopped, or ends as failed.
 
 Knows counts; knows nothing of rows or servers.
 """
@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nemo_llm_stage.core import Counters
-from nemo_llm_stage.errors import ConfigError, RunError
+from nemo_llm_stage.errors import ConfigError, TooManyFailedRowsError
 
 MIN_ROWS = 200
-"""Rows that must have finished before a fraction of failures says anything."""
+"""During a run a fraction of failures is looked at from so many finished rows on; at the end, for any number."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,9 @@ class FailureLimit:
     The failed rows that a run may have.
 
     Args:
-        max_failed_rows: A number of rows (an int), or a fraction of the finished ones (a float up to 1) that is looked
-            at once 200 rows are finished; None for no limit.
+        max_failed_rows: A number of rows (an int), or a fraction of the finished ones (a float up to 1); None for no
+            limit. A fraction stops a run once 200 rows are finished, and is judged at the end whatever their number:
+            of 10 rows, 0.05 allows none to fail.
 
     Raises:
         ConfigError: A negative number, or a fraction above 1.
@@ -42,21 +43,39 @@ class FailureLimit:
         Compare with what a run has done so far.
 
         Raises:
-            RunError: Too many rows failed; the message groups them by cause, with one example each.
+            TooManyFailedRowsError: More rows failed; the message groups them by cause, with one example each.
         """
+        is_early = isinstance(self.max_failed_rows, float) and counters.num_rows < MIN_ROWS
+        if self._is_over(counters) and not is_early:
+            raise TooManyFailedRowsError(
+                f"stopped: {self._account(counters)}\nCommitted files and journaled answers stay. Mend the cause, or "
+                "raise max_failed_rows, and run the same job again to resume it."
+            )
+
+    def check_end(self, counters: Counters) -> None:
+        """
+        Compare with the whole output of a job.
+
+        Raises:
+            TooManyFailedRowsError: More rows failed; the message groups them by cause, with one example each.
+        """
+        if self._is_over(counters):
+            raise TooManyFailedRowsError(
+                f"the job has ended, but {self._account(counters)}\nThe output stays, without _SUCCESS. Mend the cause "
+                "and run retry-failed, or raise max_failed_rows and run the same job again to accept it."
+            )
+
+    def _is_over(self, counters: Counters) -> bool:
         limit = self.max_failed_rows
         if limit is None:
-            return
-        if isinstance(limit, float):
-            is_over = counters.num_rows >= MIN_ROWS and counters.num_failed > limit * counters.num_rows
-        else:
-            is_over = counters.num_failed > limit
-        if is_over:
-            raise RunError(
-                f"stopped: {counters.num_failed:,} of {counters.num_rows:,} rows failed, more than max_failed_rows = "
-                f"{limit}:\n{causes(counters)}\nWhat is committed or journaled stays. Mend the cause, or raise "
-                "max_failed_rows, and run the same job again: it goes on from here."
-            )
+            return False
+        return counters.num_failed > (limit * counters.num_rows if isinstance(limit, float) else limit)
+
+    def _account(self, counters: Counters) -> str:
+        return (
+            f"{counters.num_failed:,} of {counters.num_rows:,} rows failed, more than max_failed_rows = "
+            f"{self.max_failed_rows}:\n{causes(counters)}"
+        )
 
 
 def causes(counters: Counters) -> str:

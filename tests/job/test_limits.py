@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nemo_llm_stage import ConfigError, RunError
+from nemo_llm_stage.errors import TooManyFailedRowsError
 from nemo_llm_stage.testing import Fault
 
 Answers = Callable[..., list[str]]
@@ -56,10 +58,40 @@ def test_a_count_of_failures_is_allowed_exactly(job: Any) -> None:
         job.run(output=job.folder / "other", max_failed_rows=1)
 
 
-def test_a_fraction_says_nothing_of_a_few_rows(job: Any) -> None:
-    """Forty rows, a quarter of them failed."""
+def test_a_fraction_of_few_rows_is_judged_at_the_end(job: Any) -> None:
+    """Forty rows do not stop a run, so all are sent; a quarter of them failed is too much all the same."""
     job.server.faults = [Fault(400, contains="row 3")]
-    assert job.run(max_failed_rows=0.05).counters.num_failed == 11
+    with pytest.raises(TooManyFailedRowsError, match=r"the job has ended, but 11 of 40 rows failed"):
+        job.run(max_failed_rows=0.05)
+    assert job.server.stats.num_requests == 40
+    assert job.run(output=job.folder / "other", max_failed_rows=0.3).counters.num_failed == 11
+
+
+def test_a_job_whose_rows_all_failed_is_no_success_until_they_are_mended(job: Any) -> None:
+    """The output stays with the causes in it; retry-failed mends the rows, and only then is the job a success."""
+    stage = job.stage(parser=re.compile("never (x)"), max_reasks=0)
+    with pytest.raises(TooManyFailedRowsError, match=r"40 of 40 rows failed[\s\S]* x parse: "):
+        job.run(stage)
+    success = job.folder / "out" / "_SUCCESS"
+    assert len(job.rows()) == 40
+    assert not success.exists()
+    with pytest.raises(TooManyFailedRowsError):
+        job.retry(stage)
+    assert not success.exists()
+    with pytest.raises(TooManyFailedRowsError):  # nothing is left to be sent, and it is no success yet
+        job.run(stage)
+    job.run(stage, max_failed_rows=None)
+    assert success.exists()
+
+
+def test_retried_rows_that_are_answered_make_the_job_a_success(job: Any) -> None:
+    """Whatever it came to before."""
+    job.server.faults = [Fault(400, contains="row 3")]
+    with pytest.raises(TooManyFailedRowsError):
+        job.run()
+    job.server.faults = []
+    assert job.retry().counters.num_failed == 0
+    assert (job.folder / "out" / "_SUCCESS").exists()
 
 
 @pytest.mark.parametrize("limit", [-1, 1.5, -0.1])

@@ -62,7 +62,7 @@ def test_every_row_comes_out_once_and_in_order(server: SimulatedServer, folder: 
 def test_all_files_have_the_declared_schema(server: SimulatedServer, folder: Path) -> None:
     """Also a file in which all answers are null."""
     server.faults = [Fault(400, contains=f"row {i}") for i in range(30, 40)]
-    run(server, folder)
+    run(server, folder, max_failed_rows=None)
     schemas = [pq.read_schema(path).remove_metadata() for path in sorted((folder / "out").glob("part-*"))]
     assert all(schema.equals(schemas[0]) for schema in schemas)
     assert schemas[0].field("x").type == schemas[0].field("x_error").type == pa.string()
@@ -169,7 +169,8 @@ def test_a_missing_column_is_told_before_anything_is_asked(server: SimulatedServ
 def test_failed_rows_are_values_and_counted_by_kind(server: SimulatedServer, folder: Path) -> None:
     """With an example each; a row that is not to be asked again for hours fails."""
     server.faults = [Fault(400, contains="row 1"), Fault(500, contains="row 20")]
-    counters = run(server, folder, stage=make_stage(server, give_up_after_s=0)).counters
+    stage = make_stage(server, give_up_after_s=0)
+    counters = run(server, folder, stage=stage, max_failed_rows=None).counters
     assert counters.errors == {"bad_request": 11, "server_error": 1}
     assert counters.num_failed == 12
     assert counters.examples["server_error"].startswith("server_error: ")
