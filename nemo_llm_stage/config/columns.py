@@ -74,6 +74,7 @@ class PromptSettings(Settings):
         messages: Turns before the user's turn, e.g. examples: a list of ``{role: …, content: template}``.
         messages_column: Column that holds chat turns; they come before the prompt, or stand in place of it.
         images: Columns of images: bytes, paths or URLs.
+        images_root: Folder that image files may be read from; relative paths start there. Without it no file is read.
         allow_remote_urls: Whether to pass image URLs on, for the server to fetch.
         max_image_bytes: Largest image to send, in bytes.
         on_null: What to do with a row whose prompt uses a null: ``skip`` it, fail it (``error``), or use an ``empty``
@@ -96,6 +97,7 @@ class PromptSettings(Settings):
     messages: tuple[dict[str, str], ...] = ()
     messages_column: str | None = None
     images: str | tuple[str, ...] = ()
+    images_root: str | None = None
     allow_remote_urls: bool = _PROMPT["allow_remote_urls"]
     max_image_bytes: int = Field(default=_PROMPT["max_image_bytes"], ge=1)
     on_null: Literal["skip", "error", "empty"] = _PROMPT["on_null"]
@@ -222,6 +224,7 @@ class ColumnSettings(AnswerSettings, PromptSettings):
             messages=self.messages,
             messages_column=self.messages_column,
             images=self.images,
+            images_root=self.images_root,
             allow_remote_urls=self.allow_remote_urls,
             max_image_bytes=self.max_image_bytes,
             on_null=self.on_null,

@@ -61,6 +61,7 @@ prompt: |
 #  - {{role: assistant, content: food}}
 #messages_column: conversation         # list<struct<role, content>>, as chat data comes
 #images: [image]                       # bytes, paths or URLs
+#images_root: images                   # the folder that image files may be read from; without it none is
 #allow_remote_urls: false
 #max_image_bytes: 20971520
 #on_null: skip                         # or error, empty

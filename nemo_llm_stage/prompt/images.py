@@ -2,36 +2,44 @@
 Images of a row become content parts of its last user turn.
 
 Bytes and local files travel inside the request as ``data:`` URLs, their media type read from their first bytes; what
-is not an image is refused, so a row cannot have another file sent. Remote URLs are passed on only where allowed.
-Reads local files; opens no connection.
+is not an image is refused. Files are read only below the folder that the settings name. Remote URLs are passed on only
+where allowed. Opens no connection.
 """
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from nemo_llm_stage.core import Message
 from nemo_llm_stage.errors import PromptError
 from nemo_llm_stage.prompt.conversation import check_url_allowed
+from nemo_llm_stage.prompt.image_files import media_type_of, read_image_file
 from nemo_llm_stage.prompt.nulls import is_null
 
 MAX_IMAGE_BYTES = 20 * 1024 * 1024
 """The default cap. Source: OpenAI's limit per image; vLLM has none."""
 
-_MAGIC = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"GIF8", "image/gif"),
-    (b"BM", "image/bmp"),
-    (b"II*\x00", "image/tiff"),
-    (b"MM\x00*", "image/tiff"),
-)
+
+@dataclass(frozen=True, slots=True)
+class ImageRules:
+    """
+    Which images rows may have sent.
+
+    Attributes:
+        allow_remote_urls: Whether http(s) URLs are passed on, for the server to fetch.
+        images_root: The folder that local files may lie in; None for no local file.
+        max_image_bytes: The largest image.
+    """
+
+    allow_remote_urls: bool = False
+    images_root: str | None = None
+    max_image_bytes: int = MAX_IMAGE_BYTES
 
 
-def image_parts(column: str, value: Any, *, allow_remote_urls: bool, max_image_bytes: int) -> list[dict[str, Any]]:
+def image_parts(column: str, value: Any, rules: ImageRules) -> list[dict[str, Any]]:
     """
     Return one ``image_url`` part for each image in `value`.
 
@@ -39,16 +47,15 @@ def image_parts(column: str, value: Any, *, allow_remote_urls: bool, max_image_b
         column: Its name, for messages to the user.
         value: Bytes, a local path, a URL, a ``{"bytes", "path"}`` struct as Hugging Face datasets write it, or a list
             of these; nulls in the list are left out.
-        allow_remote_urls: Whether http(s) URLs are passed on, for the server to fetch.
-        max_image_bytes: The largest image.
+        rules: What may be sent.
 
     Raises:
-        PromptError: It is none of these, no image, too large, or a URL that is not allowed.
+        PromptError: It is none of these, no image, too large, or a file or URL that is not allowed.
     """
     if hasattr(value, "tolist"):
         value = value.tolist()
     images = value if isinstance(value, list | tuple) else [value]
-    urls = [_url_of(column, image, allow_remote_urls, max_image_bytes) for image in images if not is_null(image)]
+    urls = [_url_of(column, image, rules) for image in images if not is_null(image)]
     return [{"type": "image_url", "image_url": {"url": url}} for url in urls]
 
 
@@ -67,42 +74,32 @@ def attach_images(messages: list[Message], parts: list[dict[str, Any]]) -> None:
     raise PromptError("there is no user turn to attach images to.")
 
 
-def _url_of(column: str, value: Any, allow_remote_urls: bool, max_image_bytes: int) -> str:
+def _url_of(column: str, value: Any, rules: ImageRules) -> str:
     if isinstance(value, Mapping):
         value = value.get("path") if is_null(value.get("bytes")) else value["bytes"]
     if isinstance(value, bytes | bytearray | memoryview):
-        return _data_url(column, bytes(value), max_image_bytes)
+        return _data_url(column, bytes(value), rules.max_image_bytes)
     if not isinstance(value, str):
         raise PromptError(f"column {column!r} holds {type(value).__name__}, not an image's bytes, path or URL.")
     if value.startswith("data:image/"):
-        if len(value) * 3 // 4 > max_image_bytes:
-            raise PromptError(f"column {column!r} holds an image over the limit of {max_image_bytes} bytes.")
+        if len(value) * 3 // 4 > rules.max_image_bytes:
+            raise _too_large(column, rules.max_image_bytes)
         return value
     if "://" in value and not value.startswith("file://"):
-        check_url_allowed(column, value, allow_remote_urls=allow_remote_urls)
+        check_url_allowed(column, value, allow_remote_urls=rules.allow_remote_urls)
         return value
-    return _data_url(column, _read(column, Path(value.removeprefix("file://")), max_image_bytes), max_image_bytes)
-
-
-def _read(column: str, path: Path, max_image_bytes: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(max_image_bytes + 1)
-    except (OSError, ValueError) as error:
-        raise PromptError(f"column {column!r} names an image that cannot be read: {error}") from error
+    image = read_image_file(column, value, rules.images_root, rules.max_image_bytes)
+    return _data_url(column, image, rules.max_image_bytes)
 
 
 def _data_url(column: str, image: bytes, max_image_bytes: int) -> str:
-    media_type = _media_type(column, image)
+    media_type = media_type_of(image)
+    if media_type is None:
+        raise PromptError(f"column {column!r} holds bytes that are no PNG, JPEG, GIF, WebP, BMP or TIFF image.")
     if len(image) > max_image_bytes:
-        raise PromptError(f"column {column!r} holds an image over the limit of {max_image_bytes} bytes.")
+        raise _too_large(column, max_image_bytes)
     return f"data:{media_type};base64,{base64.b64encode(image).decode()}"
 
 
-def _media_type(column: str, image: bytes) -> str:
-    if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
-        return "image/webp"
-    for magic, media_type in _MAGIC:
-        if image.startswith(magic):
-            return media_type
-    raise PromptError(f"column {column!r} holds bytes that are no PNG, JPEG, GIF, WebP, BMP or TIFF image.")
+def _too_large(column: str, max_image_bytes: int) -> PromptError:
+    return PromptError(f"column {column!r} holds an image over the limit of {max_image_bytes} bytes.")

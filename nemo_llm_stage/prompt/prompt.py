@@ -16,7 +16,7 @@ from nemo_llm_stage.core import Message
 from nemo_llm_stage.errors import ConfigError, PromptError, RowError, SkippedError
 from nemo_llm_stage.identity import describe_callable
 from nemo_llm_stage.prompt.conversation import messages_of_column
-from nemo_llm_stage.prompt.images import MAX_IMAGE_BYTES, attach_images, image_parts
+from nemo_llm_stage.prompt.images import MAX_IMAGE_BYTES, ImageRules, attach_images, image_parts
 from nemo_llm_stage.prompt.nulls import is_null
 from nemo_llm_stage.prompt.template import Expression, OnNull, Template, check_columns, null_error
 from nemo_llm_stage.suggest import did_you_mean
@@ -46,6 +46,8 @@ class Prompt:
         messages_column: A column holding chat turns as ``list<struct<role, content>>`` or as JSON text.
         images: Columns whose images go before the text of the last user turn: bytes, local paths, URLs, Hugging Face
             image structs, or lists of these.
+        images_root: The folder that images may be read from, after symbolic links are followed; relative paths start
+            there. None: a row that names a local file fails.
         allow_remote_urls: Whether image URLs are passed on for the server to fetch.
         max_image_bytes: The largest image sent.
         on_null: What a null column that is used leads to: ``skip`` leaves the row unasked, ``error`` fails it,
@@ -54,6 +56,7 @@ class Prompt:
 
     Attributes:
         required_columns: The columns that are mentioned.
+        reads_files: Whether `render` may read image files, so that it belongs in a thread: disks can be slow.
         needs_all_columns: Whether a function or ``{{ row }}`` may look at any column.
 
     Raises:
@@ -69,6 +72,7 @@ class Prompt:
         messages: Sequence[Mapping[str, Any]] | None = None,
         messages_column: str | None = None,
         images: str | Sequence[str] = (),
+        images_root: str | os.PathLike[str] | None = None,
         allow_remote_urls: bool = False,
         max_image_bytes: int = MAX_IMAGE_BYTES,
         on_null: OnNull = "skip",
@@ -87,8 +91,9 @@ class Prompt:
         self._skip_when = None if skip_when is None else Expression(skip_when, on_null=on_null)
         self._messages_column = messages_column
         self._images = (images,) if isinstance(images, str) else tuple(images)
-        self._allow_remote_urls = allow_remote_urls
-        self._max_image_bytes = max_image_bytes
+        root = None if images_root is None else str(Path(images_root).absolute())
+        self._rules = ImageRules(allow_remote_urls, root, max_image_bytes)
+        self.reads_files = bool(self._images) and root is not None
         templates = [t for t in (self._system, self._skip_when, *(t for _, t in self._turns)) if t is not None]
         named = {*self._images, *([messages_column] if messages_column is not None else [])}
         self.required_columns = frozenset(named).union(*(template.required_columns for template in templates))
@@ -139,15 +144,19 @@ class Prompt:
         return messages
 
     def describe(self) -> dict[str, Any]:
-        """Return what the messages depend on beside the row, JSON-able; equal for equal prompts."""
+        """
+        Return what the messages depend on beside the row, JSON-able; equal for equal prompts.
+
+        `images_root` is left out: the same images may lie elsewhere on another machine.
+        """
         return {
             "function": self._function and describe_callable(self._function),
             "system_prompt": self._system and self._system.source,
             "messages": [{"role": role, "content": template.source} for role, template in self._turns],
             "messages_column": self._messages_column,
             "images": list(self._images),
-            "allow_remote_urls": self._allow_remote_urls,
-            "max_image_bytes": self._max_image_bytes,
+            "allow_remote_urls": self._rules.allow_remote_urls,
+            "max_image_bytes": self._rules.max_image_bytes,
             "on_null": self.on_null,
             "skip_when": self._skip_when and self._skip_when.source,
         }
@@ -156,14 +165,13 @@ class Prompt:
         value = self._value(row, column)
         if value is None:
             return []
-        return messages_of_column(column, value, allow_remote_urls=self._allow_remote_urls)
+        return messages_of_column(column, value, allow_remote_urls=self._rules.allow_remote_urls)
 
     def _image_parts(self, row: Mapping[str, Any], column: str) -> list[dict[str, Any]]:
         value = self._value(row, column)
         if value is None:
             return []
-        allow, cap = self._allow_remote_urls, self._max_image_bytes
-        return image_parts(column, value, allow_remote_urls=allow, max_image_bytes=cap)
+        return image_parts(column, value, self._rules)
 
     def _value(self, row: Mapping[str, Any], column: str) -> Any:
         value = row.get(column)

@@ -6,12 +6,13 @@ A row's failure ends here as a value; only what no row can overcome is raised. K
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from nemo_llm_stage.core import Completion, Origin, RowResult
+from nemo_llm_stage.core import Completion, Message, Origin, RowResult
 from nemo_llm_stage.errors import (
     BadRequestError,
     ContextOverflowError,
@@ -86,7 +87,7 @@ class ColumnRunner:
         try:
             if values:
                 row = {**row, **values}
-            trail.messages = self.column.prompt.render(row)
+            trail.messages = await self._render(row)
             if self.column.parameters.expressions:
                 own = self.column.parameters.of_row(row)
                 trail.begin(self._terms_with(**own), own)
@@ -98,6 +99,10 @@ class ColumnRunner:
             self._refusals.check(error)
             trail.attempts += error.attempts
             return trail.failed(f"{error.kind}: {error}")
+
+    async def _render(self, row: Row) -> list[Message]:
+        prompt = self.column.prompt
+        return await asyncio.to_thread(prompt.render, row) if prompt.reads_files else prompt.render(row)
 
     def _make_terms(self, **own: Any) -> Terms:
         return self._terms.with_config(replace(self._terms.config, **own))
