@@ -14,6 +14,14 @@ from typing import Any
 REFUSED = "connection_failed"
 """Kind of a send that never reached a server."""
 
+CUT_OFF_REASONS = frozenset(
+    {
+        *("length", "max_tokens", "model_length", "max_length", "max_output_tokens"),  # OpenAI, Anthropic, Mistral
+        *("model_context_window_exceeded", "error_limit", "context_length", "token_limit"),  # Anthropic, Cohere
+    }
+)
+"""Finish reasons, in lower case, of a text that ended because the number of tokens was limited."""
+
 Message = dict[str, Any]
 """One chat turn as the OpenAI protocol writes it: ``{"role": …, "content": …}``."""
 
@@ -116,6 +124,17 @@ class RowResult:
         return None if self.error is None else self.error.partition(":")[0]
 
     @property
+    def is_cut_off(self) -> bool:
+        """Whether one of the answer's texts ended because the number of tokens was limited."""
+        reasons = () if self.completion is None else self.completion.finish_reasons
+        return any(reason not in ("stop", None) and reason.strip().lower() in CUT_OFF_REASONS for reason in reasons)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether something was sent for this answer."""
+        return self.origin is Origin.ASKED and self.attempts > 0
+
+    @property
     def usage(self) -> Usage | None:
         """Tokens of all answers to this row, the discarded ones included."""
         usages = [completion.usage for completion in (*self.discarded, self.completion) if completion is not None]
@@ -159,14 +178,21 @@ class Counters:
         num_resumed: Answers that an earlier run had paid for and journaled.
         num_shared: Answers to identical requests; nothing was sent for them.
         num_left_out: Rows of the input that could not be read; not part of `num_rows`.
+        num_cut_off: Answered rows with an answer that ended at max_tokens.
+        num_resumed_rows: Rows for which nothing was sent, because earlier runs had journaled their answers.
         num_attempts: Sends, by this and earlier runs.
         num_wasted_attempts: Sends that gave no answer worth keeping: failed, or of a row that failed in the end.
         input_tokens: As the servers counted them, over the answers that came.
         output_tokens: Likewise.
         cached_tokens: Likewise; part of `input_tokens`.
         wasted_output_tokens: Likewise; part of `output_tokens`, of answers that their row could not use.
+        resumed_attempts: Part of `num_attempts` that earlier runs made, for answers that this run found journaled.
+        resumed_wasted_attempts: Likewise of `num_wasted_attempts`.
+        resumed_input_tokens: Likewise of `input_tokens`.
+        resumed_output_tokens: Likewise of `output_tokens`.
+        resumed_wasted_output_tokens: Likewise of `wasted_output_tokens`.
         errors: Failures by kind; a row may have one in each of its columns.
-        examples: One whole error message for each kind.
+        examples: The newest whole error message of each kind.
         errors_by_column: Rows of the output with an error, skipped ones included, in each output column.
     """
 
@@ -178,12 +204,19 @@ class Counters:
     num_resumed: int = 0
     num_shared: int = 0
     num_left_out: int = 0
+    num_cut_off: int = 0
+    num_resumed_rows: int = 0
     num_attempts: int = 0
     num_wasted_attempts: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
     wasted_output_tokens: int = 0
+    resumed_attempts: int = 0
+    resumed_wasted_attempts: int = 0
+    resumed_input_tokens: int = 0
+    resumed_output_tokens: int = 0
+    resumed_wasted_output_tokens: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
     errors_by_column: dict[str, int] = field(default_factory=dict)
@@ -200,8 +233,13 @@ class Counters:
             self.num_dropped += 1
         elif any(result.error is not None for result in outcome.values()):
             self._count_errors({name: result.error for name, result in outcome.items()}, 1)
+        elif any(result.is_cut_off for result in outcome.values()):
+            self.num_cut_off += 1
+        num_resumed = self.num_resumed
         for result in outcome.values():
             self._count_cost(result)
+        if self.num_resumed > num_resumed and not any(result.is_asked for result in outcome.values()):
+            self.num_resumed_rows += 1
 
     def take_back(self, errors: Mapping[str, str | None]) -> None:
         """Uncount a row that had failed and is asked again, by the errors of its columns; what it cost stays."""
@@ -220,7 +258,8 @@ class Counters:
             is_failed = True
             _add_to(self.errors, kind, num)
             if kind in self.errors:
-                self.examples.setdefault(kind, error)
+                if num > 0 or kind not in self.examples:
+                    self.examples[kind] = error
             else:
                 self.examples.pop(kind, None)
         if is_failed:
@@ -233,7 +272,7 @@ class Counters:
             self.num_shared += 1
             return
         if result.origin is Origin.JOURNAL:
-            self.num_resumed += 1
+            self._count_resumed(result)
         is_wasted = result.error is not None
         self.num_attempts += result.attempts
         self.num_wasted_attempts += result.attempts if is_wasted else max(0, result.attempts - result.num_parts)
@@ -241,6 +280,17 @@ class Counters:
             self._count_usage(completion.usage, is_wasted=True)
         if result.completion is not None:
             self._count_usage(result.completion.usage, is_wasted=is_wasted)
+
+    def _count_resumed(self, result: RowResult) -> None:
+        """Add what an earlier run paid for a journaled answer."""
+        cost = Counters()
+        cost._count_cost(replace(result, origin=Origin.ASKED))
+        self.num_resumed += 1
+        self.resumed_attempts += cost.num_attempts
+        self.resumed_wasted_attempts += cost.num_wasted_attempts
+        self.resumed_input_tokens += cost.input_tokens
+        self.resumed_output_tokens += cost.output_tokens
+        self.resumed_wasted_output_tokens += cost.wasted_output_tokens
 
     def _count_usage(self, usage: Usage | None, *, is_wasted: bool) -> None:
         if usage is None:
@@ -257,8 +307,7 @@ class Counters:
         for mine, others in ((self.errors, other.errors), (self.errors_by_column, other.errors_by_column)):
             for key, num in list(others.items()):
                 _add_to(mine, key, num)
-        for kind, example in list(other.examples.items()):
-            self.examples.setdefault(kind, example)
+        self.examples.update(dict(other.examples))
 
 
 def _add_to(counts: dict[str, int], key: str, num: int) -> None:
@@ -284,6 +333,12 @@ COST_NAMES = (
     "output_tokens",
     "cached_tokens",
     "wasted_output_tokens",
+    "num_resumed_rows",
+    "resumed_attempts",
+    "resumed_wasted_attempts",
+    "resumed_input_tokens",
+    "resumed_output_tokens",
+    "resumed_wasted_output_tokens",
 )
 """Counts of what rows cost."""
 
@@ -294,5 +349,6 @@ COUNTER_NAMES = (
     "num_dropped",
     "num_written",
     "num_left_out",
+    "num_cut_off",
     *COST_NAMES,
 )

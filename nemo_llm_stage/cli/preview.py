@@ -18,18 +18,8 @@ from nemo_llm_stage.cli.options import JobCommand, read_settings
     click.option("-n", "--rows", type=click.IntRange(1), default=5, show_default=True, help="How many rows."),
     click.option("--dry-run", is_flag=True, help="Only show the prompts; send no requests."),
     click.option("--full", is_flag=True, help="Show long texts to their end."),
-    click.option("--price-input", type=float, help="Price of a million input tokens, to estimate the cost."),
-    click.option("--price-output", type=float, help="Price of a million output tokens."),
 )
-def command(
-    job_file: Path | None,
-    rows: int,
-    dry_run: bool,
-    full: bool,
-    price_input: float | None,
-    price_output: float | None,
-    **flags: Any,
-) -> None:
+def command(job_file: Path | None, rows: int, dry_run: bool, full: bool, **flags: Any) -> None:
     """
     Preview a job: the exact prompts of a few rows spread over the dataset, and their answers.
 
@@ -56,7 +46,7 @@ def command(
             seen.num_rows,
             is_exact=seen.is_exact,
             max_concurrent_requests=seen.max_concurrent_requests,
-            price_input=price_input,
-            price_output=price_output,
+            price_input=config.settings.price_input,
+            price_output=config.settings.price_output,
         )
     )

@@ -58,6 +58,11 @@ class JobSettings:
             lets the server's prefix cache do more; ``input`` keeps the order of the input. The output always does.
         flush_interval: Seconds between writes of answers to an object store. If a worker dies, its younger answers
             are lost.
+        price_input: Price in dollars of a million input tokens, to show what the job costs.
+        price_output: Price in dollars of a million output tokens.
+        grace_period: Seconds from Ctrl-C or SIGTERM to the end. The first four fifths are for the requests in flight,
+            the rest for committing finished files. Batch systems that kill a job some time after SIGTERM need less.
+        log_format: How progress is written where stderr is no terminal: ``text`` or ``json``, one line each time.
 
     Raises:
         ConfigError: A value has another type, or is out of bounds; the message has a line for each.
@@ -77,6 +82,10 @@ class JobSettings:
     on_bad_input: Literal["stop", "skip"] = "stop"
     order: Literal["auto", "input"] = "auto"
     flush_interval: Annotated[float, Gt(0)] = 2.0
+    price_input: Annotated[float, Ge(0)] | None = None
+    price_output: Annotated[float, Ge(0)] | None = None
+    grace_period: Annotated[float, Ge(0)] = 30.0
+    log_format: Literal["text", "json"] = "text"
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -94,13 +103,17 @@ class JobSettings:
 
 
 class WorkerKeywords(TypedDict, total=False):
-    """The settings that decide where workers run; see `JobSettings`."""
+    """The settings that hold for a retry of failed rows too; see `JobSettings`."""
 
     engine: Literal["ray", "local"]
     actors: int
     num_cpus_per_actor: float
     address: str | None
     flush_interval: float
+    price_input: float | None
+    price_output: float | None
+    grace_period: float
+    log_format: Literal["text", "json"]
 
 
 class JobKeywords(WorkerKeywords, total=False):

@@ -125,6 +125,11 @@ engine: local                          # or ray, for any number of actors on any
 #max_failed_rows: 0.05
 #keep_raw: false
 #flush_interval: 2.0                   # object stores: seconds of answers that are lost if a worker dies
+#order: auto                           # or input: send the rows in the order of the input
+#price_input: 0.10                     # dollars for a million tokens, to show what the job costs
+#price_output: 0.40
+#grace_period: 30.0                    # seconds from Ctrl-C or SIGTERM to the end
+#log_format: text                      # or json: progress where stderr is no terminal
 """
 
 _TEXTS = (

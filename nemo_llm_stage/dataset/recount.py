@@ -50,4 +50,6 @@ def recount(rows: Iterable[Mapping[str, Any]], job: Mapping[str, Any], number: i
 def _result_of(row: Mapping[str, Any], column: str) -> RowResult:
     meta = row.get(f"{column}_meta") or {}
     usage = Usage(meta.get("input_tokens"), meta.get("output_tokens"), meta.get("cached_tokens"))
-    return RowResult(None, row[f"{column}_error"], Completion(texts=(), usage=usage), meta.get("attempts") or 0)
+    reasons = tuple((meta.get("finish_reason") or "").split(","))
+    completion = Completion(texts=(), finish_reasons=reasons, usage=usage)
+    return RowResult(None, row[f"{column}_error"], completion, meta.get("attempts") or 0)

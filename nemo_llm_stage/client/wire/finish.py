@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+from nemo_llm_stage.core import CUT_OFF_REASONS
+
 
 class Finish(Enum):
     """What a finish reason says of the text before it."""
@@ -30,10 +32,7 @@ _REASONS = {
         *("eos_token", "stop_sequence", "eos", "end_turn", "complete", "repetition"),  # TGI, Anthropic, Cohere, vLLM
         *("stop_str", "tool_use", "tool_call", "finished", "finish", "completed", "done"),
     ),
-    Finish.CUT: (
-        *("length", "max_tokens", "model_length", "max_length", "max_output_tokens"),  # OpenAI, Anthropic, Mistral
-        *("model_context_window_exceeded", "error_limit", "context_length", "token_limit"),  # Anthropic, Cohere
-    ),
+    Finish.CUT: tuple(CUT_OFF_REASONS),
     Finish.FILTERED: (
         *("content_filter", "content_filtered", "guardrail_intervened", "refusal"),  # OpenAI, Bedrock, Anthropic
         *("safety", "recitation", "blocklist", "prohibited_content", "spii", "error_toxic"),  # Gemini, Cohere
