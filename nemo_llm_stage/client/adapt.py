@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from nemo_llm_stage.client.limit import LoopLocal
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
 from nemo_llm_stage.core import Completion, Message
 from nemo_llm_stage.errors import ConfigError
@@ -60,8 +61,8 @@ class ForeignClient(AsyncLLMClient):
         client: Has ``setup`` and ``query_model``, plain or ``async``.
     """
 
-    _runtime_attributes = AsyncLLMClient._runtime_attributes | {"_pool"}  # noqa: SLF001 - ours, one class up
-    _pool: ThreadPoolExecutor | None = None
+    _runtime_attributes = AsyncLLMClient._runtime_attributes | {"_pools"}  # noqa: SLF001 - ours, one class up
+    _pools: LoopLocal[ThreadPoolExecutor] | None = None
 
     def __init__(self, client: Any) -> None:
         own = getattr(client, "max_concurrent_requests", None)
@@ -119,9 +120,11 @@ class ForeignClient(AsyncLLMClient):
         )
 
     async def _in_thread(self, call: Callable[[], Any]) -> list[str]:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.max_concurrent_requests, thread_name_prefix="llm-client")
-        texts: list[str] = await asyncio.get_running_loop().run_in_executor(self._pool, call)
+        if self._pools is None:  # one for each loop: a forked child has a new loop, and none of the parent's threads
+            self._pools = LoopLocal(
+                lambda: ThreadPoolExecutor(self.max_concurrent_requests, thread_name_prefix="llm-client")
+            )
+        texts: list[str] = await asyncio.get_running_loop().run_in_executor(self._pools.get(), call)
         return texts
 
     async def check(self, model: str) -> None:
@@ -131,7 +134,7 @@ class ForeignClient(AsyncLLMClient):
 
     async def aclose(self) -> None:
         """Close the client, if it can be closed; the threads end with their calls."""
-        pool, self._pool = self._pool, None
+        pool = None if self._pools is None else self._pools.pop()
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
         close: Callable[[], Awaitable[None]] | None = getattr(self.client, "aclose", None)

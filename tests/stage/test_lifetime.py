@@ -98,17 +98,21 @@ def test_a_copy_opens_its_own(server: SimulatedServer) -> None:
 
 
 FORK = """
-import os, sys
+import os, sys, threading
 import pyarrow as pa
 from nemo_llm_stage import AsyncHTTPClient, LLMClient, LLMStage
 
 class Blocking(LLMClient):
     def setup(self): ...
-    def query_model(self, *, messages, **_): return ["blocking"]
+    def query_model(self, *, messages, **_):
+        barrier.wait()  # so that all threads of the pool are started
+        return ["blocking"]
+
+barrier = threading.Barrier(8)
 
 clients = {"http": lambda: AsyncHTTPClient(sys.argv[1]), "sync": Blocking}
 stage = LLMStage(client=clients[sys.argv[2]](), model="sim", prompt="{{ text }}", output_column="x")
-table = pa.table({"text": [f"row {i}" for i in range(20)]})
+table = pa.table({"text": [f"row {i}" for i in range(16)]})
 before = stage.process(table).column("x").to_pylist()
 child = os.fork()
 if child == 0:
