@@ -110,7 +110,8 @@ def parse_base_url(base_url: str) -> Endpoint:
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ConfigError(f"base_url {base_url!r} does not begin with http:// or https:// and a host. {_EXAMPLE}")
     if parts.query or parts.fragment:
-        raise ConfigError(f"base_url must end with its path, without {'?' if parts.query else '#'}…; {_EXAMPLE}")
+        place = "?…; put parameters into query" if parts.query else "#…"
+        raise ConfigError(f"base_url must end with its path, without {place}. {_EXAMPLE}")
     host = _ascii_host(parts.hostname)
     where = f"[{host}]" if ":" in host else host
     netloc = where if port is None else f"{where}:{port}"

@@ -87,3 +87,10 @@ def test_one_endpoint_cannot_be_avoided() -> None:
     """Where there is no other, it is asked again."""
     endpoints = Endpoints(["http://a", "http://a"])
     assert endpoints.choose(avoid=endpoints.all[0]).host == "a"
+
+
+def test_a_query_has_a_place_of_its_own() -> None:
+    """The message says which; what it holds is not repeated."""
+    with pytest.raises(ConfigError, match="put parameters into query") as caught:
+        parse_base_url("https://res.openai.azure.com/openai/deployments/d?api-version=2024-10-21&key=secret")
+    assert "secret" not in str(caught.value)
