@@ -14,7 +14,7 @@ _MAX_DEPTH = 4
 
 _TEXT_KEYS = ("text", "thinking", "summary", "content", "reasoning")
 _THINKING_TYPES = frozenset({"thinking", "reasoning", "reasoning_content", "thought"})
-_NOT_FOR_READING = frozenset({"redacted_thinking", "reasoning.encrypted"})
+_NOT_FOR_READING = ("redacted_thinking", "reasoning.encrypted")  # a tuple: a server may send a type that has no hash
 
 THINKING_KEYS = ("reasoning_content", "reasoning", "thinking", "reasoning_details", "thinking_blocks")
 """Where servers put the thinking, in a message or a delta: vLLM and DeepSeek; OpenRouter; Ollama; gateways."""

@@ -57,6 +57,13 @@ def test_llama_cpp_tells_its_cache_in_timings() -> None:
     assert completion_of_answer(answer({"content": "x"}, usage=usage, timings={"cache_n": 4})).usage == Usage(9, 3, 4)
 
 
+@pytest.mark.parametrize("odd", [[], {}, 5, True, None], ids=repr)
+def test_the_type_of_a_part_may_be_anything(odd: object) -> None:
+    """Of content and of thinking."""
+    part = {"type": odd, "text": "a"}
+    assert completion_of_answer(answer({"content": [part], "reasoning": [part]})).texts == ("a",)
+
+
 def test_content_in_parts_is_joined() -> None:
     """Some servers answer in a list of parts."""
     parts = [{"type": "thinking", "thinking": "…"}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
