@@ -23,6 +23,10 @@ CUT_OFF_REASONS = frozenset(
 """Finish reasons, in lower case, of a text that ended because the number of tokens was limited."""
 
 Message = dict[str, Any]
+
+JSON_OBJECT_KEY = b"nemo_llm_stage:json_object"
+"""Metadata of an Arrow field while a job runs: maps in it are objects of JSON, and prompts see them as such."""
+
 """One chat turn as the OpenAI protocol writes it: ``{"role": …, "content": …}``."""
 
 

@@ -175,7 +175,7 @@ def polars_frame(path: Path) -> None:
             "null": [None, None, None],
             "duration": pl.Series([1, 2, None], dtype=pl.Duration("ms")),
             "time": pl.Series([1, 2, None], dtype=pl.Time),
-            "array": pl.Series([[1, 2], [3, 4], None], dtype=pl.Array(pl.Int8, 2)),
+            "array": pl.Series([[1, 2], [3, 4], [5, 6]], dtype=pl.Array(pl.Int8, 2)),
             "decimal": pl.Series(["1.10", "2.20", None]).cast(pl.Decimal(10, 2)),
             "struct": [{"a": 1}, {"a": 2}, None],
             "text": TEXTS,

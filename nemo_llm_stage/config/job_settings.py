@@ -46,8 +46,8 @@ class JobSettings:
         address: Ray cluster to join; by default ``RAY_ADDRESS``, or a Ray started on this machine.
         output_format: File format of the output: ``parquet`` or ``jsonl``.
         rows_per_partition: Rows of each output file; by default about 64 files of 1,000 to 10,000 rows.
-        scan_input: How much of a JSONL input is read beforehand to find the columns' types: ``full`` reads all of it,
-            ``sample`` a part, ``auto`` all of it unless it is large.
+        scan_input: How much of a JSONL input is read beforehand to find the columns' types and to check every line:
+            ``full`` and ``auto`` read all of it, ``sample`` only the first 4 MiB of each file.
         max_failed_rows: Stop the job when more rows have failed than this number (5), or than this fraction of the
             finished rows (0.05, from 200 rows on). At the end a job of any size with more failed rows has failed: exit
             code 3, no ``_SUCCESS``; the output stays. null allows any number.
@@ -56,6 +56,8 @@ class JobSettings:
             the output's ``_nemo_llm_stage/bad_input/``.
         order: In which order rows are sent. ``auto`` sends rows whose prompts begin alike one after another where that
             lets the server's prefix cache do more; ``input`` keeps the order of the input. The output always does.
+        on_mixed_types: What to do with a JSON field whose values have no common type (text here, a list there):
+            ``stop`` before the job starts, or keep each value as ``json`` text.
         flush_interval: Seconds between writes of answers to an object store. If a worker dies, its younger answers
             are lost.
         price_input: Price in dollars of a million input tokens, to show what the job costs.
@@ -81,6 +83,7 @@ class JobSettings:
     keep_raw: bool = False
     on_bad_input: Literal["stop", "skip"] = "stop"
     order: Literal["auto", "input"] = "auto"
+    on_mixed_types: Literal["stop", "json"] = "stop"
     flush_interval: Annotated[float, Gt(0)] = 2.0
     price_input: Annotated[float, Ge(0)] | None = None
     price_output: Annotated[float, Ge(0)] | None = None
@@ -126,6 +129,7 @@ class JobKeywords(WorkerKeywords, total=False):
     keep_raw: bool
     on_bad_input: Literal["stop", "skip"]
     order: Literal["auto", "input"]
+    on_mixed_types: Literal["stop", "json"]
 
 
 @cache

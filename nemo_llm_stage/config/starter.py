@@ -120,6 +120,7 @@ engine: local                          # or ray, for any number of actors on any
 #rows_per_partition: 1000
 #scan_input: auto
 #on_bad_input: stop                    # or skip: leave out broken lines and files, and record them
+#on_mixed_types: stop                  # or json: keep JSON values of several types in one field as JSON text
 #deduplicate: true
 #give_up_after: 21600.0
 #max_failed_rows: 0.05

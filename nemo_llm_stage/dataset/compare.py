@@ -6,16 +6,21 @@ What was read is read again: the dear proof, after the cheap one of `verify`. Kn
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import base64
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import orjson
 import pyarrow as pa
 
+from nemo_llm_stage.dataset.arrow_types import conform
+from nemo_llm_stage.dataset.arrow_values import exact_values
 from nemo_llm_stage.dataset.folder import OutputFolder
+from nemo_llm_stage.dataset.json_lines import opened, to_lines
+from nemo_llm_stage.dataset.json_text import parse
+from nemo_llm_stage.dataset.jsonl import LINE, LINE_FIELD
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.read import read_partition
-from nemo_llm_stage.dataset.writer import plain_json
 
 ROWS_PER_CHUNK = 1024
 
@@ -39,25 +44,88 @@ def first_misplaced(
         InputError: The input cannot be read.
         OSError: The file cannot; also ValueError and `pyarrow.ArrowException`.
     """
-    is_json = output.format == "jsonl"
-    inputs = _input_rows(partition, schema, is_json=is_json)
+    if output.format == "jsonl":
+        inputs: Iterator[Any] = _input_lines(partition, schema)
+        outputs: Iterator[Any] = (line for _, line in output.lines(name))
+        is_same: Callable[[Any, Any], bool] = _is_same_line
+    else:
+        inputs = _input_rows(partition, schema)
+        outputs = _output_rows(output, name, schema)
+        is_same = _is_same_row
     before = None
-    for number, row in enumerate(output.rows(name)):
-        wanted = _identity([row.get(column) for column in schema.names], is_json=is_json)
-        if repeats and wanted == before:
+    for number, row in enumerate(outputs):
+        if repeats and before is not None and is_same(before, row):
             continue
-        before = wanted
-        if not any(given == wanted for given in inputs):  # goes on where it stopped
+        before = next((given for given in inputs if is_same(given, row)), None)  # goes on where it stopped
+        if before is None:
             return number
     return None
 
 
-def _input_rows(partition: Partition, schema: pa.Schema, *, is_json: bool) -> Iterator[Any]:
+class _Line:
+    """A row of the input as it should begin its line, and, for files of earlier versions, as its types make it."""
+
+    def __init__(self, text: bytes, names: Sequence[str], values: Sequence[Any]) -> None:
+        self.start = opened(text)
+        self._names = names
+        self._values = values
+
+    def has_values_of(self, line: bytes) -> bool:
+        row = parse(line)
+        return _dumped([row.get(name) for name in self._names]) == _dumped(self._values)
+
+
+def _is_same_line(given: _Line, line: bytes) -> bool:
+    rest = line.removeprefix(given.start)
+    is_start = len(rest) < len(line) and (rest.startswith(b",") or given.start.endswith(b"{"))
+    return is_start or given.has_values_of(line)
+
+
+def _is_same_row(given: tuple[Any, ...], row: tuple[Any, ...]) -> bool:
+    return given == row
+
+
+def _input_rows(partition: Partition, schema: pa.Schema) -> Iterator[tuple[Any, ...]]:
     for table in read_partition(partition, schema, rows_per_chunk=ROWS_PER_CHUNK, on_bad=lambda _: None):
-        for row in table.to_pylist():
-            yield _identity(list(row.values()), is_json=is_json)
+        yield from _exact_rows(table)
 
 
-def _identity(values: Sequence[Any], *, is_json: bool) -> Any:
-    """Return what is the same for equal rows; of JSON, what its types make of the values. NaN is itself."""
-    return orjson.dumps(values, default=plain_json) if is_json else repr(values)
+def _output_rows(output: OutputFolder, name: str, schema: pa.Schema) -> Iterator[tuple[Any, ...]]:
+    for table in output.read(name, schema, rows_per_chunk=ROWS_PER_CHUNK):
+        yield from _exact_rows(table)
+
+
+def _exact_rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
+    if not table.num_columns:
+        yield from ((),) * table.num_rows
+    yield from zip(*map(exact_values, conform(table, table.schema).columns), strict=True)
+
+
+def _input_lines(partition: Partition, schema: pa.Schema) -> Iterator[_Line]:
+    with_lines = pa.schema([*schema, LINE_FIELD])
+    for table in read_partition(partition, with_lines, rows_per_chunk=ROWS_PER_CHUNK, on_bad=lambda _: None):
+        inputs = table.select(schema.names)
+        texts = table.column(LINE).to_pylist()
+        if None in texts:
+            texts = to_lines(inputs)
+        for text, values in zip(texts, _plain_rows(inputs), strict=True):
+            yield _Line(text, schema.names, values)
+
+
+def _plain_rows(table: pa.Table) -> Iterator[Sequence[Any]]:
+    """Yield each row's values as Python has them; of rows that Python cannot hold, nothing that equals anything."""
+    try:
+        columns = [column.to_pylist() for column in table.columns]
+    except (pa.ArrowException, ValueError, OverflowError, TypeError, LookupError):
+        yield from ((object(),),) * table.num_rows
+    else:
+        yield from zip(*columns, strict=True)
+
+
+def _dumped(values: Sequence[Any]) -> bytes:
+    """Return values as version 0.1.0 of this package wrote them in lines."""
+    return orjson.dumps(values, default=_as_text)
+
+
+def _as_text(value: Any) -> str:
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)

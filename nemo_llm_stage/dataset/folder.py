@@ -17,14 +17,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import orjson
 import pyarrow as pa
 
 from nemo_llm_stage.core import Counters, sum_counters
 from nemo_llm_stage.dataset.arrow_types import conform
+from nemo_llm_stage.dataset.arrow_values import shown_rows
 from nemo_llm_stage.dataset.bad_input import BadInput, read_bad_input, write_bad_input
 from nemo_llm_stage.dataset.failpoints import reach
 from nemo_llm_stage.dataset.journal import retire_journal
+from nemo_llm_stage.dataset.json_text import parse
 from nemo_llm_stage.dataset.jsonl import read_lines
 from nemo_llm_stage.dataset.owner import JOB, Owner, damaged_record, decode_record, encode_record
 from nemo_llm_stage.dataset.parquet_file import open_parquet
@@ -261,14 +262,18 @@ class OutputFolder:
     def rows(self, name: str) -> Iterator[dict[str, Any]]:
         """Yield a committed file's rows in order, as plain values."""
         if self.format == "jsonl":
-            yield from (orjson.loads(line) for _, line in read_lines(f"{self.url}/{name}"))
+            yield from (parse(line) for _, line in self.lines(name))
             return
         with (
             self.folder.fs.open(self.folder.path(name), "rb") as raw,
             open_parquet(raw, page_checksum_verification=True) as file,
         ):
             for batch in file.iter_batches(batch_size=256):
-                yield from batch.to_pylist()
+                yield from shown_rows(batch)
+
+    def lines(self, name: str) -> Iterator[tuple[int, bytes]]:
+        """Yield a committed JSONL file's lines in order, each with its offset."""
+        return read_lines(f"{self.url}/{name}")
 
     def write_success(self) -> None:
         """Tell readers that the output is complete."""

@@ -7,23 +7,29 @@ Knows bytes and JSON; knows nothing of partitions' outputs.
 from __future__ import annotations
 
 import io
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import orjson
 import pyarrow as pa
 
 from nemo_llm_stage.dataset.bad_input import BadInput, OnBad, unreadable
-from nemo_llm_stage.dataset.files import InputFile
+from nemo_llm_stage.dataset.json_text import dump, parse
+from nemo_llm_stage.dataset.json_types import JSON_TEXT_KEY, converter, unknown_key
 from nemo_llm_stage.dataset.storage import open_filesystem
 from nemo_llm_stage.errors import InputError
+
+LINE = "\x00line"
+"""Name of a column that holds each row's line as it stands in the file, for an output of lines."""
+
+LINE_FIELD = pa.field(LINE, pa.large_binary())
 
 _BOM = b"\xef\xbb\xbf"
 _BUFFER_BYTES = 1 << 20
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
 _MAX_SHOWN_CHARS = 80
-_LINES_PER_CHUNK = 4096
+_MISFITS = (pa.ArrowException, TypeError, ValueError, OverflowError)
+
+_ADVICE = "Run with `scan_input: full` to take the types from all lines, or mend the input; then add --restart."
 
 
 def read_lines(path: str, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
@@ -31,8 +37,8 @@ def read_lines(path: str, start: int = 0, stop: int | None = None) -> Iterator[t
     Yield (offset, line) for each line that is not blank and whose first byte lies in ``[start, stop)``.
 
     Args:
-        path: A ``.gz`` or ``.zst`` file is read from its start whatever `start` says; offsets are then those of the
-            unpacked text.
+        path: A compressed file is read from its start whatever `start` says; offsets are then those of the unpacked
+            text.
         start: Bytes.
         stop: Bytes; None for the file's end.
 
@@ -63,50 +69,30 @@ class LineParser:
     Args:
         path: The file.
         on_bad: Told of lines that are left out because they are broken; None makes them an error.
+        is_sampled: Whether the schema comes from a part of the lines, so that others may have more fields.
     """
 
-    def __init__(self, path: str, on_bad: OnBad | None = None) -> None:
+    def __init__(self, path: str, on_bad: OnBad | None = None, *, is_sampled: bool = True) -> None:
         self._path = path
         self._on_bad = on_bad
+        self._is_sampled = is_sampled
         self._known_place = (0, 1)
 
-    def parse(self, lines: Iterable[tuple[int, bytes]]) -> list[dict[str, Any]]:
+    def parse(self, lines: Iterable[tuple[int, bytes]], *, is_exact: bool) -> Iterator[tuple[int, dict[str, Any]]]:
         """
-        Return the JSON objects of the lines, each with the offset that `read_lines` gave it.
+        Yield the offset and the JSON object of each line, which has the offset that `read_lines` gave it.
+
+        Args:
+            lines: From `read_lines`.
+            is_exact: See `json_text.parse`.
 
         Raises:
-            InputError: A line is not one; names the file and the line, counted from 1.
+            InputError: A line is broken; names the file and the line, counted from 1.
         """
-        return [row for _, row in self._parse(lines)]
-
-    def to_table(self, lines: Sequence[tuple[int, bytes]], schema: pa.Schema) -> pa.Table:
-        """
-        Return the lines as a table of exactly `schema`; a field that a line lacks is null.
-
-        Raises:
-            InputError: A line is broken, has a field that `schema` lacks, or a value of another type.
-        """
-        rows = list(self._parse(lines))
-        known = set(schema.names)
-        if all(row.keys() <= known for _, row in rows):
-            try:
-                return pa.Table.from_pylist([row for _, row in rows], schema=schema)
-            except (pa.ArrowException, TypeError, ValueError, OverflowError):
-                pass  # one of them does not fit; which one is found below
-        fitting = []
-        for offset, row in rows:
-            reason = _misfit(row, schema)
-            if reason is None:
-                fitting.append(row)
-            else:
-                self._leave_out(offset, f"{reason} {_ADVICE}")
-        return pa.Table.from_pylist(fitting, schema=schema)
-
-    def _parse(self, lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, dict[str, Any]]]:
         for offset, line in lines:
             try:
-                row = orjson.loads(line.removeprefix(_BOM) if offset == 0 else line)
-            except orjson.JSONDecodeError as error:
+                row = parse(line.removeprefix(_BOM) if offset == 0 else line, is_exact=is_exact)
+            except ValueError as error:
                 self._leave_out(offset, f"is not JSON ({error}): {_shown(line)}")
                 continue
             if isinstance(row, dict):
@@ -114,14 +100,38 @@ class LineParser:
             else:
                 self._leave_out(offset, f"is not a JSON object: {_shown(line)}")
 
-    def _leave_out(self, offset: int, reason: str) -> None:
-        number = self._line_number(offset)
-        if self._on_bad is None:
-            raise InputError(f"{self._path!r}, line {number}, {reason}")
-        self._on_bad(BadInput(self._path, number, 1, reason))
+    def to_table(self, lines: Sequence[tuple[int, bytes]], schema: pa.Schema) -> pa.Table:
+        """
+        Return the lines as a table of exactly `schema`; a field that a line lacks is null.
 
-    def _line_number(self, offset: int) -> int:
-        """The number of the line that begins at `offset`, counted from 1. Reads on from the last one asked for."""
+        Args:
+            lines: From `read_lines`.
+            schema: Of the rows; a column `LINE` gets the lines themselves.
+
+        Raises:
+            InputError: A line is broken, has a field that `schema` lacks, or a value of another type.
+        """
+        fields = pa.schema([field for field in schema if field.name != LINE])
+        converters = _converters_of(fields)
+        rows = [
+            (offset, {**row, **{name: convert(row[name]) for name, convert in converters.items() if name in row}})
+            if converters
+            else (offset, row)
+            for offset, row in self.parse(lines, is_exact=_needs_digits(fields))
+        ]
+        table = _table(rows, fields) if all(self._has_known_fields(row, fields) for _, row in rows) else None
+        if table is None:
+            rows = [(offset, row) for offset, row in rows if self._fits(offset, row, fields)]
+            table = _table(rows, fields)
+        assert table is not None
+        if LINE in schema.names:
+            texts = dict(lines)
+            kept = [texts[offset].strip().removeprefix(_BOM) for offset, _ in rows]
+            table = table.append_column(LINE_FIELD, pa.array(kept, LINE_FIELD.type))
+        return pa.table([table.column(name) for name in schema.names], schema=schema)
+
+    def line_number(self, offset: int) -> int:
+        """Return the number of the line that begins at `offset`, counted from 1. Reads on from the last one."""
         start, number = self._known_place if self._known_place[0] <= offset else (0, 1)
         with _open(self._path) as file:
             _skip(file, start)
@@ -132,99 +142,70 @@ class LineParser:
         self._known_place = (offset, number)
         return number
 
+    def _has_known_fields(self, row: dict[str, Any], schema: pa.Schema) -> bool:
+        return _first_unknown(row, schema) is None if self._is_sampled else row.keys() <= set(schema.names)
 
-def scan(
-    file: InputFile, max_bytes: int | None = None, on_bad: OnBad | None = None
-) -> tuple[pa.Schema, list[int], int]:
-    """
-    Look at a file's lines and return (schema, offset of each line, end of the last one looked at).
+    def _fits(self, offset: int, row: dict[str, Any], schema: pa.Schema) -> bool:
+        """Whether the row at `offset` fits; one that does not is left out."""
+        reason = _misfit(row, schema)
+        if reason is not None:
+            self._leave_out(offset, f"{reason} {_ADVICE}" if self._is_sampled else reason)
+        return reason is None
 
-    Args:
-        file: A JSONL file.
-        max_bytes: Stop after the line in which this many bytes are reached; None reads all.
-        on_bad: See `LineParser`. Broken lines are in the offsets all the same.
-
-    Raises:
-        InputError: A line is broken, or a field has values of types that do not go together.
-    """
-    schema = pa.schema([])
-    offsets: list[int] = []
-    end = 0
-    parser = LineParser(file.path, on_bad)
-    lines = read_lines(file.path, 0, max_bytes)
-    while chunk := list(itertools.islice(lines, _LINES_PER_CHUNK)):
-        schema = _merge(file.path, schema, parser.parse(chunk))
-        offsets.extend(offset for offset, _ in chunk)
-        end = chunk[-1][0] + len(chunk[-1][1])
-    return schema, offsets, end
+    def _leave_out(self, offset: int, reason: str) -> None:
+        number = self.line_number(offset)
+        if self._on_bad is None:
+            raise InputError(f"{self._path!r}, line {number}, {reason}")
+        self._on_bad(BadInput(self._path, number, 1, reason))
 
 
-def merge_schemas(path: str, left: pa.Schema, right: pa.Schema) -> pa.Schema:
-    """
-    Return the schema that holds both; integers widen to floats and a field missing on one side is null there.
+def _converters_of(schema: pa.Schema) -> dict[str, Callable[[Any], Any]]:
+    return {field.name: convert for field in schema if (convert := converter(field)) is not None}
 
-    Raises:
-        InputError: A field has types that do not go together.
-    """
+
+def _needs_digits(schema: pa.Schema) -> bool:
+    """Whether integers of any length matter: where they are kept, and where a float would swallow their digits."""
+
+    def needs(field: pa.Field) -> bool:
+        kind = field.type
+        if pa.types.is_floating(kind) or pa.types.is_decimal(kind) or JSON_TEXT_KEY in (field.metadata or {}):
+            return True
+        return any(needs(kind.field(number)) for number in range(kind.num_fields))
+
+    return any(map(needs, schema))
+
+
+def _table(rows: Sequence[tuple[int, dict[str, Any]]], schema: pa.Schema) -> pa.Table | None:
+    """Return the rows as a table; None where one of them does not fit."""
     try:
-        return pa.unify_schemas([left, right], promote_options="permissive")
-    except (pa.ArrowException, TypeError) as error:
-        raise InputError(f"the input's files do not go together at {path!r}: {error}.") from error
+        return pa.Table.from_pylist([row for _, row in rows], schema=schema)
+    except _MISFITS:
+        return None
 
 
-def declared_field(field: pa.Field) -> pa.Field:
-    """Return `field` with a type at any depth: what was null in all lines becomes a string."""
-    return field.with_type(_without_null(field.type))
-
-
-_ADVICE = "Run with `scan_input: full` to take the types from all lines, or mend the input."
-
-
-def _merge(path: str, schema: pa.Schema, rows: list[dict[str, Any]]) -> pa.Schema:
-    if not rows:
-        return schema
-    try:
-        struct = pa.array(rows).type
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        names = {name for row in rows for name in row}
-        for name in sorted(names):
-            try:
-                pa.array([row.get(name) for row in rows])
-            except (pa.ArrowException, TypeError, ValueError, OverflowError):
-                raise InputError(f"{path!r}: the values of field {name!r} have no common type: {error}.") from error
-        raise InputError(f"{path!r}: {error}.") from error
-    return merge_schemas(path, schema, pa.schema(list(struct)))
-
-
-def _without_null(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_null(kind):
-        return pa.string()
-    if pa.types.is_list(kind):
-        return pa.list_(_without_null(kind.value_type))
-    if pa.types.is_struct(kind):
-        fields = [pa.field(field.name, _without_null(field.type)) for field in kind]
-        return pa.struct(fields) if fields else pa.string()
-    return kind
+def _first_unknown(row: dict[str, Any], schema: pa.Schema) -> str | None:
+    for name, value in row.items():
+        place = schema.get_field_index(name)
+        if place < 0:
+            return name
+        kind = schema.field(place).type
+        if kind.num_fields and (inner := unknown_key(value, kind)) is not None:
+            return f"{name}.{inner}"
+    return None
 
 
 def _misfit(row: dict[str, Any], schema: pa.Schema) -> str | None:
     """Why `row` is no row of `schema`; None where it is one."""
-    for name in row:
-        if name not in schema.names:
-            return f"has a field {name!r} that the lines looked at first do not have."
+    unknown = _first_unknown(row, schema)
+    if unknown is not None:
+        return f"has a field {unknown!r} that the lines looked at first do not have."
     for field in schema:
-        if not _fits(row.get(field.name), field.type):
-            shown = _shown(orjson.dumps(row[field.name]))
+        try:
+            pa.array([row.get(field.name)], type=field.type)
+        except _MISFITS:
+            shown = _shown(dump(row[field.name]).encode(errors="replace"))
             return f"has {shown} in field {field.name!r}, which is no {field.type} as in the lines looked at first."
     return None
-
-
-def _fits(value: Any, kind: pa.DataType) -> bool:
-    try:
-        pa.array([value], type=kind)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        return False
-    return True
 
 
 def _open(path: str) -> Any:

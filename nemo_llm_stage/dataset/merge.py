@@ -94,7 +94,9 @@ def merge_fields(left: pa.Field, right: pa.Field) -> pa.Field:
     if pa.types.is_null(right.type):
         return left.with_nullable(True)
     others = (right.metadata or {}).items()
-    metadata = {key: value for key, value in (left.metadata or {}).items() if (key, value) in others}
+    mine = (left.metadata or {}).items()
+    metadata = {key: value for key, value in mine if (key, value) in others}
+    metadata |= {key: value for key, value in (*mine, *others) if key.startswith(b"nemo_llm_stage:json")}
     is_nullable = left.nullable or right.nullable
     return pa.field(left.name, common_type(left.type, right.type), is_nullable, metadata or None)
 

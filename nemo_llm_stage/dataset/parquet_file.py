@@ -72,13 +72,12 @@ def written_schema(schema: pa.Schema) -> pa.Schema:
     """Return `schema` as it stands in a file: without what is known only while a job runs."""
 
     def shown(field: pa.Field) -> pa.Field:
-        metadata = dict(field.metadata or {})
-        if ANNOTATIONS_KEY not in metadata and HIDDEN_KEY not in metadata:
-            return field
-        metadata.pop(ANNOTATIONS_KEY, None)
+        metadata = {
+            key: value for key, value in (field.metadata or {}).items() if not key.startswith(b"nemo_llm_stage:")
+        }
         if HIDDEN_KEY in metadata:
             metadata[EXTENSION_KEY] = metadata.pop(HIDDEN_KEY)
-        return field.with_metadata(metadata or None)
+        return field.with_metadata(metadata or None) if field.metadata else field
 
     metadata = {key: value for key, value in (schema.metadata or {}).items() if key != PLAIN_KEY}
     return map_fields(schema, shown).with_metadata(metadata or None)

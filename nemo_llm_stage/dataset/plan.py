@@ -13,13 +13,12 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from nemo_llm_stage.dataset import jsonl
-from nemo_llm_stage.dataset.bad_input import BadInput, OnBad, is_damage, unreadable
+from nemo_llm_stage.dataset.bad_input import BadInput, OnBad
 from nemo_llm_stage.dataset.files import InputFile
+from nemo_llm_stage.dataset.json_types import declared_field
+from nemo_llm_stage.dataset.look import Contents, LineOptions, OnMixedTypes, look_into_lines, look_into_parquet
 from nemo_llm_stage.dataset.merge import SchemaMerger
-from nemo_llm_stage.dataset.parquet_file import schema_of
 from nemo_llm_stage.dataset.prove import prove_casts
-from nemo_llm_stage.dataset.storage import open_filesystem
 from nemo_llm_stage.errors import InputError
 
 MAX_ROWS_PER_PARTITION = 10_000
@@ -27,10 +26,9 @@ MIN_ROWS_PER_PARTITION = 1_000
 NUM_PARTITIONS_WANTED = 64
 """By default a small dataset has this many partitions: enough for every actor, and a short tail at the end."""
 
-FULL_SCAN_BYTES = 256 << 20
-"""JSONL up to this size in all is read once before the job, so that a broken line is found before anything is paid."""
+ROWS_PER_BLOCK = 100
+"""JSONL is cut at every so many rows of a file, where nobody asks for another number."""
 
-SAMPLE_BYTES = 4 << 20
 _NUM_THREADS = 16
 
 
@@ -67,6 +65,7 @@ class Plan:
         partitions: In input order.
         num_rows: Of all partitions; estimated where `is_exact` is false.
         is_exact: Whether `num_rows` was counted.
+        notices: What a person should know of the input.
     """
 
     files: tuple[InputFile, ...]
@@ -74,17 +73,7 @@ class Plan:
     partitions: tuple[Partition, ...]
     num_rows: int
     is_exact: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Contents:
-    """What a look into one file tells. `offsets` are those of a JSONL file's lines, if all were looked at."""
-
-    file: InputFile
-    schema: pa.Schema
-    num_rows: int
-    is_exact: bool = True
-    offsets: Sequence[int] = ()
+    notices: tuple[str, ...] = ()
 
 
 def make_plan(
@@ -93,27 +82,32 @@ def make_plan(
     rows_per_partition: int | None = None,
     scan_input: str = "auto",
     on_bad: OnBad | None = None,
+    on_mixed_types: OnMixedTypes = "stop",
 ) -> Plan:
     """
     Look into the files and cut them into partitions.
 
     Args:
         files: From `find_files`.
-        rows_per_partition: None takes about 64 partitions of 1,000 to 10,000 rows. JSONL that is too large to be
-            counted is cut by bytes, so that its partitions have about as many rows; a compressed file is one partition.
-        scan_input: ``full`` reads all of a JSONL input to check every line and take the types from all of them;
-            ``sample`` looks at the first 4 MiB of each file; ``auto`` does the first up to 256 MiB in all.
+        rows_per_partition: None takes about 64 partitions of 1,000 to 10,000 rows. JSONL that is not counted is cut by
+            bytes, so that its partitions have about as many rows; a compressed file is one partition.
+        scan_input: ``sample`` looks at the first 4 MiB of each JSONL file for its types; ``full`` and ``auto`` read all
+            of it, so that every line is checked and no field or type can come as a surprise.
         on_bad: Told of damaged files, which are left out; broken lines are for `read_partition` to tell. None makes
             both an error.
+        on_mixed_types: What a field of JSON whose values have no common type leads to.
 
     Raises:
         InputError: A file cannot be read, a line is broken, or the files' columns do not go together.
     """
-    num_jsonl_bytes = sum(file.size for file in files if file.format == "jsonl")
-    is_full = scan_input == "full" or (scan_input == "auto" and num_jsonl_bytes <= FULL_SCAN_BYTES)
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        looks = list(pool.map(lambda file: _look_into(file, is_full=is_full, skips_bad=on_bad is not None), files))
-    contents = [look for look in looks if isinstance(look, _Contents)]
+    options = LineOptions(
+        is_sampled=scan_input == "sample",
+        stride=rows_per_partition or ROWS_PER_BLOCK,
+        skips_bad=on_bad is not None,
+        on_mixed_types=on_mixed_types,
+    )
+    looks, notices = _look_into_all(files, options)
+    contents = [look for look in looks if isinstance(look, Contents)]
     if on_bad is not None:
         for look in looks:
             if isinstance(look, BadInput):
@@ -135,7 +129,7 @@ def make_plan(
         for index, (content, start, stop, num) in enumerate(ranges)
     )
     is_exact = all(content.is_exact for content in contents)
-    return Plan(tuple(files), schema, partitions, num_rows, is_exact)
+    return Plan(tuple(files), schema, partitions, num_rows, is_exact, tuple(notices))
 
 
 def cut(partition: Partition, share: float) -> tuple[Partition, Partition] | None:
@@ -156,52 +150,28 @@ def cut(partition: Partition, share: float) -> tuple[Partition, Partition] | Non
     )
 
 
-def _look_into(file: InputFile, *, is_full: bool, skips_bad: bool) -> _Contents | BadInput:
-    """Return what the file holds, or, if that may be skipped, that it is damaged."""
-    try:
-        if file.format == "parquet":
-            return _look_into_parquet(file)
-        return _look_into_jsonl(file, is_full=is_full, skips_lines=skips_bad)
-    except InputError as error:
-        if not skips_bad or not is_damage(error.__cause__):
-            raise
-        return BadInput(file.path, None, 0, str(error))
+def _look_into_all(files: Sequence[InputFile], options: LineOptions) -> tuple[list[Contents | BadInput], Sequence[str]]:
+    """Return what each file holds, in order, and what a person should know of it."""
+    tables = [file for file in files if file.format == "parquet"]
+    lines = [file for file in files if file.format == "jsonl"]
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        looks = list(pool.map(lambda file: look_into_parquet(file, skips_bad=options.skips_bad), tables))
+    found, notices = look_into_lines(lines, options, lambda: None) if lines else ([], [])
+    by_path = dict(zip((file.path for file in [*tables, *lines]), [*looks, *found], strict=True))
+    return [by_path[file.path] for file in files], notices
 
 
-def _look_into_jsonl(file: InputFile, *, is_full: bool, skips_lines: bool) -> _Contents:
-    on_bad = (lambda _: None) if skips_lines else None  # told of when the rows are read
-    schema, offsets, end = jsonl.scan(file, None if is_full else SAMPLE_BYTES, on_bad)
-    if is_full or (end >= file.size and not file.is_compressed):
-        return _Contents(file, schema, len(offsets), offsets=offsets)
-    bytes_per_row = max(1, end // max(1, len(offsets)))
-    return _Contents(file, schema, max(1, file.size // bytes_per_row), is_exact=False)
-
-
-def _look_into_parquet(file: InputFile) -> _Contents:
-    fs, path = open_filesystem(file.path)
-    try:
-        with fs.open(path, "rb") as raw:
-            schema, parquet = schema_of(raw)
-            with parquet:
-                return _Contents(file, schema, parquet.metadata.num_rows)
-    except Exception as error:
-        if not isinstance(error, OSError | pa.ArrowException):
-            raise unreadable(file.path, error) from error
-        advice = " A Parquet file that is still being written, or was cut off, has no footer."
-        raise unreadable(file.path, error, advice) from error
-
-
-def _merge(contents: Sequence[_Contents]) -> pa.Schema:
+def _merge(contents: Sequence[Contents]) -> pa.Schema:
     """Return the schema of all files. What is null in all lines of JSONL is a string, unless Parquet types it."""
     merger = SchemaMerger()
     for content in contents:
         merger.add(content.file.path, content.schema)
     typed = {name for content in contents if content.file.format == "parquet" for name in content.schema.names}
-    fields = [field if field.name in typed else jsonl.declared_field(field) for field in merger.schema]
+    fields = [field if field.name in typed else declared_field(field) for field in merger.schema]
     return pa.schema(fields, metadata=merger.schema.metadata)
 
 
-def _cut(content: _Contents, rows: int) -> Iterator[tuple[_Contents, int, int, int | None]]:
+def _cut(content: Contents, rows: int) -> Iterator[tuple[Contents, int, int, int | None]]:
     file = content.file
     if file.format == "parquet":
         for start in range(0, content.num_rows, rows):
@@ -210,10 +180,14 @@ def _cut(content: _Contents, rows: int) -> Iterator[tuple[_Contents, int, int, i
     elif file.is_compressed:
         yield content, 0, file.size, content.num_rows if content.is_exact else None
     elif content.is_exact:
-        for first in range(0, content.num_rows, rows):
-            last = min(first + rows, content.num_rows)
-            stop = content.offsets[last] if last < content.num_rows else file.size
-            yield content, content.offsets[first], stop, last - first
+        start, num_rows = 0, 0
+        for offset, num in content.blocks:
+            if num_rows and num_rows + num > rows:
+                yield content, start, offset, num_rows
+                start, num_rows = offset, 0
+            num_rows += num
+        if num_rows:
+            yield content, start, file.size, num_rows
     else:
         step = max(1, file.size * rows // content.num_rows)
         for start in range(0, file.size, step):

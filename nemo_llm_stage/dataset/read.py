@@ -71,7 +71,7 @@ def read_partition(
 def _read_jsonl(
     partition: Partition, schema: pa.Schema, rows_per_chunk: int, on_bad: OnBad | None
 ) -> Iterator[pa.Table]:
-    parser = jsonl.LineParser(partition.path, on_bad)
+    parser = jsonl.LineParser(partition.path, on_bad, is_sampled=partition.num_rows is None)
     is_whole = partition.path.endswith((".gz", ".zst"))
     lines: list[tuple[int, bytes]] = []
     num_bytes = 0

@@ -6,7 +6,6 @@ Knows files; knows nothing of how rows are generated or what else is in the fold
 
 from __future__ import annotations
 
-import base64
 import os
 import time
 import zlib
@@ -15,12 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-import orjson
 import pyarrow as pa
 
 from nemo_llm_stage.core import Counters
 from nemo_llm_stage.dataset import checksum
 from nemo_llm_stage.dataset.failpoints import reach
+from nemo_llm_stage.dataset.json_lines import beside_lines
 from nemo_llm_stage.dataset.owner import Owner
 from nemo_llm_stage.dataset.parquet_file import annotations_of, open_writer
 from nemo_llm_stage.dataset.parquet_footer import annotate
@@ -204,11 +203,6 @@ class PartitionWriter:
         if self._is_parquet:
             self._file.write_table(table)
         else:
-            data = b"".join(orjson.dumps(row, default=plain_json) + b"\n" for row in table.to_pylist())
+            data = b"".join(line + b"\n" for line in beside_lines(table))
             self._checksum = zlib.crc32(data, self._checksum)
             self._file.write(data)
-
-
-def plain_json(value: Any) -> str:
-    """Return what JSON has no type for as text; bytes as Base64."""
-    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)

@@ -22,7 +22,9 @@ from nemo_llm_stage.dataset.plan import Partition, Plan, make_plan
 from nemo_llm_stage.errors import InputError, OutputConflictError
 from nemo_llm_stage.job.record import (
     check_same_input,
+    check_version,
     compare_stage,
+    input_changes,
     open_output,
     read_plan,
     read_record,
@@ -96,21 +98,23 @@ def prepare_job(
     record = folder.read_job()
     files = find_files(inputs)
     bad_files: list[BadInput] = []
-    if record is None:
-        folder.check_writable()
-        plan = plan_input(files, settings, bad_files.append)
-        changes: list[str] = []
+    changes: list[str] = []
+    if record is not None:
+        check_version(record, folder.url)
+        changes = compare_stage(record, stage, folder, restart=restart)
+    folder.check_writable()
+    if record is None or restart or (input_changes(record, files) and not folder.data_files()):
+        plan = plan_input(files, _with_partitions_of(record, settings), bad_files.append)
+        goes_on = False
     else:
         check_same_input(record, files, folder.url)
         plan = read_plan(record, files)
-        changes = compare_stage(record, stage, folder, restart=restart)
         bad_files = _left_out_before(folder, settings)
-        folder.check_writable()
+        goes_on = not changes
     stage.check_columns(plan.schema.names)
-    goes_on = record is not None and not restart and not changes
     job_id = record["id"] if record is not None and goes_on else uuid.uuid4().hex
     committed, before = folder.committed_by(job_id) if goes_on else (set[str](), Counters())
-    notices = (*changes, *(f"left out: {bad.reason}" for bad in bad_files))
+    notices = (*changes, *plan.notices, *(f"left out: {bad.reason}" for bad in bad_files))
     job = Job(stage, plan, folder, frozenset(committed), before, job_id, settings, notices)
     if job.pending:
         stage.check_server()
@@ -126,6 +130,14 @@ def prepare_job(
     return job
 
 
+def _with_partitions_of(record: Mapping[str, Any] | None, settings: JobSettings) -> JobSettings:
+    """Return settings by which a job that is planned anew has its partitions as before: there its raw answers are."""
+    if record is None:
+        return settings
+    sizes = [num_rows for *_, num_rows in record["partitions"]]
+    return settings if None in sizes else replace(settings, rows_per_partition=max(1, *sizes))
+
+
 def plan_input(files: Sequence[InputFile], settings: JobSettings, on_bad: Callable[[BadInput], None]) -> Plan:
     """
     Return the partitions of `files`; damaged files are given to `on_bad` if the settings skip them.
@@ -138,6 +150,7 @@ def plan_input(files: Sequence[InputFile], settings: JobSettings, on_bad: Callab
         rows_per_partition=settings.rows_per_partition,
         scan_input=settings.scan_input,
         on_bad=on_bad if settings.on_bad_input == "skip" else None,
+        on_mixed_types=settings.on_mixed_types,
     )
 
 

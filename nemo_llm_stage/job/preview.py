@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -121,13 +121,25 @@ def _asked(plan: Plan, stage: Stage, num_rows: int) -> list[PreviewedRow]:
         outcomes = stage.submit(rows).result()
     finally:
         stage.close()
-    dropped = stage.extend(pa.Table.from_pylist(rows) if rows else pa.table({}), outcomes).dropped
+    dropped = stage.extend(_table_of(rows), outcomes).dropped
     return [
         PreviewedRow(
             number, tuple(_rendered(stage, column, row, outcome) for column in stage.columns), index in dropped
         )
         for index, ((number, row), outcome) in enumerate(zip(sample, outcomes, strict=True))
     ]
+
+
+def _table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Return rows as a table; values that Python cannot hold are null."""
+    return pa.Table.from_pylist([{name: _value_or_none(row, name) for name in row} for row in rows])
+
+
+def _value_or_none(row: Mapping[str, Any], name: str) -> Any:
+    try:
+        return row[name]
+    except RowError:
+        return None
 
 
 def _rendered(stage: Stage, column: Column, row: Row, outcome: Outcome | None) -> PreviewedColumn:

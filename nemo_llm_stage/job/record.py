@@ -98,24 +98,37 @@ def read_plan(record: Mapping[str, Any], files: Sequence[InputFile]) -> Plan:
     return Plan(tuple(files), schema, partitions, record["num_rows"], record["is_exact"])
 
 
-def check_same_input(record: Mapping[str, Any], files: Sequence[InputFile], url: str) -> None:
+def check_version(record: Mapping[str, Any], url: str) -> None:
     """
-    Refuse to go on with a job over other input.
+    Refuse a record in a format that this version does not know.
 
     Raises:
-        InputError: A file is gone, new or changed.
-        OutputConflictError: Another version of this package wrote the record.
+        OutputConflictError: It is in one.
     """
     if record["format_version"] != FORMAT_VERSION:
         raise OutputConflictError(
             f"{url!r} was written by version {record['package_version']} of this package in a format that this one "
             "does not know; go on with that version, or choose a new output folder."
         )
-    changes = _input_changes([InputFile(**file) for file in record["files"]], files)
+
+
+def input_changes(record: Mapping[str, Any], files: Sequence[InputFile]) -> list[str]:
+    """Return a line for each file that is gone, new or changed since the job was planned."""
+    return _input_changes([InputFile(**file) for file in record["files"]], files)
+
+
+def check_same_input(record: Mapping[str, Any], files: Sequence[InputFile], url: str) -> None:
+    """
+    Refuse to go on with a job over other input.
+
+    Raises:
+        InputError: A file is gone, new or changed.
+    """
+    changes = input_changes(record, files)
     if changes:
         raise InputError(
             f"the input is not what the job in {url!r} was planned over:\n  " + "\n  ".join(changes) + "\n"
-            "Restore it, or choose a new output folder."
+            "Restore it, choose a new output folder, or throw the finished rows away with --restart."
         )
 
 

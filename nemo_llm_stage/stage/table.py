@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from nemo_llm_stage.core import JSON_OBJECT_KEY
 from nemo_llm_stage.errors import InputError, PromptError
+from nemo_llm_stage.text import encodable
 
-_NO_PYTHON_VALUE = (pa.ArrowException, ValueError, OverflowError, TypeError)
-"""Raised by Arrow for a value without a Python form, e.g. a date beyond the year 9999, or text that is not UTF-8."""
+_NO_PYTHON_VALUE = (pa.ArrowException, ValueError, OverflowError, TypeError, LookupError)
+"""Raised by Arrow for a value without a Python form, e.g. a date beyond the year 9999, or an unknown time zone."""
 
 
 class _Unreadable(NamedTuple):
@@ -124,27 +126,31 @@ def _is_arrow(table: Any) -> bool:
 def _values(table: Any, place: int, partial: set[int]) -> list[Any]:
     """Return a column's values; add the indices of those without a Python form to `partial`."""
     if _is_arrow(table):
-        return _to_python(table.column(place), partial)
+        is_json = JSON_OBJECT_KEY in (table.schema.field(place).metadata or {})
+        return _to_python(table.column(place), partial, maps="lossy" if is_json else None)
     series = table.iloc[:, place]
     try:
         array = pa.array(series, from_pandas=True)
     except _NO_PYTHON_VALUE:
-        return [_plain(value) for value in series]  # mixed Python objects have no Arrow type
+        values = [_plain(value) for value in series]  # mixed Python objects have no Arrow type
+        partial.update(index for index, value in enumerate(values) if isinstance(value, _Unreadable))
+        return values
     return _to_python(array, partial)
 
 
-def _to_python(array: pa.Array | pa.ChunkedArray, partial: set[int]) -> list[Any]:
+def _to_python(array: pa.Array | pa.ChunkedArray, partial: set[int], maps: str | None = None) -> list[Any]:
+    """Return plain values; `maps` is Arrow's ``maps_as_pydicts``. Add the indices of those without any to `partial`."""
     try:
-        values: list[Any] = array.to_pylist()
+        values: list[Any] = array.to_pylist(maps_as_pydicts=maps)
     except _NO_PYTHON_VALUE:
-        values = [_scalar_to_python(scalar) for scalar in array]
+        values = [_scalar_to_python(scalar, maps) for scalar in array]
         partial.update(index for index, value in enumerate(values) if isinstance(value, _Unreadable))
     return values
 
 
-def _scalar_to_python(scalar: pa.Scalar) -> Any:
+def _scalar_to_python(scalar: pa.Scalar, maps: str | None) -> Any:
     try:
-        return scalar.as_py()
+        return scalar.as_py(maps_as_pydicts=maps)
     except _NO_PYTHON_VALUE as error:
         return _Unreadable(f"{type(error).__name__}: {error}")
 
@@ -153,6 +159,8 @@ def _plain(value: Any) -> Any:
     """A value of an object column as plain Python; every kind of missing scalar is None."""
     import pandas as pd
 
+    if isinstance(value, str):
+        return value if encodable(value) == value else _Unreadable("it holds half a surrogate pair, which no UTF-8 has")
     if hasattr(value, "tolist"):
         return value.tolist()
     if pd.api.types.is_scalar(value) and pd.isna(value):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from nemo_llm_stage.dataset.jsonl import LINE
 from nemo_llm_stage.rows.row import Known
 
 ROWS_PER_CHUNK = 4096
@@ -39,4 +40,4 @@ class Chunk:
     @classmethod
     def whole(cls, table: pa.Table) -> Chunk:
         """Return a chunk all of whose rows are run."""
-        return cls(table, table)
+        return cls(table, table.drop_columns([LINE]) if LINE in table.schema.names else table)

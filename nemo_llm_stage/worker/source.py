@@ -14,6 +14,8 @@ import pyarrow as pa
 from nemo_llm_stage.dataset.bad_input import BadInput
 from nemo_llm_stage.dataset.cursor import ParquetCursors
 from nemo_llm_stage.dataset.folder import OutputFolder
+from nemo_llm_stage.dataset.json_text import fields_before, parse
+from nemo_llm_stage.dataset.jsonl import LINE_FIELD, LineParser
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.read import read_partition
 from nemo_llm_stage.worker.chunk import ROWS_PER_CHUNK
@@ -28,13 +30,19 @@ class RowSource:
     Args:
         spec: Of the worker.
         output: The output folder.
-        schema: Of the committed files.
+
+    Attributes:
+        output_schema: Of the rows that are written: the input's columns, for an output of lines also each row's line
+            as it was read, and the generated columns.
     """
 
-    def __init__(self, spec: WorkerSpec, output: OutputFolder, schema: pa.Schema) -> None:
+    def __init__(self, spec: WorkerSpec, output: OutputFolder) -> None:
         self._spec = spec
         self._output = output
-        self._schema = schema
+        lines = [LINE_FIELD] if output.format == "jsonl" else []
+        metadata = spec.input_schema.metadata
+        self._input_schema = pa.schema([*spec.input_schema, *lines], metadata=metadata)
+        self.output_schema = pa.schema([*self._input_schema, *spec.stage.fields], metadata=metadata)
         self._cursors = ParquetCursors(ROWS_PER_CHUNK)
 
     def input_rows(self, part: Partition, bad: list[BadInput]) -> Iterator[pa.Table]:
@@ -50,7 +58,7 @@ class RowSource:
         """
         on_bad = bad.append if self._spec.settings.on_bad_input == "skip" else None
         return read_partition(
-            part, self._spec.input_schema, rows_per_chunk=ROWS_PER_CHUNK, on_bad=on_bad, cursors=self._cursors
+            part, self._input_schema, rows_per_chunk=ROWS_PER_CHUNK, on_bad=on_bad, cursors=self._cursors
         )
 
     def committed_rows(self, partition: Partition, name: str) -> Iterator[pa.Table]:
@@ -64,16 +72,30 @@ class RowSource:
             name: Of the file.
         """
         if self._output.format == "parquet":
-            yield from self._output.read(name, self._schema, rows_per_chunk=ROWS_PER_CHUNK)
+            yield from self._output.read(name, self.output_schema, rows_per_chunk=ROWS_PER_CHUNK)
+            return
+        if self._spec.stage.changes_num_rows:  # no row of the output tells which row of the input it was made from
+            yield from self._committed_lines(partition, name)
             return
         rows = self._output.rows(name)
-        if self._spec.stage.changes_num_rows:  # no row of the output tells which row of the input it was made from
-            while chunk := list(itertools.islice(rows, ROWS_PER_CHUNK)):
-                yield pa.table(to_columns(chunk, self._schema), schema=self._schema)
-            return
         for table in self.input_rows(partition, []):
             answers = to_columns(list(itertools.islice(rows, table.num_rows)), self._spec.stage.fields)
-            yield pa.table([*table.columns, *answers], schema=self._schema)
+            yield pa.table([*table.columns, *answers], schema=self.output_schema)
+
+    def _committed_lines(self, partition: Partition, name: str) -> Iterator[pa.Table]:
+        """Yield the committed rows of a JSONL file with the input's fields as they stand there."""
+        lines = self._output.lines(name)
+        first = self._spec.stage.fields[0].name
+        while chunk := [line for _, line in itertools.islice(lines, ROWS_PER_CHUNK)]:
+            parts = [fields_before(line, first) for line in chunk]
+            rows = [parse(line) for line in chunk]
+            if partition.format == "jsonl":
+                numbered = list(enumerate(parts))
+                inputs = LineParser(partition.path).to_table(numbered, self._spec.input_schema).columns
+            else:
+                inputs = to_columns(rows, self._spec.input_schema)
+            answers = to_columns(rows, self._spec.stage.fields)
+            yield pa.table([*inputs, pa.array(parts, LINE_FIELD.type), *answers], schema=self.output_schema)
 
     def close(self) -> None:
         """Close the files that are open."""

@@ -54,9 +54,8 @@ class PartitionWorker:
         self.spec = spec
         self.backlog = Backlog(max(MAX_QUEUED_ROWS, 4 * spec.max_concurrent_requests))
         self._output = OutputFolder(spec.output_url, spec.settings.output_format)
-        columns = [*spec.input_schema, *spec.stage.fields]
-        self._schema = pa.schema(columns, metadata=spec.input_schema.metadata)
-        self._source = RowSource(spec, self._output, self._schema)
+        self._source = RowSource(spec, self._output)
+        self._schema = self._source.output_schema
         self._open: dict[Partition, Counters] = {}
         self._is_stopped = False
         self._failure: BaseException | None = None

@@ -1,0 +1,97 @@
+"""
+JSON as the world writes it: strict, or with what Python's ``json`` adds to it.
+
+orjson reads almost all; the rest (NaN, infinities, integers of more than 64 bits, half a surrogate pair) takes Python's
+own parser. Pure.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from json.decoder import scanstring  # type: ignore[attr-defined]
+from typing import Any
+
+import orjson
+
+_DIGITS = bytes(ord("0") if byte in b"0123456789" else ord(" ") for byte in range(256))
+_NUM_DIGITS = 20
+"""Integers of fewer digits have at most 64 bits."""
+
+_BEYOND_64_BITS = re.compile(rb"(?<![0-9.])[0-9]{%d}" % _NUM_DIGITS)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SPACE = " \t\r\n"
+
+
+def parse(text: bytes, *, is_exact: bool = False) -> Any:
+    """
+    Return the value of a JSON text; half a surrogate pair, which UTF-8 cannot hold, becomes U+FFFD.
+
+    Args:
+        text: One JSON value.
+        is_exact: Whether integers of more than 64 bits are kept; else they may become floats.
+
+    Raises:
+        ValueError: It is no JSON, also not as Python writes it; the message says where.
+    """
+    if not is_exact or not has_long_numbers(text):
+        try:
+            return orjson.loads(text)
+        except orjson.JSONDecodeError:
+            pass
+    try:
+        value = json.loads(text.decode())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return _without_surrogates(value) if _SURROGATE_ESCAPE.search(text) else value
+
+
+def dump(value: Any) -> str:
+    """Return a value from `parse` as compact JSON, with every digit."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def has_long_numbers(text: bytes) -> bool:
+    """Whether `text` may hold integers of more than 64 bits; also where the digits are within a string."""
+    return b"0" * _NUM_DIGITS in text.translate(_DIGITS) and _BEYOND_64_BITS.search(text) is not None
+
+
+def fields_before(line: bytes, name: str) -> bytes:
+    """
+    Return the JSON object `line` with only the fields that stand before the field `name`, byte for byte.
+
+    Raises:
+        ValueError: It is no JSON object, or has no such field.
+    """
+    text = line.decode()
+    decoder = json.JSONDecoder()
+    place = _skip_space(text, text.index("{") + 1)
+    end = place
+    while text[place] == '"':
+        key, place = scanstring(text, place + 1)
+        if key == name:
+            return (text[:end] + "}").encode()
+        place = _skip_space(text, text.index(":", place) + 1)
+        _, place = decoder.raw_decode(text, place)
+        end = place
+        place = _skip_space(text, place)
+        if text[place] == ",":
+            place = _skip_space(text, place + 1)
+    raise ValueError(f"there is no field {name!r}")
+
+
+def _skip_space(text: str, place: int) -> int:
+    while text[place] in _SPACE:
+        place += 1
+    return place
+
+
+def _without_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_without_surrogates(item) for item in value]
+    if isinstance(value, dict):
+        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
+    return value
