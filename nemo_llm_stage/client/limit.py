@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from nemo_llm_stage.client.throttle import Allowance
+
 T = TypeVar("T")
 
 
@@ -41,12 +43,16 @@ class Limit:
     Attributes:
         max_concurrent_requests: The cap. Change it with `resize`.
         in_flight: Permits held now.
+        is_paused: Whether no permits are given. Change it with `pause` and `resume`.
+        allowance: Counts the permits, and may hold them back; None for neither.
         on_release: Called on the loop after each permit that comes back; None for nothing.
     """
 
     def __init__(self, max_concurrent_requests: int) -> None:
         self.max_concurrent_requests = max_concurrent_requests
         self.in_flight = 0
+        self.is_paused = False
+        self.allowance: Allowance | None = None
         self.on_release: Callable[[], None] | None = None
         self._queue: deque[asyncio.Future[None]] = deque()
 
@@ -69,14 +75,32 @@ class Limit:
         if max_concurrent_requests < 1:
             raise ValueError(f"max_concurrent_requests is {max_concurrent_requests}; it must be at least 1.")
         self.max_concurrent_requests = max_concurrent_requests
+        self.wake()
+
+    def pause(self) -> None:
+        """Give no permits until `resume`. Those that are held stay."""
+        self.is_paused = True
+
+    def resume(self) -> None:
+        """Give permits again."""
+        self.is_paused = False
+        self.wake()
+
+    def wake(self) -> None:
+        """Let in who may enter now."""
         self._let_in()
         if self.on_release is not None:
             self.on_release()
 
+    def note_unsent(self) -> None:
+        """Take back from the allowance a permit under which nothing was sent."""
+        if self.allowance is not None:
+            self.allowance.note_sends(-1)
+
     async def __aenter__(self) -> None:
         """Wait for a permit."""
-        if self.in_flight < self.max_concurrent_requests and not self._queue:
-            self.in_flight += 1
+        if not self._queue and self._has_permit():
+            self._take()
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
@@ -84,6 +108,7 @@ class Limit:
             await turn
         except asyncio.CancelledError:
             if not turn.cancelled():  # the permit came in the same tick
+                self.note_unsent()
                 self._take_back()
             elif turn in self._queue:  # else `_let_in` has dropped it
                 self._queue.remove(turn)
@@ -95,15 +120,25 @@ class Limit:
         if self.on_release is not None:
             self.on_release()
 
+    def _has_permit(self) -> bool:
+        if self.in_flight >= self.max_concurrent_requests or self.is_paused:
+            return False
+        return self.allowance is None or self.allowance.is_left
+
+    def _take(self) -> None:
+        self.in_flight += 1
+        if self.allowance is not None:
+            self.allowance.note_sends()
+
     def _take_back(self) -> None:
         self.in_flight -= 1
         self._let_in()
 
     def _let_in(self) -> None:
-        while self._queue and self.in_flight < self.max_concurrent_requests:
+        while self._queue and self._has_permit():
             turn = self._queue.popleft()
             if not turn.done():
-                self.in_flight += 1
+                self._take()
                 turn.set_result(None)
 
 

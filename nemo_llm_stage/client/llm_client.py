@@ -193,8 +193,9 @@ class AsyncLLMClient(ABC):
             policy: How often and for how long the request is sent again.
             server: Told of every outcome; see `retry.send`.
         """
-        attempt = functools.partial(self._fetch_once, messages, model, conversation_formatter, generation_config)
-        completion, failures = await send(attempt, self.limit, policy, clock=self.clock, server=server)
+        limit = self.limit
+        attempt = functools.partial(self._fetch_once, limit, messages, model, conversation_formatter, generation_config)
+        completion, failures = await send(attempt, limit, policy, clock=self.clock, server=server)
         return completion if not failures else completion.after(failures)
 
     def retry_policy(self, give_up_after_s: float = 0.0) -> RetryPolicy:
@@ -245,14 +246,15 @@ class AsyncLLMClient(ABC):
 
     async def _fetch_once(
         self,
+        limit: Limit,
         messages: list[Message],
         model: str,
         conversation_formatter: ConversationFormatter | None,
         generation_config: GenerationConfig,
     ) -> Completion:
-        """Make one attempt; every error it raises is one of this package's."""
+        """Make one attempt under a permit of `limit`; every error it raises is one of this package's."""
         try:
-            return await self._complete_impl(
+            completion = await self._complete_impl(
                 messages=messages,
                 model=model,
                 conversation_formatter=conversation_formatter,
@@ -262,6 +264,9 @@ class AsyncLLMClient(ABC):
             raise
         except Exception as error:
             raise self._as_request_error(error) from error
+        if limit.allowance is not None:  # before the permit goes to the next
+            limit.allowance.note_answer(completion.usage)
+        return completion
 
     async def _complete_by_query_model(
         self,

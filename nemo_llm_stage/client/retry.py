@@ -177,6 +177,7 @@ async def send(
         try:
             async with alongside, limit:
                 if gate is not None and gate.is_down and not is_probe:
+                    limit.note_unsent()
                     continue  # the server went down while this request waited for its permit
                 answer = await request()
         except Exception as error:

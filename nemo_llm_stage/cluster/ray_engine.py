@@ -19,6 +19,7 @@ from nemo_llm_stage.errors import RunError
 from nemo_llm_stage.worker.drive import WorkerLostError, drive, handout_of
 from nemo_llm_stage.worker.engine import Monitor
 from nemo_llm_stage.worker.host import WorkerHost, WorkerStatus
+from nemo_llm_stage.worker.orders import NO_CONTROL, NO_ORDERS, Control, Orders
 from nemo_llm_stage.worker.spec import WorkerSpec
 from nemo_llm_stage.worker.task import PartitionReport, Task
 
@@ -44,7 +45,9 @@ class RayEngine:
     num_cpus_per_actor: float = 0.5
     address: str | None = None
 
-    def run(self, spec: WorkerSpec, partitions: Sequence[Partition], monitor: Monitor) -> Iterator[PartitionReport]:
+    def run(
+        self, spec: WorkerSpec, partitions: Sequence[Partition], monitor: Monitor, control: Control = NO_CONTROL
+    ) -> Iterator[PartitionReport]:
         """See `nemo_llm_stage.worker.engine.Engine.run`."""
         import ray
 
@@ -55,7 +58,7 @@ class RayEngine:
         handout = handout_of(spec, partitions, self.num_actors)
         slots = [_Slot(spec, self.num_cpus_per_actor) for _ in range(handout.num_workers)]
         try:
-            yield from drive(slots, handout, monitor)
+            yield from drive(slots, handout, monitor, control)
         except ray.exceptions.RayError as error:
             raise RunError(f"lost Ray: {_first_lines(error)} Run the same job again to go on.") from error
         finally:
@@ -83,9 +86,11 @@ class _Slot:
         self._actor = self._actor_class.remote(self._spec)
         return self.collect((), 0, 0.0)
 
-    def collect(self, tasks: Sequence[Task], num_rows_ahead: int, timeout_s: float) -> Future[WorkerStatus]:
+    def collect(
+        self, tasks: Sequence[Task], num_rows_ahead: int, timeout_s: float, orders: Orders = NO_ORDERS
+    ) -> Future[WorkerStatus]:
         status: Future[WorkerStatus] = Future()
-        call: Future[WorkerStatus] = self._actor.collect.remote(tasks, num_rows_ahead, timeout_s).future()
+        call: Future[WorkerStatus] = self._actor.collect.remote(tasks, num_rows_ahead, timeout_s, orders).future()
         call.add_done_callback(lambda call: self._pass_on(call, status))
         return status
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -54,6 +55,11 @@ class LoopThread:
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run `coroutine` on the loop and return its result. An interrupt here cancels it there."""
         return result_of(self.submit(coroutine))
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Call `function` on the loop soon, unless the loop has ended. What it raises is logged by the loop."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(function)
 
     def close(self, last: Callable[[], Coroutine[Any, Any, object]] | None = None) -> None:
         """

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from nemo_llm_stage.client.llm_client import AsyncLLMClient
+from nemo_llm_stage.client.throttle import OPEN, Allowance, Spending, Throttle
 from nemo_llm_stage.core import Outcome
 from nemo_llm_stage.errors import ConfigError, LLMStageError
 from nemo_llm_stage.rows.column import Column, Row
@@ -67,6 +68,7 @@ class Runtime:
         self.loop = LoopThread()
         first = unique(client for name, client in client_of.items() if not uses[name])
         self._scheduler = self.loop.run(self._make_scheduler(first))
+        self._throttle = OPEN
 
     def submit(
         self,
@@ -115,8 +117,32 @@ class Runtime:
         """Return how many rows are started, open and waiting."""
         return self._scheduler.statistics()
 
+    @property
+    def spending(self) -> Spending:
+        """What the requests of all clients took so far."""
+        return self._allowance.spending
+
+    def throttle(self, throttle: Throttle) -> None:
+        """Hold requests back as `throttle` says. May be called from any thread."""
+        if throttle != self._throttle:
+            before, self._throttle = self._throttle, throttle
+            self.loop.call(lambda: self._follow(throttle, before))
+
+    def _follow(self, throttle: Throttle, before: Throttle) -> None:
+        if throttle.grant != before.grant:
+            self._allowance.grant(throttle.grant)
+        for limit in self._limits:
+            if throttle.is_paused != limit.is_paused:
+                limit.pause() if throttle.is_paused else limit.resume()
+            if throttle.max_concurrent_requests not in (None, limit.max_concurrent_requests):
+                limit.resize(throttle.max_concurrent_requests)
+                self._scheduler.fit_to_limits()
+
     async def _make_scheduler(self, first: Sequence[AsyncLLMClient]) -> Scheduler:
         self._limits = [client.limit for client in self._clients]
+        self._allowance = Allowance(self._limits)
+        for limit in self._limits:
+            limit.allowance = self._allowance
         return Scheduler(*(client.limit for client in first))
 
     def close(self) -> None:

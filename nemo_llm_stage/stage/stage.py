@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from nemo_llm_stage.client.adapt import as_async_client
 from nemo_llm_stage.client.llm_client import AsyncLLMClient
+from nemo_llm_stage.client.throttle import OPEN, Spending, Throttle
 from nemo_llm_stage.core import Outcome
 from nemo_llm_stage.errors import ConfigError
 from nemo_llm_stage.prompt import Prompt
@@ -75,6 +76,7 @@ class Stage:
             self.keep_if.check_types(self.fields)
         self._order = RowOrder(_first_prompt(self.columns, self.uses))
         self._runtime = LocalRuntime()
+        self._throttle = OPEN
 
     @property
     def output_columns(self) -> tuple[str, ...]:
@@ -207,6 +209,19 @@ class Stage:
         return 0 if runtime is None else runtime.num_in_flight
 
     @property
+    def spending(self) -> Spending:
+        """What the requests of all clients took since the stage was opened."""
+        runtime = self._runtime.current
+        return Spending() if runtime is None else runtime.spending
+
+    def throttle(self, throttle: Throttle) -> None:
+        """Hold requests back as `throttle` says, from now on. May be called from any thread."""
+        self._throttle = throttle
+        runtime = self._runtime.current
+        if runtime is not None:
+            runtime.throttle(throttle)
+
+    @property
     def trouble(self) -> str | None:
         """The latest transient failure of the last seconds, as ``kind: message``; None where there is none."""
         runtime = self._runtime.current
@@ -234,7 +249,9 @@ class Stage:
         self._runtime.close()
 
     def _open(self) -> Runtime:
-        return self._runtime.open(lambda: Runtime(self.columns, self.uses, self._client_of))
+        runtime = self._runtime.open(lambda: Runtime(self.columns, self.uses, self._client_of))
+        runtime.throttle(self._throttle)
+        return runtime
 
 
 def _first_prompt(columns: Sequence[Column], uses: dict[str, tuple[str, ...]]) -> Prompt:

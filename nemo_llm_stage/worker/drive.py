@@ -18,6 +18,7 @@ from nemo_llm_stage.errors import RunError
 from nemo_llm_stage.worker.dispatch import Handout
 from nemo_llm_stage.worker.engine import TICK_S, Monitor, Status
 from nemo_llm_stage.worker.host import Failure, WorkerStatus
+from nemo_llm_stage.worker.orders import NO_CONTROL, NO_ORDERS, Control, Orders
 from nemo_llm_stage.worker.spec import WorkerSpec
 from nemo_llm_stage.worker.task import PartitionReport, Task
 
@@ -37,7 +38,9 @@ class WorkerSlot(Protocol):
     def start(self) -> Future[WorkerStatus]:
         """Start a worker in place of the one before, and return its first status."""
 
-    def collect(self, tasks: Sequence[Task], num_rows_ahead: int, timeout_s: float) -> Future[WorkerStatus]:
+    def collect(
+        self, tasks: Sequence[Task], num_rows_ahead: int, timeout_s: float, orders: Orders = NO_ORDERS
+    ) -> Future[WorkerStatus]:
         """
         Call the worker's `WorkerHost.collect`.
 
@@ -61,15 +64,23 @@ def handout_of(spec: WorkerSpec, partitions: Sequence[Partition], num_workers: i
     )
 
 
-def drive(slots: Sequence[WorkerSlot], handout: Handout, monitor: Monitor) -> Iterator[PartitionReport]:
+def drive(
+    slots: Sequence[WorkerSlot], handout: Handout, monitor: Monitor, control: Control = NO_CONTROL
+) -> Iterator[PartitionReport]:
     """
     Run the partitions of `handout`, and yield a report for each as it is committed, in any order.
+
+    Args:
+        slots: The places of the workers.
+        handout: What they run.
+        monitor: Told how the run stands.
+        control: Gives the workers orders.
 
     Raises:
         Exception: What a worker or `monitor` raised.
         RunError: A worker died again and again.
     """
-    supervisors = [_Supervisor(str(number), slot) for number, slot in enumerate(slots)]
+    supervisors = [_Supervisor(str(number), slot, control) for number, slot in enumerate(slots)]
     for supervisor in supervisors:
         supervisor.start()
     next_tick = time.monotonic() + TICK_S
@@ -88,10 +99,11 @@ class _Supervisor:
 
     call: Future[WorkerStatus]
 
-    def __init__(self, name: str, slot: WorkerSlot) -> None:
+    def __init__(self, name: str, slot: WorkerSlot, control: Control) -> None:
         self.status = WorkerStatus()
         self._name = name
         self._slot = slot
+        self._control = control
         self._num_deaths = 0
 
     def start(self) -> None:
@@ -114,7 +126,8 @@ class _Supervisor:
                 raise report.to_error()
             handout.finish(self._name, report)
         tasks = handout.take(self._name, num_waiting=self.status.num_waiting, num_open=self.status.num_open)
-        self.call = self._slot.collect(tasks, handout.num_rows_ahead, TICK_S)
+        orders = self._control.orders_of(self._name, self.status.need)
+        self.call = self._slot.collect(tasks, handout.num_rows_ahead, TICK_S, orders)
         yield from (report for report in reports if isinstance(report, PartitionReport))
 
     def _restart(self, handout: Handout, error: WorkerLostError) -> None:
@@ -125,6 +138,7 @@ class _Supervisor:
                 f"a worker died {MAX_DEATHS} times in a row before it had finished a row: {error} See Ray's logs."
             ) from error
         handout.release(self._name)
+        self._control.forget(self._name)
         self.start()
 
 

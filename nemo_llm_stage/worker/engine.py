@@ -12,6 +12,7 @@ from typing import Protocol
 
 from nemo_llm_stage.core import Counters
 from nemo_llm_stage.dataset.plan import Partition
+from nemo_llm_stage.worker.orders import NO_CONTROL, Control
 from nemo_llm_stage.worker.spec import WorkerSpec
 from nemo_llm_stage.worker.task import PartitionReport
 
@@ -42,9 +43,17 @@ Monitor = Callable[[Status], None]
 class Engine(Protocol):
     """Runs partitions through workers."""
 
-    def run(self, spec: WorkerSpec, partitions: Sequence[Partition], monitor: Monitor) -> Iterator[PartitionReport]:
+    def run(
+        self, spec: WorkerSpec, partitions: Sequence[Partition], monitor: Monitor, control: Control = NO_CONTROL
+    ) -> Iterator[PartitionReport]:
         """
         Run `partitions` and yield a report for each as it is committed, in any order.
+
+        Args:
+            spec: What makes the workers.
+            partitions: To run.
+            monitor: Told how the run stands.
+            control: Gives the workers orders.
 
         Raises:
             Exception: What a worker or `monitor` raised; the other partitions are abandoned.

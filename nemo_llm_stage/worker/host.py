@@ -13,9 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from nemo_llm_stage import errors
+from nemo_llm_stage.client.throttle import Spending
 from nemo_llm_stage.core import Counters
 from nemo_llm_stage.text import printable
 from nemo_llm_stage.worker.dispatch import MAX_TASKS_OPEN
+from nemo_llm_stage.worker.orders import NO_ORDERS, Need, Orders
 from nemo_llm_stage.worker.spec import WorkerSpec
 from nemo_llm_stage.worker.task import Report, Task
 from nemo_llm_stage.worker.worker import PartitionWorker
@@ -52,6 +54,7 @@ class WorkerStatus:
         num_in_flight: Requests in flight.
         open: Counts of the rows finished in the tasks that it has.
         trouble: Why rows are waiting for a retry; None if none are.
+        spending: What its requests took since it began.
     """
 
     reports: tuple[Report | Failure, ...] = ()
@@ -60,6 +63,12 @@ class WorkerStatus:
     num_in_flight: int = 0
     open: Counters = field(default_factory=Counters)
     trouble: str | None = None
+    spending: Spending = field(default_factory=Spending)
+
+    @property
+    def need(self) -> Need:
+        """What its orders hang on."""
+        return Need(self.num_waiting, self.num_in_flight, self.spending)
 
 
 class WorkerHost:
@@ -78,7 +87,9 @@ class WorkerHost:
         self._num_open = 0
         self._is_stopped = False
 
-    def collect(self, tasks: Sequence[Task], num_rows_ahead: int, timeout_s: float) -> WorkerStatus:
+    def collect(
+        self, tasks: Sequence[Task], num_rows_ahead: int, timeout_s: float, orders: Orders = NO_ORDERS
+    ) -> WorkerStatus:
         """
         Start `tasks`, wait for news, and return how the worker stands.
 
@@ -89,8 +100,10 @@ class WorkerHost:
             tasks: To run beside those that it has.
             num_rows_ahead: Rows that should wait to be started.
             timeout_s: Seconds to wait at most.
+            orders: How to run from now on.
         """
         worker = self._worker
+        worker.follow(orders)
         with self._changed:
             self._num_open += len(tasks)
             worker.backlog.want(num_rows_ahead)
@@ -108,6 +121,7 @@ class WorkerHost:
             num_in_flight=worker.num_in_flight,
             open=worker.open_counters,
             trouble=worker.trouble,
+            spending=worker.spending,
         )
 
     def stop(self) -> None:

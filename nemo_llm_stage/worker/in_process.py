@@ -16,6 +16,7 @@ from nemo_llm_stage.errors import ConfigError
 from nemo_llm_stage.worker.drive import drive, handout_of
 from nemo_llm_stage.worker.engine import Monitor
 from nemo_llm_stage.worker.host import WorkerHost, WorkerStatus
+from nemo_llm_stage.worker.orders import NO_CONTROL, NO_ORDERS, Control, Orders
 from nemo_llm_stage.worker.spec import WorkerSpec
 from nemo_llm_stage.worker.task import PartitionReport, Task
 
@@ -32,12 +33,14 @@ class LocalEngine:
 
     num_workers: int = 1
 
-    def run(self, spec: WorkerSpec, partitions: Sequence[Partition], monitor: Monitor) -> Iterator[PartitionReport]:
+    def run(
+        self, spec: WorkerSpec, partitions: Sequence[Partition], monitor: Monitor, control: Control = NO_CONTROL
+    ) -> Iterator[PartitionReport]:
         """See `nemo_llm_stage.worker.engine.Engine.run`."""
         handout = handout_of(spec, partitions, self.num_workers)
         slots = [_Slot(spec), *(_Slot(_copy(spec)) for _ in range(1, handout.num_workers))]
         try:
-            yield from drive(slots, handout, monitor)
+            yield from drive(slots, handout, monitor, control)
         finally:
             for slot in slots:
                 slot.stop()
@@ -63,8 +66,10 @@ class _Slot:
     def start(self) -> Future[WorkerStatus]:
         return self.collect((), 0, 0.0)
 
-    def collect(self, tasks: Sequence[Task], num_rows_ahead: int, timeout_s: float) -> Future[WorkerStatus]:
-        return self._thread.submit(self._host.collect, tasks, num_rows_ahead, timeout_s)
+    def collect(
+        self, tasks: Sequence[Task], num_rows_ahead: int, timeout_s: float, orders: Orders = NO_ORDERS
+    ) -> Future[WorkerStatus]:
+        return self._thread.submit(self._host.collect, tasks, num_rows_ahead, timeout_s, orders)
 
     def stop(self) -> None:
         self._host.stop()

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from nemo_llm_stage.client.throttle import Spending
 from nemo_llm_stage.core import Counters, Origin, Outcome, sum_counters
 from nemo_llm_stage.dataset.arrow_types import conform
 from nemo_llm_stage.dataset.bad_input import BadInput
@@ -30,6 +31,7 @@ from nemo_llm_stage.worker.backlog import Backlog
 from nemo_llm_stage.worker.chunk import ROWS_PER_CHUNK, Chunk
 from nemo_llm_stage.worker.failed_rows import FailedRows, merge_retried
 from nemo_llm_stage.worker.garbage import collect_as_usual, collect_rarely, give_memory_back
+from nemo_llm_stage.worker.orders import Orders
 from nemo_llm_stage.worker.source import RowSource
 from nemo_llm_stage.worker.spec import WorkerSpec
 from nemo_llm_stage.worker.task import PartitionReport, PieceReport, Report, Task, settle
@@ -76,6 +78,15 @@ class PartitionWorker:
     def trouble(self) -> str | None:
         """Why rows are waiting for a retry; None if none are."""
         return self.spec.stage.trouble
+
+    @property
+    def spending(self) -> Spending:
+        """What its requests took so far."""
+        return self.spec.stage.spending
+
+    def follow(self, orders: Orders) -> None:
+        """Run as `orders` say from now on."""
+        self.spec.stage.throttle(orders.throttle)
 
     def run_partition(self, partition: Partition) -> PartitionReport:
         """Run a whole partition; returns and raises as `run_task`."""

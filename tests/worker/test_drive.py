@@ -18,6 +18,7 @@ from nemo_llm_stage.testing import SimulatedServer
 from nemo_llm_stage.worker.drive import MAX_DEATHS, WorkerLostError, drive, handout_of
 from nemo_llm_stage.worker.engine import Status
 from nemo_llm_stage.worker.host import WorkerHost, WorkerStatus
+from nemo_llm_stage.worker.orders import NO_ORDERS, Orders
 from nemo_llm_stage.worker.spec import WorkerSpec, spec_of
 from nemo_llm_stage.worker.task import Task
 
@@ -35,13 +36,15 @@ class MortalSlot:
         self._host = WorkerHost(self._spec)
         return self.collect((), 0, 0.0)
 
-    def collect(self, tasks: Sequence[Task], num_rows_ahead: int, timeout_s: float) -> Future[WorkerStatus]:
+    def collect(
+        self, tasks: Sequence[Task], num_rows_ahead: int, timeout_s: float, orders: Orders = NO_ORDERS
+    ) -> Future[WorkerStatus]:
         call: Future[WorkerStatus] = Future()
         if tasks and self._num_deaths:
             self._num_deaths -= 1
             call.set_exception(WorkerLostError("it is gone."))
         else:
-            call.set_result(self._host.collect(tasks, num_rows_ahead, timeout_s))
+            call.set_result(self._host.collect(tasks, num_rows_ahead, timeout_s, orders))
         return call
 
     def stop(self) -> None:
