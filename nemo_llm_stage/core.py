@@ -6,8 +6,8 @@ Frozen, slotted, standard library only. Knows nothing of HTTP, tables, files or 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import Any
 
@@ -21,6 +21,9 @@ CUT_OFF_REASONS = frozenset(
     }
 )
 """Finish reasons, in lower case, of a text that ended because the number of tokens was limited."""
+
+RATE_LIMITED = "rate_limit"
+"""Kind of a send that the server did no work for."""
 
 Message = dict[str, Any]
 
@@ -105,12 +108,13 @@ class RowResult:
         value: The parsed answer; None where the row failed.
         error: None where the row did not fail, else ``kind: message``.
         completion: The answer behind it; None where the server never gave one.
-        attempts: Sends that the answer or the failure took, the failed ones included; 0 where nothing was sent.
+        attempts: Sends that reached the server, the failed ones included; 0 where nothing was sent.
         origin: Where the answer came from.
         discarded: Earlier answers to this row that it could not use, so that it was asked again.
         num_parts: Requests whose answers make up the value; more than one where an answer was continued.
         recovery: What was done so that the row has an answer, e.g. ``reask`` or ``truncate_input+reask``; None where
             its first answer was good.
+        failures: The kinds of the failed sends of this run, refused connections included.
     """
 
     value: Any = None
@@ -121,6 +125,7 @@ class RowResult:
     discarded: tuple[Completion, ...] = ()
     num_parts: int = 1
     recovery: str | None = None
+    failures: tuple[str, ...] = ()
 
     @property
     def error_kind(self) -> str | None:
@@ -184,8 +189,12 @@ class Counters:
         num_left_out: Rows of the input that could not be read; not part of `num_rows`.
         num_cut_off: Answered rows with an answer that ended at max_tokens.
         num_resumed_rows: Rows for which nothing was sent, because earlier runs had journaled their answers.
-        num_attempts: Sends, by this and earlier runs.
-        num_wasted_attempts: Sends that gave no answer worth keeping: failed, or of a row that failed in the end.
+        num_attempts: Sends that reached a server, by this and earlier runs.
+        num_wasted_attempts: Those that gave no answer worth keeping, rate-limited ones aside: they failed, or their row
+            failed in the end.
+        num_refused_connections: Sends that reached no server; not part of `num_attempts`, and nothing was paid.
+        num_rate_limited: Sends answered by 429; part of `num_attempts`, and nothing was paid.
+        num_failed_answers: Other failed sends. Like the two before, of the run that answered the row.
         input_tokens: As the servers counted them, over the answers that came.
         output_tokens: Likewise.
         cached_tokens: Likewise; part of `input_tokens`.
@@ -212,6 +221,9 @@ class Counters:
     num_resumed_rows: int = 0
     num_attempts: int = 0
     num_wasted_attempts: int = 0
+    num_refused_connections: int = 0
+    num_rate_limited: int = 0
+    num_failed_answers: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
@@ -224,6 +236,11 @@ class Counters:
     errors: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
     errors_by_column: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Counters:
+        """Return counts as they were written; ones that this version does not know are passed over."""
+        return cls(**{name: values[name] for name in values.keys() & {field.name for field in fields(cls)}})
 
     @property
     def num_answered(self) -> int:
@@ -278,8 +295,11 @@ class Counters:
         if result.origin is Origin.JOURNAL:
             self._count_resumed(result)
         is_wasted = result.error is not None
+        num_useless = result.attempts if is_wasted else result.attempts - result.num_parts
+        if result.failures:
+            num_useless -= self._count_failures(result.failures)
         self.num_attempts += result.attempts
-        self.num_wasted_attempts += result.attempts if is_wasted else max(0, result.attempts - result.num_parts)
+        self.num_wasted_attempts += max(0, num_useless)
         for completion in result.discarded:
             self._count_usage(completion.usage, is_wasted=True)
         if result.completion is not None:
@@ -295,6 +315,14 @@ class Counters:
         self.resumed_input_tokens += cost.input_tokens
         self.resumed_output_tokens += cost.output_tokens
         self.resumed_wasted_output_tokens += cost.wasted_output_tokens
+
+    def _count_failures(self, kinds: Sequence[str]) -> int:
+        """Count failed sends; return how many of them reached a server that refused to work for them."""
+        num_refused, num_limited = kinds.count(REFUSED), kinds.count(RATE_LIMITED)
+        self.num_refused_connections += num_refused
+        self.num_rate_limited += num_limited
+        self.num_failed_answers += len(kinds) - num_refused - num_limited
+        return num_limited
 
     def _count_usage(self, usage: Usage | None, *, is_wasted: bool) -> None:
         if usage is None:
@@ -333,6 +361,9 @@ COST_NAMES = (
     "num_shared",
     "num_attempts",
     "num_wasted_attempts",
+    "num_refused_connections",
+    "num_rate_limited",
+    "num_failed_answers",
     "input_tokens",
     "output_tokens",
     "cached_tokens",

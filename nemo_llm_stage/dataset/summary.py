@@ -59,7 +59,7 @@ class Summary:
             ValueError: It is damaged; also KeyError and TypeError.
         """
         values: dict[str, Any] = orjson.loads(data)
-        return cls(values["job"], Counters(**values["counters"]), values.get("checksum"))
+        return cls(values["job"], Counters.of(values["counters"]), values.get("checksum"))
 
 
 def read_footer(folder: Folder, name: str) -> pq.FileMetaData:

@@ -81,6 +81,13 @@ def _add_costs(table: Table, counters: Counters) -> None:
     """Say what was sent and what came, and which part of it was of no use: retries, re-asks, failed rows."""
     wasted = _percent(counters.num_wasted_attempts, counters.num_attempts)
     table.add_row("requests", f"{counters.num_attempts:,}", f"{wasted} wasted" if counters.num_wasted_attempts else "")
+    for name, num, note in (
+        ("  failed", counters.num_failed_answers, "sent again, or the row failed"),
+        ("  rate limited", counters.num_rate_limited, "status 429, sent again later; not wasted"),
+        ("refused connections", counters.num_refused_connections, "no server was reached; not wasted"),
+    ):
+        if num:
+            table.add_row(name, f"{num:,}", note)
     if counters.input_tokens or counters.output_tokens:
         cached = f"{counters.cached_tokens:,} from the prefix cache" if counters.cached_tokens else ""
         table.add_row("input tokens", f"{counters.input_tokens:,}", cached)

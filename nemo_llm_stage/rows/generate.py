@@ -97,7 +97,7 @@ class ColumnRunner:
             return trail.result(await self._value(trail, completion))
         except RequestError as error:
             self._refusals.check(error)
-            trail.attempts += error.attempts
+            trail.count(error)
             return trail.failed(f"{error.kind}: {error}")
 
     async def _render(self, row: Row) -> list[Message]:
@@ -119,13 +119,13 @@ class ColumnRunner:
                 completion, origin = await self._querier.query(trail.messages, trail.terms, trail.store)
             except ContextOverflowError as error:
                 self._fit(trail, error)
-                trail.attempts += error.attempts
+                trail.count(error)
             except BadRequestError as error:
                 self._unguide(trail, error)
-                trail.attempts += error.attempts
+                trail.count(error)
             except TruncatedError as error:  # the token limit was reached before the first word of the answer
                 self._lengthen(trail, error)
-                trail.attempts += error.attempts
+                trail.count(error)
             else:
                 completion = first_choices(completion, trail.terms.config.n or 1)
                 trail.take(completion, origin)
@@ -193,7 +193,7 @@ class ColumnRunner:
             try:
                 part, origin = await self._querier.query(turns, terms, trail.store)
             except RowError as failure:
-                trail.attempts += failure.attempts
+                trail.count(failure)
                 raise TruncatedError(f"{error}, and could not be continued: {failure}") from failure
             parts.append(part)
             whole = joined(parts)
@@ -232,7 +232,7 @@ class ColumnRunner:
                 values[choice] = await self._choice(trail, completion, choice, is_given=choice < num_given)
             except RequestError as error:
                 self._refusals.check(error)
-                trail.attempts += error.attempts
+                trail.count(error)
                 errors[choice] = f"{error.kind}: {error}"
         return trail.result_of_choices(values, errors, keeps_nulls=not self.column.explode)
 
@@ -274,7 +274,7 @@ class ColumnRunner:
             try:
                 completion = await self._complete(trail)
             except RowError as failure:
-                trail.attempts += failure.attempts
+                trail.count(failure)
                 raise error from failure
             try:
                 return self._parse(completion, 0)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from nemo_llm_stage.client.llm_client import GenerationConfig
 from nemo_llm_stage.core import Completion, Message, Origin, RowResult, sum_usages
+from nemo_llm_stage.errors import RequestError
 from nemo_llm_stage.rows.query import CompletionStore, Terms
 from nemo_llm_stage.text import encodable
 
@@ -36,7 +37,8 @@ class Trail:
         messages: Of the next request.
         completion: The latest answer.
         origin: Where the latest answer came from.
-        attempts: Sends so far.
+        attempts: Sends so far that reached the server.
+        failures: The kinds of the failed sends so far, refused connections included.
         num_fits: How often the prompt was changed to make it fit.
     """
 
@@ -46,6 +48,7 @@ class Trail:
         "_steps",
         "attempts",
         "completion",
+        "failures",
         "first",
         "messages",
         "num_fits",
@@ -63,6 +66,7 @@ class Trail:
         self.completion: Completion | None = None
         self.origin = Origin.ASKED
         self.attempts = 0
+        self.failures: tuple[str, ...] = ()
         self.num_fits = 0
         self._num_parts = 1
         self._discarded: tuple[Completion, ...] = ()
@@ -87,11 +91,15 @@ class Trail:
         if self.completion is not None:
             self._discard(self.completion)
         self.attempts += completion.attempts
+        if origin is not Origin.SHARED:
+            self.failures += completion.failures
         self.completion, self.origin, self._num_parts = completion, origin, 1
 
     def extend(self, whole: Completion, part: Completion, origin: Origin) -> None:
         """Take `part`, the continuation of the latest answer, which together with it is `whole`."""
         self.attempts += part.attempts
+        if origin is not Origin.SHARED:
+            self.failures += part.failures
         self.completion, self.origin = whole, _more_costly(self.origin, origin)
         self._num_parts += 1
 
@@ -107,6 +115,7 @@ class Trail:
         """Take the account of a branch, and if it `is_good` its answer in the place of `choice`."""
         whole, part = self.completion, branch.completion
         self.attempts += branch.attempts
+        self.failures += branch.failures
         self._discarded += branch._discarded
         for step in branch._steps:
             self.note(step)
@@ -125,6 +134,11 @@ class Trail:
         )
         self.origin = _more_costly(self.origin, branch.origin)
         self._num_parts += branch._num_parts
+
+    def count(self, error: RequestError) -> None:
+        """Count the sends of a request that failed."""
+        self.attempts += error.attempts
+        self.failures += error.failures
 
     def failed(self, error: str) -> RowResult:
         """Return the result of a row without a value."""
@@ -154,7 +168,7 @@ class Trail:
     def result(self, value: Any, error: str | None = None) -> RowResult:
         """Return the row's result."""
         if not self._steps:
-            return RowResult(value, error, self.completion, self.attempts, self.origin)
+            return RowResult(value, error, self.completion, self.attempts, self.origin, failures=self.failures)
         return RowResult(
             value,
             error,
@@ -164,6 +178,7 @@ class Trail:
             discarded=self._discarded,
             num_parts=self._num_parts,
             recovery="+".join(self._steps),
+            failures=self.failures,
         )
 
     def _discard(self, completion: Completion) -> None:
