@@ -133,7 +133,7 @@ class AsyncHTTPClient(AsyncLLMClient):
         Raises:
             ConfigError: A variable or file is missing; named in the message.
         """
-        self._session = HTTPSession(self._credentials.read(), self._make_transport)
+        self._session = HTTPSession(self._credentials.read, self._make_transport)
         exposed = [e.base_url for e in self.endpoints.all if not e.is_tls and not e.is_private]
         if self._session.sent.key is not None and exposed:
             warnings.warn(f"The API key is sent unencrypted to {exposed[0]}; use https://.", stacklevel=2)
@@ -146,16 +146,16 @@ class AsyncHTTPClient(AsyncLLMClient):
         conversation_formatter: ConversationFormatter | None,
         generation_config: GenerationConfig,
     ) -> Completion:
-        """Make one attempt; a server that wants another name for ``max_tokens`` gets the request once more."""
-        session = self._opened()
+        """Make one attempt; once more with another name for ``max_tokens``, or with a new key, where that may help."""
+        sent = (session := self._opened()).sent
         turns = messages if isinstance(messages, list) else list(messages)
         config = session.token_limit.put_into(generation_config, model)
-        secrets = secrets_of_request(session.sent.secrets, config.extra_kwargs)
+        secrets = secrets_of_request(sent.secrets, config.extra_kwargs)
         try:
             completion = await self._ask(encode_request(turns, model, config, conversation_formatter), model, secrets)
         except RequestError as error:
             secrets.clean(error)
-            if not session.token_limit.learn(error, config, model):
+            if not (session.token_limit.learn(error, config, model) or session.renew(error, sent)):
                 raise
         else:
             return secrets.cleaned(completion)

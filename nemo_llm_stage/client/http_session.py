@@ -7,11 +7,13 @@ Knows nothing of requests.
 from __future__ import annotations
 
 from collections.abc import Callable
+from http import HTTPStatus
 
 from nemo_llm_stage.client.credentials import Sent
 from nemo_llm_stage.client.http.transport import Transport, TransportStatistics
 from nemo_llm_stage.client.limit import LoopLocal
 from nemo_llm_stage.client.token_limit import TokenLimitNames
+from nemo_llm_stage.errors import ConfigError, RequestError
 
 
 class HTTPSession:
@@ -19,17 +21,21 @@ class HTTPSession:
     The values that a client sends, as read in this process, and its connections.
 
     Args:
-        sent: Key, headers and query.
+        read: Reads key, headers and query.
         make_transport: Called once on each event loop.
 
     Attributes:
+        sent: The values as read last.
         token_limit: What each model calls ``max_tokens``.
     """
 
-    def __init__(self, sent: Sent, make_transport: Callable[[Sent], Transport]) -> None:
-        self.sent = sent
+    def __init__(self, read: Callable[[], Sent], make_transport: Callable[[Sent], Transport]) -> None:
+        self.sent = read()
+        self._read = read
         self.token_limit = TokenLimitNames()
-        self._transports: LoopLocal[Transport] = LoopLocal(lambda: make_transport(sent))
+        self._transports: LoopLocal[Transport] = LoopLocal(lambda: make_transport(self.sent))
+        self._make_transport = make_transport
+        self._retired: list[LoopLocal[Transport]] = []
         self._closed = TransportStatistics()
 
     @property
@@ -37,14 +43,43 @@ class HTTPSession:
         """The running event loop's."""
         return self._transports.get()
 
+    def renew(self, error: RequestError, used: Sent) -> bool:
+        """
+        Read the values again if the server does not accept the key: its file may hold a new one.
+
+        Connections with the old key serve the requests that are in flight on them and are closed with the session.
+
+        Args:
+            error: Of the failed request.
+            used: The values that the request was sent with.
+
+        Returns:
+            Whether there is a new key, so that the request should be sent again.
+        """
+        if error.status != HTTPStatus.UNAUTHORIZED:
+            return False
+        if self.sent is used:
+            try:
+                sent = self._read()
+            except ConfigError:  # the file is just being replaced, or is gone: the server's words tell more
+                return False
+            if sent.key == used.key:
+                return False
+            self.sent = sent
+            self._retired.append(self._transports)
+            self._transports = LoopLocal(lambda: self._make_transport(sent))
+        return self.sent.key != used.key
+
     def statistics(self) -> TransportStatistics:
         """Return how the connections of all event loops stand, closed ones included. From any thread."""
-        parts = [transport.statistics() for transport in self._transports.values()]
+        all_of_them = [*self._retired, self._transports]
+        parts = [transport.statistics() for transports in all_of_them for transport in transports.values()]
         return TransportStatistics.sum_of([self._closed, *parts])
 
     async def aclose(self) -> None:
         """Close the running event loop's connections."""
-        transport = self._transports.pop()
-        if transport is not None:
-            await transport.aclose()
-            self._closed = TransportStatistics.sum_of([self._closed, transport.statistics()])
+        for transports in (*self._retired, self._transports):
+            transport = transports.pop()
+            if transport is not None:
+                await transport.aclose()
+                self._closed = TransportStatistics.sum_of([self._closed, transport.statistics()])
