@@ -168,13 +168,13 @@ def run_until_done(
 
 def _choose_place(job: CrashJob, rng: random.Random, places: Sequence[str]) -> str:
     """Return a place that an attempt has a chance to come to: a record is written only once."""
-    is_begun = (Path(job.folder) / "out" / "_nemo_llm_stage" / "job.json").exists()
+    is_begun = (Path(job.folder) / ".out.nemo_llm_stage" / "job.json").exists()
     return rng.choice([place for place in places if not (is_begun and place.startswith("record."))])
 
 
 def tear_a_journal(job: CrashJob, rng: random.Random) -> int:
     """Cut a journal's end off or spoil a byte of it, as a power loss may; return how many answers that can cost."""
-    journals = Path(job.folder).glob("out/_nemo_llm_stage/journal/*/*.jsonl")
+    journals = Path(job.folder).glob(".out.nemo_llm_stage/journal/*/*.jsonl")
     files = sorted(path for path in journals if path.stat().st_size)
     if not files:
         return 0
@@ -220,9 +220,9 @@ def check_output(job: CrashJob, num_rows: int, tally: Tally) -> None:
     counters = verification.counters
     if not verification.is_complete or (counters.num_rows, counters.num_failed) != (num_rows, 0):
         tally.problems.append(f"the account is off: {verification}")
-    state = Path(job.folder) / "out" / "_nemo_llm_stage"
+    state = Path(job.folder) / ".out.nemo_llm_stage"
     left = [path.name for name in ("journal", "tmp") for path in (state / name).glob("*")]
     if left:
         tally.problems.append(f"left behind: {left}")
-    if not (state.parent / "_SUCCESS").exists():
+    if not (Path(job.folder) / "out" / ".nemo_llm_stage" / "_SUCCESS").exists():
         tally.problems.append("no _SUCCESS")

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from nemo_llm_stage.config.job_settings import JobKeywords, JobSettings, WorkerKeywords, takes
 from nemo_llm_stage.core import Counters, sum_counters
-from nemo_llm_stage.dataset.folder import SUCCESS
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.verify import Verification, verify
 from nemo_llm_stage.errors import OutputConflictError, RunError
@@ -244,7 +243,7 @@ def _finish(job: Job, num_rows_before: int, started_monotonic_s: float, failure_
         raise RunError("the output does not hold every row exactly once:\n  " + "\n  ".join(problems[:20]))
     job.output.tidy(keep_raw=job.settings.keep_raw)
     _write_report(job, verification)
-    if not job.output.folder.exists(SUCCESS):
+    if not job.output.is_complete():
         failure_limit.check_end(verification.counters)
         job.output.write_success()
     return JobResult(

@@ -53,7 +53,7 @@ class JobSettings:
             code 3, no ``_SUCCESS``; the output stays. null allows any number.
         keep_raw: Keep the raw answers beside the output, so that a changed parser needs no new requests.
         on_bad_input: What to do with a damaged file or a broken line: ``stop`` the job, or ``skip`` and record it in
-            the output's ``_nemo_llm_stage/bad_input/``.
+            ``bad_input/`` of the job's state folder.
         order: In which order rows are sent. ``auto`` sends rows whose prompts begin alike one after another where that
             lets the server's prefix cache do more; ``input`` keeps the order of the input. The output always does.
         on_mixed_types: What to do with a JSON field whose values have no common type (text here, a list there):

@@ -1,18 +1,12 @@
 """
-The output folder: committed files that a reader may take at any moment, and beside them what a job must remember.
+The output folder: committed files that a reader may take at any moment, and the state of the job that writes them.
 
-```
-out/part-00000.parquet …   one file a partition, whole from the moment it is there
-out/_SUCCESS               every row is accounted for
-out/_nemo_llm_stage/       job.json, journal/, raw/, bad_input/, tmp/; readers of datasets pass over names with _ first
-```
-Knows files; knows nothing of how rows are generated.
+`layout` says where the state is. Knows files; knows nothing of how rows are generated.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -27,6 +21,7 @@ from nemo_llm_stage.dataset.failpoints import reach
 from nemo_llm_stage.dataset.journal import retire_journal
 from nemo_llm_stage.dataset.json_text import parse
 from nemo_llm_stage.dataset.jsonl import read_lines
+from nemo_llm_stage.dataset.layout import MARKS, Layout, find_layout, writable_layout
 from nemo_llm_stage.dataset.owner import JOB, Owner, damaged_record, decode_record, encode_record
 from nemo_llm_stage.dataset.parquet_file import open_parquet
 from nemo_llm_stage.dataset.plan import Partition
@@ -36,10 +31,6 @@ from nemo_llm_stage.dataset.summary import TMP, Summary, read_summary, remove_su
 from nemo_llm_stage.dataset.writer import PartitionWriter
 from nemo_llm_stage.errors import OutputConflictError, RunError
 
-STATE = "_nemo_llm_stage"
-"""What a job keeps beside its output; readers of datasets pass over names that begin with _."""
-
-SUCCESS = "_SUCCESS"
 BAD_FILES = "files"
 """Stands for whole files of the input in `OutputFolder.write_bad_input`."""
 
@@ -55,13 +46,47 @@ class OutputFolder:
     Args:
         url: Path or fsspec URL of the folder.
         format: ``parquet`` or ``jsonl``.
+        layout: Where the state is; None looks for it.
+
+    Attributes:
+        folder: Has the committed files.
     """
 
-    def __init__(self, url: str, format: str = "parquet") -> None:  # noqa: A002 - the word users write in a job file
+    def __init__(self, url: str, format: str = "parquet", layout: Layout | None = None) -> None:  # noqa: A002 - the word users write in a job file
         self.folder = Folder(url)
-        self.state = Folder(f"{self.folder.url}/{STATE}")
         self.format = format
-        self._owner = Owner(self.state)
+        self._layout = layout
+        self._state: Folder | None = None
+        self._owner: Owner | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """
+        Where the job's state is.
+
+        Raises:
+            OutputConflictError: The place cannot be read.
+        """
+        if self._layout is None:
+            try:
+                self._layout = find_layout(self.folder)
+            except OSError as error:
+                raise OutputConflictError(f"cannot read the output folder {self.url!r}: {error}.") from error
+        return self._layout
+
+    @property
+    def state(self) -> Folder:
+        """The folder with the job's state."""
+        if self._state is None:
+            self._state = Folder(self.layout.state_url)
+        return self._state
+
+    @property
+    def owner(self) -> Owner:
+        """Tells which job owns the folder."""
+        if self._owner is None:
+            self._owner = Owner(self.state)
+        return self._owner
 
     @property
     def url(self) -> str:
@@ -91,15 +116,12 @@ class OutputFolder:
             if self.folder.fs.isfile(self.folder.path()):
                 raise OutputConflictError(f"the output folder {self.url!r} is a file; choose a folder.")
             names = self.folder.names()
-            if not self.state.exists(JOB) and names:
+            if names and not self.state.exists(JOB):
                 raise OutputConflictError(
                     f"the output folder {self.url!r} already holds {min(names)!r}, which no job of this package "
                     "wrote; choose an empty or a new folder."
                 )
-            self.state.make(TMP)
-            probe = f"{TMP}/probe-{os.getpid()}"
-            self.state.fs.pipe_file(self.state.path(probe), b"")
-            self.state.remove(probe)
+            self._layout, self._state, self._owner = writable_layout(self.folder, self.layout), None, None
         except OSError as error:
             raise OutputConflictError(f"cannot write the output folder {self.url!r}: {error}.") from error
 
@@ -112,7 +134,7 @@ class OutputFolder:
         """
         try:
             return decode_record(self.state.read(JOB))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise OutputConflictError(f"cannot read the output folder {self.url!r}: {error}.") from error
@@ -123,6 +145,7 @@ class OutputFolder:
         """Claim the folder for `job`; whether this call was the first to."""
         reach("record.before")
         with writing_to(self.url):
+            self._mark(job)
             is_first = self.state.publish_bytes(encode_record(job), JOB, scratch_sub=TMP)
         reach("record.after")
         return is_first
@@ -136,8 +159,24 @@ class OutputFolder:
                 remove_summary(self.state, name)
                 self.folder.remove(name)
                 reach("restart.between")
+            self._mark(job)
             self.state.replace_bytes(encode_record(job), JOB, scratch_sub=TMP)
         reach("restart.after")
+
+    def _mark(self, job: dict[str, Any]) -> None:
+        """Put an empty file with the job's id into the folder: a folder that was removed since has none."""
+        if self.layout.has_marks:
+            self.folder.make(MARKS)
+            self.folder.fs.pipe_file(self.folder.path(f"{MARKS}/{_mark_of(job)}"), b"")
+
+    def is_gone(self, job: dict[str, Any]) -> bool:
+        """Whether the folder of `job`, whose state is beside it, was removed."""
+        return self.layout.has_marks and not self.folder.exists(f"{MARKS}/{_mark_of(job)}")
+
+    def forget_job(self) -> None:
+        """Remove the record of a job whose folder was removed. Its journals and raw answers stay."""
+        with writing_to(self.url):
+            self.state.remove(JOB)
 
     def tidy(self, *, keep_raw: bool) -> None:
         """Put away what workers that died left behind: journals of committed partitions, files not committed."""
@@ -204,7 +243,7 @@ class OutputFolder:
             RunError: Another job owns it now.
         """
         with writing_to(self.url):
-            self._owner.check(job_id)
+            self.owner.check(job_id)
 
     def data_files(self) -> set[str]:
         """Return the names of all files that a reader of the folder takes for rows of the job, of any format."""
@@ -213,7 +252,7 @@ class OutputFolder:
     def writer(self, schema: pa.Schema, job_id: str = "") -> PartitionWriter:
         """Return a writer for one partition's file of `schema`, not yet visible."""
         return PartitionWriter(
-            self.folder, self.state, format=self.format, schema=schema, job_id=job_id, owner=self._owner
+            self.folder, self.state, format=self.format, schema=schema, job_id=job_id, owner=self.owner
         )
 
     def read_counters(self, name: str) -> Counters:
@@ -279,13 +318,22 @@ class OutputFolder:
         """Tell readers that the output is complete."""
         with writing_to(self.url):
             reach("finish.before")
-            self.folder.replace_bytes(b"", SUCCESS, scratch_sub=f"{STATE}/{TMP}")
+            self.folder.make(self.layout.success.rpartition("/")[0])
+            self.folder.fs.pipe_file(self.folder.path(self.layout.success), b"")
         reach("finish.after")
 
     def remove_success(self) -> None:
         """Take back `write_success`."""
-        self.folder.remove(SUCCESS)
+        self.folder.remove(self.layout.success)
+
+    def is_complete(self) -> bool:
+        """Whether `write_success` was called."""
+        return self.folder.exists(self.layout.success)
 
 
 def _record_of_bad(name: str) -> str:
     return f"{_BAD_INPUT}/{name.partition('.')[0]}.jsonl"
+
+
+def _mark_of(job: dict[str, Any]) -> str:
+    return f"job-{job.get('id')}"

@@ -96,6 +96,9 @@ def prepare_job(
         raise OutputConflictError(f"the output {str(output)!r} is a file; choose a folder, which may be new.")
     folder = OutputFolder(str(output), settings.output_format)
     record = folder.read_job()
+    if record is not None and folder.is_gone(record):  # the output was removed, its state beside it was not
+        folder.forget_job()
+        record = None
     files = find_files(inputs)
     bad_files: list[BadInput] = []
     changes: list[str] = []

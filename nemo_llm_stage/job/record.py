@@ -18,6 +18,7 @@ import pyarrow as pa
 from nemo_llm_stage.client.credentials import without_request_secrets
 from nemo_llm_stage.dataset.files import InputFile
 from nemo_llm_stage.dataset.folder import OutputFolder
+from nemo_llm_stage.dataset.layout import MARKS
 from nemo_llm_stage.dataset.owner import damaged_record
 from nemo_llm_stage.dataset.plan import Partition, Plan
 from nemo_llm_stage.errors import InputError, OutputConflictError
@@ -37,7 +38,7 @@ def open_output(url: str) -> tuple[OutputFolder, Plan]:
     output = OutputFolder(url)
     try:
         files = [InputFile(**file) for file in record["files"]]
-        return OutputFolder(url, record["output_format"]), read_plan(record, files)
+        return OutputFolder(url, record["output_format"], output.layout), read_plan(record, files)
     except (KeyError, IndexError, TypeError, ValueError, pa.ArrowException) as error:
         raise damaged_record(output.state.url, error) from error
 
@@ -49,7 +50,13 @@ def read_record(url: str) -> dict[str, Any]:
     Raises:
         OutputConflictError: No job has written there.
     """
-    record = OutputFolder(url).read_job()
+    output = OutputFolder(url)
+    record = output.read_job()
+    if record is None and output.folder.names(MARKS):
+        raise OutputConflictError(
+            f"the job of {url!r} has its state beside the output, in {output.layout.state_url!r}, which is not there. "
+            "Move or copy both folders."
+        )
     if record is None:
         raise OutputConflictError(f"{url!r} is not the output of a job of this package: it has no job record.")
     return record

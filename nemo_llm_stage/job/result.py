@@ -25,7 +25,7 @@ class JobResult:
             rows of others that were left out are `counters.num_left_out`.
         num_retried: Failed rows that `retry_failed` sent again; None after `run_job`.
         left_out: The first few of what was left out, with file, line and reason; all of it is written down in the
-            output's ``_nemo_llm_stage/bad_input/``.
+            job's state folder, under ``bad_input/``.
     """
 
     output: str

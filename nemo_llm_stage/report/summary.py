@@ -16,13 +16,13 @@ from rich.text import Text
 
 from nemo_llm_stage.core import Counters
 from nemo_llm_stage.dataset.bad_input import BadInput
+from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.verify import Verification
 from nemo_llm_stage.report.console import shown
 from nemo_llm_stage.report.progress import duration
 
 _MAX_EXAMPLE_CHARS = 160
 _MAX_SHOWN_CHARS = 300
-_BAD_INPUT = "_nemo_llm_stage/bad_input/"
 
 
 def summary(
@@ -99,7 +99,7 @@ def _add_costs(table: Table, counters: Counters) -> None:
 def _left_out(records: Sequence[BadInput], output: str) -> Table:
     """Return the first of what was left out of the input, and where to find the rest."""
     table = Table(box=box.SIMPLE, title="left out of the input, for example", title_justify="left", pad_edge=False)
-    table.caption = shown(f"all of it is written down in {output}/{_BAD_INPUT}")
+    table.caption = shown(f"all of it is written down in {OutputFolder(output).state.url}/bad_input/")
     table.caption_justify = "left"
     table.add_column("file", overflow="fold")
     table.add_column("line", justify="right")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from nemo_llm_stage.config.job_settings import JobSettings
+from nemo_llm_stage.dataset.layout import Layout
 from nemo_llm_stage.job.prepare import Job
 from nemo_llm_stage.stage.stage import Stage
 
@@ -23,6 +24,7 @@ class WorkerSpec:
     Attributes:
         stage: Not yet opened.
         output_url: The output folder.
+        layout: Where the job's state is.
         input_schema: Columns of every partition.
         rows_per_partition: Rows of a usual partition, for sizing.
         job_id: Written into each file.
@@ -33,6 +35,7 @@ class WorkerSpec:
 
     stage: Stage
     output_url: str
+    layout: Layout
     input_schema: pa.Schema
     rows_per_partition: int
     job_id: str
@@ -50,6 +53,7 @@ def spec_of(job: Job) -> WorkerSpec:
     return WorkerSpec(
         stage=job.stage,
         output_url=job.output.url,
+        layout=job.output.layout,
         input_schema=job.plan.schema,
         rows_per_partition=max(1, job.plan.num_rows // len(job.plan.partitions)),
         job_id=job.id,

@@ -55,7 +55,7 @@ class PartitionWorker:
     def __init__(self, spec: WorkerSpec) -> None:
         self.spec = spec
         self.backlog = Backlog(max(MAX_QUEUED_ROWS, 4 * spec.max_concurrent_requests))
-        self._output = OutputFolder(spec.output_url, spec.settings.output_format)
+        self._output = OutputFolder(spec.output_url, spec.settings.output_format, spec.layout)
         self._source = RowSource(spec, self._output)
         self._schema = self._source.output_schema
         self._open: dict[Partition, Counters] = {}

@@ -173,7 +173,7 @@ def test_each_answer_may_have_a_row(job: Any, output_format: str) -> None:
 def test_lost_counts_of_such_files_are_counted_anew(job: Any, servers: Servers, settings: dict[str, Any]) -> None:
     """Where a worker died between a JSONL file and its counts."""
     result = job.run(servers.stage("x", "{{ text }}", **settings), output_format="jsonl")
-    for path in (Path(result.output) / "_nemo_llm_stage" / "commits").iterdir():
+    for path in (Path(result.output).parent / f".{Path(result.output).name}.nemo_llm_stage" / "commits").iterdir():
         path.unlink()
     verification = verify_output(result.output)
     assert verification.is_complete, verification.problems

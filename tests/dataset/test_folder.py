@@ -71,7 +71,7 @@ def test_nothing_is_visible_before_the_commit(output: OutputFolder) -> None:
     with output.writer(SCHEMA) as writer:
         writer.write(table_of([1]))
         assert output.committed() == set()
-    assert output.folder.names("_nemo_llm_stage/tmp") == set()
+    assert output.state.names("tmp") == set()
 
 
 def test_pandas_reads_the_folder_as_it_is(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_a_file_of_another_format_is_named(output: OutputFolder, plan: Plan) -> 
 def test_a_file_with_other_rows_than_its_input_is_named(output: OutputFolder, plan: Plan) -> None:
     """One row too few."""
     output.folder.remove(name(output, 1))
-    output.folder.remove(f"_nemo_llm_stage/commits/{name(output, 1)}.json")
+    output.state.remove(f"commits/{name(output, 1)}.json")
     commit(output, name(output, 1), 9)
     assert verify(output, plan).problems == [f"{name(output, 1)}: 9 rows were finished, but its input has 10."]
 
@@ -108,7 +108,7 @@ def test_a_file_that_was_cut_off_is_named(output: OutputFolder, plan: Plan) -> N
 def test_counts_that_the_rows_do_not_bear_out_are_named(output: OutputFolder, plan: Plan) -> None:
     """The errors in the file are counted, not believed."""
     output.folder.remove(name(output, 2))
-    output.folder.remove(f"_nemo_llm_stage/commits/{name(output, 2)}.json")
+    output.state.remove(f"commits/{name(output, 2)}.json")
     commit(output, name(output, 2), 10, error="timeout: slow", counters=Counters(num_rows=10))
     problems = verify(output, plan).problems
     assert problems == [f"{name(output, 2)} has 1 rows with an error in x, but 0 were counted."]
@@ -133,7 +133,7 @@ def test_rows_that_only_reading_tells_are_taken_from_the_file(output: OutputFold
 
 def test_a_file_of_an_earlier_job_is_named(output: OutputFolder, plan: Plan) -> None:
     """A worker of a job that was thrown away since woke up late, and was first."""
-    output.folder.remove("_nemo_llm_stage/job.json")
+    output.state.remove("job.json")
     output.write_job({"id": "new", "stage": {"output_column": "x"}})
     problems = verify(output, plan).problems
     assert len(problems) == 3

@@ -26,7 +26,7 @@ def break_line(path: Path, number: int, text: str = '{"id": 27, "te') -> None:
 
 
 def records(job: Any) -> list[dict[str, Any]]:
-    paths = sorted((job.folder / "out" / "_nemo_llm_stage" / "bad_input").glob("*.jsonl"))
+    paths = sorted((job.folder / ".out.nemo_llm_stage" / "bad_input").glob("*.jsonl"))
     return [json.loads(line) for path in paths for line in path.open()]
 
 
@@ -40,7 +40,7 @@ def test_by_default_a_broken_line_stops_the_job_before_it_pays(job: Any) -> None
     with pytest.raises(InputError, match=r"b\.jsonl', line 3, is not JSON"):
         job.run()
     assert job.server.stats.num_requests == 0
-    assert not (job.folder / "out").exists() or not list((job.folder / "out").glob("_nemo_llm_stage/job.json"))
+    assert not (job.folder / "out").exists() or not (job.folder / ".out.nemo_llm_stage" / "job.json").exists()
 
 
 def test_by_default_a_damaged_file_stops_the_job_before_it_pays(job: Any) -> None:
@@ -128,7 +128,7 @@ def test_lost_counts_of_a_jsonl_output_still_know_what_was_left_out(job: Any) ->
     """From what was written down."""
     break_line(job.folder / "in" / "b.jsonl", 3)
     job.run(on_bad_input="skip", output_format="jsonl")
-    for path in (job.folder / "out" / "_nemo_llm_stage" / "commits").iterdir():
+    for path in (job.folder / ".out.nemo_llm_stage" / "commits").iterdir():
         path.unlink()
     verification = verify_output(str(job.folder / "out"))
     assert verification.is_complete, verification

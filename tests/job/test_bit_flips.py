@@ -46,14 +46,14 @@ def test_a_flipped_bit_of_a_committed_file_is_found(job: Any, output_format: str
 def test_a_flipped_bit_in_the_counts_of_a_jsonl_file_is_found(job: Any) -> None:
     """They are covered by the checksum of the file."""
     job.run(output_format="jsonl", rows_per_partition=100, input=job.folder / "in" / "a.parquet")
-    (path,) = job.folder.glob("out/*nemo_llm_stage/commits/*.json")
+    (path,) = job.folder.glob(".out.nemo_llm_stage/commits/*.json")
     assert [bit for bit in flipped(path) if not verify_output(str(job.folder / "out")).problems] == []
 
 
 def test_a_flipped_bit_of_the_record_is_told(job: Any) -> None:
     """With a message, to `verify` and to the next run."""
     job.run(rows_per_partition=100, input=job.folder / "in" / "a.parquet")
-    (path,) = job.folder.glob("out/*nemo_llm_stage/job.json")
+    (path,) = job.folder.glob(".out.nemo_llm_stage/job.json")
     for _ in flipped(path):
         with pytest.raises(OutputConflictError, match=r"job\.json is damaged"):
             verify_output(str(job.folder / "out"))

@@ -36,7 +36,7 @@ def test_too_many_failures_stop_the_job(job: Any) -> None:
     assert " x bad_request: HTTP 400" in text
     assert " x content_filter: " in text
     assert job.server.stats.num_requests < 3000
-    assert not (job.folder / "out" / "_SUCCESS").exists()
+    assert not (job.folder / "out" / ".nemo_llm_stage" / "_SUCCESS").exists()
 
 
 def test_a_stopped_job_goes_on_once_its_cause_is_mended(job: Any) -> None:
@@ -72,7 +72,7 @@ def test_a_job_whose_rows_all_failed_is_no_success_until_they_are_mended(job: An
     stage = job.stage(parser=re.compile("never (x)"), max_reasks=0)
     with pytest.raises(TooManyFailedRowsError, match=r"40 of 40 rows failed[\s\S]* x parse: "):
         job.run(stage)
-    success = job.folder / "out" / "_SUCCESS"
+    success = job.folder / "out" / ".nemo_llm_stage" / "_SUCCESS"
     assert len(job.rows()) == 40
     assert not success.exists()
     with pytest.raises(TooManyFailedRowsError):
@@ -91,7 +91,7 @@ def test_retried_rows_that_are_answered_make_the_job_a_success(job: Any) -> None
         job.run()
     job.server.faults = []
     assert job.retry().counters.num_failed == 0
-    assert (job.folder / "out" / "_SUCCESS").exists()
+    assert (job.folder / "out" / ".nemo_llm_stage" / "_SUCCESS").exists()
 
 
 @pytest.mark.parametrize("limit", [-1, 1.5, -0.1])

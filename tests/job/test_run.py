@@ -55,8 +55,8 @@ def test_every_row_comes_out_once_and_in_order(server: SimulatedServer, folder: 
     assert list(out.columns) == ["id", "text", "tags", "x", "x_error", "x_meta"]
     assert (result.counters.num_rows, result.counters.num_answered, result.num_partitions) == (40, 40, 5)
     assert server.stats.num_requests == 40
-    assert (folder / "out" / "_SUCCESS").exists()
-    assert not list((folder / "out" / "_nemo_llm_stage" / "journal").iterdir())
+    assert (folder / "out" / ".nemo_llm_stage" / "_SUCCESS").exists()
+    assert not list((folder / ".out.nemo_llm_stage" / "journal").iterdir())
 
 
 def test_all_files_have_the_declared_schema(server: SimulatedServer, folder: Path) -> None:
@@ -148,7 +148,7 @@ def test_an_unreachable_server_is_told_before_anything_is_written(server: Simula
     """With its address."""
     with server.outage(), pytest.raises(TransientError, match=server.base_url):
         run(server, folder)
-    assert not (folder / "out" / "_nemo_llm_stage" / "job.json").exists()
+    assert not (folder / ".out.nemo_llm_stage" / "job.json").exists()
     run(server, folder)
 
 
@@ -156,7 +156,7 @@ def test_an_unknown_model_is_told_before_anything_is_written(server: SimulatedSe
     """With the models that there are."""
     with pytest.raises(FatalError, match="sim"):
         run(server, folder, stage=make_stage(server, model="simm"))
-    assert not (folder / "out" / "_nemo_llm_stage" / "job.json").exists()
+    assert not (folder / ".out.nemo_llm_stage" / "job.json").exists()
 
 
 def test_a_missing_column_is_told_before_anything_is_asked(server: SimulatedServer, folder: Path) -> None:

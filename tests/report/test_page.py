@@ -151,7 +151,7 @@ def test_in_a_browser(tmp_path: Path) -> None:
 def test_the_command_writes_it_and_says_where(tmp_path: Path) -> None:
     """Every finished job has one already."""
     out = run(tmp_path)
-    page = Path(out).rglob("report.html")
+    page = Path(out).parent.rglob("report.html")
     before = next(page)
     before.unlink()
     result = CliRunner().invoke(main, ["report", out])

@@ -83,7 +83,7 @@ def test_a_server_that_cannot_be_reached_ends_the_run(folder: Path, base_url: st
     code, said = run(command(base_url, folder))
     assert (code, words in said) == (1, True), said
     assert "Traceback" not in said
-    assert not (folder / "out" / "_nemo_llm_stage" / "job.json").exists()
+    assert not (folder / ".out.nemo_llm_stage" / "job.json").exists()
 
 
 @pytest.mark.ray

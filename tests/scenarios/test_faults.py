@@ -269,7 +269,7 @@ def test_access_taken_away_stops_the_job_and_given_back_lets_it_go_on(
             run(stage, tmp_path, 300)
     finally:
         failpoints.listen(None)
-    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    assert not (tmp_path / "out" / ".nemo_llm_stage" / "_SUCCESS").exists()
     run(stage, tmp_path, 300)
     assert_all_answered(tmp_path, 300)
     assert server.stats.num_repaid <= 2 * 16  # in flight, and answers that came before the worker had stopped

@@ -75,7 +75,7 @@ def assert_every_row_once(folder: Path) -> None:
         expected_answer([{"role": "user", "content": f"Say row {number}"}]) for number in range(NUM_ROWS)
     ]
     assert verify_output(str(folder / "out")).is_complete
-    state = folder / "out" / "_nemo_llm_stage"
+    state = folder / ".out.nemo_llm_stage"
     assert [path.name for name in ("journal", "tmp") for path in (state / name).glob("*")] == []
 
 

@@ -77,8 +77,8 @@ def assert_all_answered(bucket: str, word: str = "Say") -> None:
         expected_answer([{"role": "user", "content": f"{word} row {number}"}]) for number in range(NUM_ROWS)
     ]
     assert verify_output(f"{bucket}/out").is_complete
-    assert Folder(f"{bucket}/out").exists("_SUCCESS")
-    assert all(not Folder(f"{bucket}/out/_nemo_llm_stage/{name}").folders() for name in ("journal", "tmp"))
+    assert Folder(f"{bucket}/out").exists(".nemo_llm_stage/_SUCCESS")
+    assert all(not Folder(f"{bucket}/.out.nemo_llm_stage/{name}").folders() for name in ("journal", "tmp"))
 
 
 @pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
@@ -140,7 +140,7 @@ def test_a_killed_job_goes_on(server: SimulatedServer, bucket: str, place: str) 
 def answers_kept(bucket: str) -> set[str]:
     """What the journals and the committed files hold together."""
     answers = {row["x"] for row in read(bucket)}
-    journals = Folder(f"{bucket}/out/_nemo_llm_stage/journal")
+    journals = Folder(f"{bucket}/.out.nemo_llm_stage/journal")
     for stem in journals.folders():
         for name in journals.names(stem):
             answers |= {json.loads(line[9:])["t"][0] for line in journals.read(f"{stem}/{name}").splitlines()}

@@ -86,7 +86,7 @@ def test_the_key_is_nowhere_after_a_run_that_was_killed_and_went_on(
     env = {"CANARY_KEY": CANARY}
     code, said = run(words, {**env, failpoints.VARIABLE: "commit.before_publish"})
     assert code == -9, said
-    assert list(folder.glob("out/_nemo_llm_stage/journal/*/*"))
+    assert list(folder.glob(".out.nemo_llm_stage/journal/*/*"))
     assert files_with_the_key(folder) == []
     more = [run(words, env), run([*words[:3], "verify", str(folder / "out")], env)]
     more.append(run([*words[:3], "retry-failed", str(folder / "out")], env))
@@ -324,7 +324,7 @@ def test_what_a_request_itself_brings_is_not_written_down(tmp_path: Path) -> Non
             )
             options: dict[str, Any] = {"input": tmp_path / "in.parquet", "output": tmp_path / "out", "engine": "local"}
             run_job(stage=stage, **options, progress=False)
-            record = (tmp_path / "out" / "_nemo_llm_stage" / "job.json").read_text()
+            record = (tmp_path / ".out.nemo_llm_stage" / "job.json").read_text()
             assert secret not in record
             assert "my job" in record
 

@@ -35,7 +35,7 @@ def test_only_failed_rows_are_asked_again(job: Any, answers: Answers, output_for
     assert [row for row in job.rows() if row["id"] not in (7, 31)] == [row for row in before if row["x_error"] is None]
     assert (counters.num_rows, counters.num_failed, counters.errors) == (40, 0, {})
     assert (counters.num_attempts, counters.num_wasted_attempts) == (42, 2)
-    assert (job.folder / "out" / "_SUCCESS").exists()
+    assert (job.folder / "out" / ".nemo_llm_stage" / "_SUCCESS").exists()
 
 
 def test_only_failures_of_the_given_kinds_are_asked_again(job: Any) -> None:

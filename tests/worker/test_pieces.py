@@ -41,7 +41,7 @@ def test_pieces_are_what_several_workers_run(job: Any, listen: Callable[[Any], N
     listen(reached.append)
     job.run(actors=3, rows_per_partition=25)
     assert reached.count("piece.after") > 4
-    left = [path for name in ("journal", "tmp") for path in (job.folder / "out" / "_nemo_llm_stage" / name).glob("*")]
+    left = [path for name in ("journal", "tmp") for path in (job.folder / ".out.nemo_llm_stage" / name).glob("*")]
     assert left == []
 
 

@@ -1,0 +1,106 @@
+"""
+Where a job keeps its state, so that every reader takes the output folder as it is.
+
+```
+out/part-00000000.parquet …   the committed files
+out/.nemo_llm_stage/          empty files only: `_SUCCESS`, and one with the name of the job that owns the folder
+.out.nemo_llm_stage/          beside it, the state: job.json, journal/, raw/, bad_input/, commits/, tmp/, report.html
+```
+
+polars reads every file below a folder that is not empty, hidden or not, and `datasets` and Daft fail on an empty file
+that is not in a hidden folder; so the folder holds nothing but data and, in a hidden folder, empty files. Where nothing
+can be written beside the output (a bucket's root, a mount point, no access), the state is in ``out/.nemo_llm_stage/``,
+and polars needs ``out/*.parquet``. 0.1.0 had its state in ``out/_nemo_llm_stage/`` and ``out/_SUCCESS``; its folders
+stay as they are. Knows paths; knows nothing of what is in the state.
+
+Source: polars 2.1, DuckDB 2.0, datasets 5.2, Daft, pandas 3.1, pyarrow 26 and Ray 2.60 on folders of each kind,
+November 2026; `tests/dataset/test_readers.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_llm_stage.dataset.owner import JOB
+from nemo_llm_stage.dataset.storage import Folder
+
+MARKS = ".nemo_llm_stage"
+_OLD_STATE = "_nemo_llm_stage"
+_SUCCESS = "_SUCCESS"
+_PROBE = "probe"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """
+    Where the state of one job is.
+
+    Attributes:
+        state_url: Path or URL of the state folder.
+        success: Name of the success marker in the output folder.
+        has_marks: Whether the output folder has an empty file with the name of the job that owns it.
+    """
+
+    state_url: str
+    success: str = f"{MARKS}/{_SUCCESS}"
+    has_marks: bool = False
+
+
+def find_layout(folder: Folder) -> Layout:
+    """
+    Return where the state of an output folder is, or where a new job should put it.
+
+    Raises:
+        OSError: The place cannot be read.
+    """
+    old = Layout(f"{folder.url}/{_OLD_STATE}", _SUCCESS)
+    inside = Layout(f"{folder.url}/{MARKS}")
+    for layout in (old, inside):
+        if Folder(layout.state_url).exists(JOB):
+            return layout
+    beside = _beside(folder)
+    return inside if beside is None else Layout(beside, has_marks=True)
+
+
+def writable_layout(folder: Folder, layout: Layout) -> Layout:
+    """
+    Return `layout` if its state can be written, otherwise the layout with the state inside the folder.
+
+    Makes the folders that the job needs.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    folder.make(MARKS if layout.has_marks else "")
+    if layout.has_marks:
+        try:
+            _probe(Folder(layout.state_url))
+            if _is_one_disk(folder, layout):
+                _probe(Folder(f"{folder.url}/{MARKS}"))
+                return layout
+        except Exception:  # noqa: BLE001, S110 - a store's library may raise anything where access is denied
+            pass
+        layout = Layout(f"{folder.url}/{MARKS}")
+    _probe(Folder(layout.state_url))
+    return layout
+
+
+def _beside(folder: Folder) -> str | None:
+    """Return the place beside `folder`; None where there is none."""
+    url = folder.root if folder.is_local else folder.url
+    parent, _, name = url.rpartition("/")
+    if not name or (not folder.is_local and "/" not in url.partition("://")[2]):
+        return None
+    return f"{parent}/.{name}.nemo_llm_stage"
+
+
+def _probe(state: Folder) -> None:
+    state.make()
+    state.fs.pipe_file(state.path(_PROBE), b"")
+    state.remove(_PROBE)
+
+
+def _is_one_disk(folder: Folder, layout: Layout) -> bool:
+    """Whether files can be linked from the state into the folder."""
+    return not folder.is_local or Path(folder.root).stat().st_dev == Path(layout.state_url).stat().st_dev
