@@ -69,7 +69,7 @@ class JournalMachine(RuleBasedStateMachine):
     def begin(self, output_format: str) -> None:
         logging.disable(logging.WARNING)
         self.folder = Path(tempfile.mkdtemp())
-        self.output = OutputFolder(str(self.folder), output_format)
+        self.output = OutputFolder(str(self.folder / "out"), output_format)
         self.output.check_writable()
         self.name = f"part-00000000.{output_format}"
         self.numbers = itertools.count()

@@ -123,7 +123,7 @@ def test_state_is_inside_where_nothing_can_be_written_beside(job: Any, listen: C
     listen(None)
     assert (job.folder / "out" / ".nemo_llm_stage" / "job.json").exists()
     job.run()
-    assert job.server.stats.num_requests == 40
+    assert job.server.stats.num_repaid <= 8  # in flight as the run was stopped
     assert pd.read_parquet(job.folder / "out")["id"].tolist() == list(range(40))
     assert verify_output(str(job.folder / "out")).is_complete
 
