@@ -44,10 +44,13 @@ def test_a_flipped_bit_of_a_committed_file_is_found(job: Any, output_format: str
 
 
 def test_a_flipped_bit_in_the_counts_of_a_jsonl_file_is_found(job: Any) -> None:
-    """They are covered by the checksum of the file."""
+    """They are covered by the checksum of the file; only the name of a count that is 0 may change unseen."""
     job.run(output_format="jsonl", rows_per_partition=100, input=job.folder / "in" / "a.parquet")
     (path,) = job.folder.glob(".out.nemo_llm_stage/commits/*.json")
-    assert [bit for bit in flipped(path) if not verify_output(str(job.folder / "out")).problems] == []
+    counters = verify_output(str(job.folder / "out")).counters
+    for _ in flipped(path):
+        verification = verify_output(str(job.folder / "out"))
+        assert verification.problems or verification.counters == counters
 
 
 def test_a_flipped_bit_of_the_record_is_told(job: Any) -> None:
