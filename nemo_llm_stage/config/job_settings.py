@@ -54,6 +54,8 @@ class JobSettings:
         keep_raw: Keep the raw answers beside the output, so that a changed parser needs no new requests.
         on_bad_input: What to do with a damaged file or a broken line: ``stop`` the job, or ``skip`` and record it in
             ``bad_input/`` of the job's state folder.
+        on_new_input: What to do on an existing output if there are new input files beside the unchanged old ones:
+            ``add`` them as new partitions after the old ones, or ``refuse``.
         order: In which order rows are sent. ``auto`` sends rows whose prompts begin alike one after another where that
             lets the server's prefix cache do more; ``input`` keeps the order of the input. The output always does.
         on_mixed_types: What to do with a JSON field whose values have no common type (text here, a list there):
@@ -82,6 +84,7 @@ class JobSettings:
     max_failed_rows: int | float | None = 0.05
     keep_raw: bool = False
     on_bad_input: Literal["stop", "skip"] = "stop"
+    on_new_input: Literal["add", "refuse"] = "add"
     order: Literal["auto", "input"] = "auto"
     on_mixed_types: Literal["stop", "json"] = "stop"
     flush_interval: Annotated[float, Gt(0)] = 2.0
@@ -127,6 +130,7 @@ class JobKeywords(WorkerKeywords, total=False):
     scan_input: Literal["auto", "full", "sample"]
     max_failed_rows: int | float | None
     keep_raw: bool
+    on_new_input: Literal["add", "refuse"]
     on_bad_input: Literal["stop", "skip"]
     order: Literal["auto", "input"]
     on_mixed_types: Literal["stop", "json"]

@@ -125,6 +125,7 @@ engine: local                          # or ray, for any number of actors on any
 #give_up_after: 21600.0
 #max_failed_rows: 0.05
 #keep_raw: false
+#on_new_input: add                     # or refuse: new input files beside the unchanged old ones
 #order: auto                           # or input: never send rows with the same prompt beginning together
 #flush_interval: 2.0                   # object stores: seconds of answers that are lost if a worker dies
 #order: auto                           # or input: send the rows in the order of the input

@@ -39,8 +39,10 @@ FAILPOINTS = (
     "restart.before",
     "restart.between",
     "restart.after",
+    "extend.before",
+    "extend.after",
 )
-"""In the order of a job: record, read, journal, write, commit, retire, finish; then the steps of a restart."""
+"""In the order of a job: record, read, journal, write, commit, retire, finish; then a restart, and more input."""
 
 VARIABLE = "NEMO_LLM_STAGE_FAILPOINTS"
 """Environment variable: ``NAME=PROBABILITY`` of a death at each pass; several, separated by commas."""

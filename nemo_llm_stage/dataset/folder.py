@@ -163,6 +163,14 @@ class OutputFolder:
             self.state.replace_bytes(encode_record(job), JOB, scratch_sub=TMP)
         reach("restart.after")
 
+    def extend_job(self, job: dict[str, Any]) -> None:
+        """Make `job`, which has more partitions than it had, the one that owns this folder. Committed files stay."""
+        reach("extend.before")
+        with writing_to(self.url):
+            self.remove_success()
+            self.state.replace_bytes(encode_record(job), JOB, scratch_sub=TMP)
+        reach("extend.after")
+
     def _mark(self, job: dict[str, Any]) -> None:
         """Put an empty file with the job's id into the folder: a folder that was removed since has none."""
         if self.layout.has_marks:

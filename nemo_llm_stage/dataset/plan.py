@@ -83,6 +83,7 @@ def make_plan(
     scan_input: str = "auto",
     on_bad: OnBad | None = None,
     on_mixed_types: OnMixedTypes = "stop",
+    onto: Plan | None = None,
 ) -> Plan:
     """
     Look into the files and cut them into partitions.
@@ -96,6 +97,7 @@ def make_plan(
         on_bad: Told of damaged files, which are left out; broken lines are for `read_partition` to tell. None makes
             both an error.
         on_mixed_types: What a field of JSON whose values have no common type leads to.
+        onto: A plan that `files` are added to: its partitions stay, theirs come after. The columns are those of `onto`.
 
     Raises:
         InputError: A file cannot be read, a line is broken, or the files' columns do not go together.
@@ -114,7 +116,7 @@ def make_plan(
                 on_bad(look)
     if not contents:
         raise InputError(f"all of the {len(files)} input files are damaged; the first is {files[0].path!r}.")
-    schema = _merge(contents)
+    schema = _merge(contents) if onto is None else _fitting(contents, onto.schema)
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         list(pool.map(lambda content: prove_casts(content.file, content.schema, schema), contents))
     num_rows = sum(content.num_rows for content in contents)
@@ -122,14 +124,21 @@ def make_plan(
         MAX_ROWS_PER_PARTITION, max(MIN_ROWS_PER_PARTITION, -(-num_rows // NUM_PARTITIONS_WANTED))
     )
     ranges = [cut for content in contents for cut in _cut(content, rows)]
-    if not ranges:  # an input without rows still gives one file, which has the columns
+    if not ranges and onto is None:  # an input without rows still gives one file, which has the columns
         ranges = [(contents[0], 0, 0, 0)]
+    before = Plan((), schema, (), 0, True) if onto is None else onto
     partitions = tuple(
         Partition(index, content.file.path, content.file.format, start, stop, num)
-        for index, (content, start, stop, num) in enumerate(ranges)
+        for index, (content, start, stop, num) in enumerate(ranges, len(before.partitions))
     )
-    is_exact = all(content.is_exact for content in contents)
-    return Plan(tuple(files), schema, partitions, num_rows, is_exact, tuple(notices))
+    return Plan(
+        (*before.files, *files),
+        schema,
+        (*before.partitions, *partitions),
+        before.num_rows + num_rows,
+        before.is_exact and all(content.is_exact for content in contents),
+        tuple(notices),
+    )
 
 
 def cut(partition: Partition, share: float) -> tuple[Partition, Partition] | None:
@@ -169,6 +178,33 @@ def _merge(contents: Sequence[Contents]) -> pa.Schema:
     typed = {name for content in contents if content.file.format == "parquet" for name in content.schema.names}
     fields = [field if field.name in typed else declared_field(field) for field in merger.schema]
     return pa.schema(fields, metadata=merger.schema.metadata)
+
+
+def _fitting(contents: Sequence[Contents], schema: pa.Schema) -> pa.Schema:
+    """
+    Return `schema`, which files that are added must fit.
+
+    Raises:
+        InputError: One has a column more, lacks one that is never null, or has one whose values another type holds.
+    """
+    for content in contents:
+        merger = SchemaMerger()
+        merger.add("the job so far", schema)
+        merger.add(content.file.path, content.schema)
+        for field in merger.schema:
+            if field.name not in schema.names:
+                raise InputError(
+                    f"{content.file.path!r} has a column {field.name!r} that the job so far does not have. Drop it, or "
+                    "write a new output."
+                )
+            before = schema.field(field.name)
+            is_text = pa.types.is_string(before.type) and pa.types.is_null(field.type)
+            if not is_text and (not field.type.equals(before.type) or field.nullable > before.nullable):
+                raise InputError(
+                    f"column {field.name!r} is {before} in the job so far, which does not hold the values of "
+                    f"{content.file.path!r}. Convert the column, or write a new output."
+                )
+    return schema
 
 
 def _cut(content: Contents, rows: int) -> Iterator[tuple[Contents, int, int, int | None]]:

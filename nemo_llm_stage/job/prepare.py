@@ -24,7 +24,9 @@ from nemo_llm_stage.job.record import (
     check_same_input,
     check_version,
     compare_stage,
+    extended_record,
     input_changes,
+    new_files,
     open_output,
     read_plan,
     read_record,
@@ -102,6 +104,7 @@ def prepare_job(
     files = find_files(inputs)
     bad_files: list[BadInput] = []
     changes: list[str] = []
+    grown: dict[str, Any] | None = None
     if record is not None:
         check_version(record, folder.url)
         changes = compare_stage(record, stage, folder, restart=restart)
@@ -110,17 +113,26 @@ def prepare_job(
         plan = plan_input(files, _with_partitions_of(record, settings), bad_files.append)
         goes_on = False
     else:
-        check_same_input(record, files, folder.url)
-        plan = read_plan(record, files)
+        added = new_files(record, files) if settings.on_new_input == "add" else []
+        check_same_input(record, [file for file in files if file not in added], folder.url)
+        plan = read_plan(record)
         bad_files = _left_out_before(folder, settings)
+        if added and not changes:
+            plan = plan_input(added, settings, bad_files.append, onto=plan)
+            grown = extended_record(record, plan)
         goes_on = not changes
     stage.check_columns(plan.schema.names)
     job_id = record["id"] if record is not None and goes_on else uuid.uuid4().hex
     committed, before = folder.committed_by(job_id) if goes_on else (set[str](), Counters())
+    if grown is not None:
+        changes = [_growth(record, plan)]
     notices = (*changes, *plan.notices, *(f"left out: {bad.reason}" for bad in bad_files))
     job = Job(stage, plan, folder, frozenset(committed), before, job_id, settings, notices)
     if job.pending:
         stage.check_server()
+    if grown is not None:
+        folder.write_bad_input(BAD_FILES, bad_files)
+        folder.extend_job(grown)
     if not goes_on:
         folder.write_bad_input(BAD_FILES, bad_files)
         claim = record_of(job_id, stage, plan, settings.output_format, config)
@@ -141,9 +153,23 @@ def _with_partitions_of(record: Mapping[str, Any] | None, settings: JobSettings)
     return settings if None in sizes else replace(settings, rows_per_partition=max(1, *sizes))
 
 
-def plan_input(files: Sequence[InputFile], settings: JobSettings, on_bad: Callable[[BadInput], None]) -> Plan:
+def _growth(record: Mapping[str, Any] | None, plan: Plan) -> str:
+    """Say what new input files add to the job that `record` tells of."""
+    assert record is not None
+    num_files, num_before = len(plan.files) - len(record["files"]), len(record["partitions"])
+    num_rows = plan.num_rows - record["num_rows"]
+    about = "" if plan.is_exact else "about "
+    return (
+        f"{num_files:,} new input files with {about}{num_rows:,} rows are added: "
+        f"{len(plan.partitions) - num_before:,} partitions after the {num_before:,} there are."
+    )
+
+
+def plan_input(
+    files: Sequence[InputFile], settings: JobSettings, on_bad: Callable[[BadInput], None], *, onto: Plan | None = None
+) -> Plan:
     """
-    Return the partitions of `files`; damaged files are given to `on_bad` if the settings skip them.
+    Return the partitions of `files`, after those of `onto`; damaged files go to `on_bad` if the settings skip them.
 
     Raises:
         InputError: The input cannot be read.
@@ -154,6 +180,7 @@ def plan_input(files: Sequence[InputFile], settings: JobSettings, on_bad: Callab
         scan_input=settings.scan_input,
         on_bad=on_bad if settings.on_bad_input == "skip" else None,
         on_mixed_types=settings.on_mixed_types,
+        onto=onto,
     )
 
 

@@ -37,8 +37,7 @@ def open_output(url: str) -> tuple[OutputFolder, Plan]:
     record = read_record(url)
     output = OutputFolder(url)
     try:
-        files = [InputFile(**file) for file in record["files"]]
-        return OutputFolder(url, record["output_format"], output.layout), read_plan(record, files)
+        return OutputFolder(url, record["output_format"], output.layout), read_plan(record)
     except (KeyError, IndexError, TypeError, ValueError, pa.ArrowException) as error:
         raise damaged_record(output.state.url, error) from error
 
@@ -77,7 +76,6 @@ def record_of(
     """
     from nemo_llm_stage import __version__
 
-    paths = {file.path: index for index, file in enumerate(plan.files)}
     return {
         "format_version": FORMAT_VERSION,
         "id": job_id,
@@ -87,6 +85,13 @@ def record_of(
         "fingerprint": stage.fingerprint,
         "output_format": output_format,
         "config": config,
+        **_plan_record(plan),
+    }
+
+
+def _plan_record(plan: Plan) -> dict[str, Any]:
+    paths = {file.path: index for index, file in enumerate(plan.files)}
+    return {
         "files": [asdict(file) for file in plan.files],
         "schema": base64.b64encode(plan.schema.serialize()).decode(),
         "num_rows": plan.num_rows,
@@ -95,8 +100,14 @@ def record_of(
     }
 
 
-def read_plan(record: Mapping[str, Any], files: Sequence[InputFile]) -> Plan:
-    """Return the plan that a record holds, over `files`, which are those of the record."""
+def extended_record(record: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    """Return the record of a job whose plan has grown to `plan`."""
+    return {**record, **_plan_record(plan)}
+
+
+def read_plan(record: Mapping[str, Any]) -> Plan:
+    """Return the plan that a record holds."""
+    files = [InputFile(**file) for file in record["files"]]
     partitions = tuple(
         Partition(index, files[file].path, files[file].format, start, stop, num_rows)
         for index, (file, start, stop, num_rows) in enumerate(record["partitions"])
@@ -122,6 +133,16 @@ def check_version(record: Mapping[str, Any], url: str) -> None:
 def input_changes(record: Mapping[str, Any], files: Sequence[InputFile]) -> list[str]:
     """Return a line for each file that is gone, new or changed since the job was planned."""
     return _input_changes([InputFile(**file) for file in record["files"]], files)
+
+
+def new_files(record: Mapping[str, Any], files: Sequence[InputFile]) -> list[InputFile]:
+    """Return the files that the job was not planned over; none if one that it was planned over is gone or changed."""
+    known = [InputFile(**file) for file in record["files"]]
+    found = {file.path: file for file in files}
+    if any(found.get(file.path) != file for file in known):
+        return []
+    paths = {file.path for file in known}
+    return [file for file in files if file.path not in paths]
 
 
 def check_same_input(record: Mapping[str, Any], files: Sequence[InputFile], url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,7 +52,7 @@ def test_a_job_survives_any_number_of_deaths(
 
 
 def test_every_failpoint_is_on_the_way(tmp_path: Path) -> None:
-    """A run, a retry and a restart come by all of them."""
+    """A run, a retry, a restart and more input pass all of them."""
     reached: set[str] = set()
     write_input(tmp_path, 20)
     with SimulatedServer(faults=[Fault(400, contains="bad")]) as server, listening(reached.add):
@@ -66,6 +67,9 @@ def test_every_failpoint_is_on_the_way(tmp_path: Path) -> None:
             run_job(stage=stage(), **options, **settings)
             retry_failed(stage=stage(), output=output, **settings)
             run_job(stage=stage("Tell {{ text }}"), restart=True, **options, **settings)
+            more = tmp_path / f"more{len(reached)}.parquet"
+            shutil.copy(tmp_path / "in.parquet", more)
+            run_job(stage=stage("Tell {{ text }}"), **options | {"input": [tmp_path / "in.parquet", more]}, **settings)
     assert reached == set(failpoints.FAILPOINTS)
 
 
