@@ -27,8 +27,9 @@ from nemo_llm_stage.report.progress import Progress
 from nemo_llm_stage.stage.llm_stage import LLMStage
 from nemo_llm_stage.stage.multi import as_stage
 from nemo_llm_stage.stage.stage import Stage
-from nemo_llm_stage.worker.engine import Engine, Status
+from nemo_llm_stage.worker.engine import Engine, RunStatus
 from nemo_llm_stage.worker.in_process import LocalEngine
+from nemo_llm_stage.worker.interrupts import Interrupts, RunInterrupted
 from nemo_llm_stage.worker.spec import WorkerSpec, spec_of
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ def run_job(
         ConfigError: The settings, the input or the output folder cannot work; no request was paid for.
         RequestError: The server cannot be reached, or refuses every request.
         RunError: The run broke. Committed files stay; run the job again to resume it.
+        RunInterrupted: Ctrl-C or SIGTERM came, and what was in flight is finished; a KeyboardInterrupt.
     """
     return _run_job(as_stage(stage), input, output, JobSettings(**settings), restart, progress, config)
 
@@ -208,20 +210,34 @@ def _run(
     done = Counters()
     num_rows = job.plan.num_rows if num_rows is None else num_rows
     progress = Progress(num_rows, is_exact=job.plan.is_exact, num_rows_before=before.num_rows, is_shown=is_shown)
-    with progress as shown:
+    num_kept = num_committed = 0
+    with progress as shown, Interrupts(job.settings.grace_period) as interrupts:
         for notice in job.notices:
             shown.note(notice)
 
-        def monitor(status: Status) -> None:
+        def monitor(status: RunStatus) -> None:
+            nonlocal num_kept
+            interrupts.check()
             run = sum_counters([done, status.open])
+            num_kept = run.num_rows
             shown.update(sum_counters([before, run]), status.num_in_flight, status.trouble)
             failure_limit.check(run)
 
-        for report in engine.run(spec, partitions, monitor):
+        for report in engine.run(spec, partitions, monitor, interrupts):
+            num_committed += 1
             done.add(report.counters if report.is_first else job.output.read_counters(report.name))
             failure_limit.check(done)
+        if interrupts.signum is not None and num_committed < len(partitions):
+            raise RunInterrupted(
+                _stopped_words(before.num_rows + done.num_rows, num_kept - done.num_rows, num_rows), interrupts.signum
+            )
         if spec.retry_kinds is None:
             shown.update(sum_counters([before, done]), 0)
+
+
+def _stopped_words(num_committed: int, num_kept: int, num_rows: int) -> str:
+    kept = f", {num_kept:,} more rows are answered and kept" if num_kept > 0 else ""
+    return f"stopped: {num_committed:,} of {num_rows:,} rows are committed{kept}; run the same command again to go on."
 
 
 def _write_report(job: Job, verification: Verification) -> None:

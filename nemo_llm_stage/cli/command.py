@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 from nemo_llm_stage.errors import ConfigError, LLMStageError, TooManyFailedRowsError
 from nemo_llm_stage.text import printable
 
-EXIT_RUN, EXIT_INPUT, EXIT_FAILED_ROWS, EXIT_INTERRUPTED = 1, 2, 3, 130
+EXIT_RUN, EXIT_INPUT, EXIT_FAILED_ROWS, EXIT_SIGNAL = 1, 2, 3, 128
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -30,9 +31,9 @@ class Command(click.Command):
         except LLMStageError as error:
             click.secho(f"error: {printable(str(error))}", fg="red", err=True)
             context.exit(_exit_code_of(error))
-        except KeyboardInterrupt:
-            click.echo("stopped; run the same command to resume.", err=True)
-            context.exit(EXIT_INTERRUPTED)
+        except KeyboardInterrupt as interrupt:
+            click.echo(str(interrupt) or "stopped; run the same command to resume.", err=True)
+            context.exit(EXIT_SIGNAL + getattr(interrupt, "signum", signal.SIGINT))
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options under the headings of their sections."""

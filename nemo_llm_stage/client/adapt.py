@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from nemo_llm_stage.client.endpoint_status import EndpointStatus
 from nemo_llm_stage.client.limit import LoopLocal
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
 from nemo_llm_stage.core import Completion, Message
@@ -131,6 +132,10 @@ class ForeignClient(AsyncLLMClient):
         """Let the client check, if it can."""
         if isinstance(self.client, AsyncLLMClient):
             await self.client.check(model)
+
+    def endpoint_statuses(self) -> tuple[EndpointStatus, ...]:
+        """Return how the client's servers stand, if it counts."""
+        return self.client.endpoint_statuses() if isinstance(self.client, AsyncLLMClient) else ()
 
     async def aclose(self) -> None:
         """Close the client, if it can be closed; the threads end with their calls."""

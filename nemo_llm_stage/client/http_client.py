@@ -19,14 +19,13 @@ from http import HTTPStatus
 from typing import Any
 
 from nemo_llm_stage.client.credentials import Credentials, Sent, secrets_of_request
+from nemo_llm_stage.client.endpoint_status import EndpointStatus
 from nemo_llm_stage.client.endpoints import Endpoint, Endpoints
-from nemo_llm_stage.client.errors.refusal import error_of_refusal
-from nemo_llm_stage.client.errors.retry_after import parse_retry_after_s
-from nemo_llm_stage.client.errors.unexpected_status import error_of_unexpected_status
+from nemo_llm_stage.client.errors.response import error_of_response
 from nemo_llm_stage.client.hiding import Secrets
 from nemo_llm_stage.client.http.http1 import HTTP1Transport
-from nemo_llm_stage.client.http.transport import HTTPResponse, Transport, TransportConfig, TransportStatistics
-from nemo_llm_stage.client.http_session import HTTPSession
+from nemo_llm_stage.client.http.transport import Transport, TransportConfig, TransportStatistics
+from nemo_llm_stage.client.http_session import HTTPSession, endpoint_statuses
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
 from nemo_llm_stage.client.secret import KeySource, Value
 from nemo_llm_stage.client.server_check import ServerCheck
@@ -171,7 +170,8 @@ class AsyncHTTPClient(AsyncLLMClient):
         failed_at = _FAILED_AT.get()
         endpoint = self.endpoints.choose(avoid=failed_at)
         try:
-            completion = await self._attempt(endpoint, request, model, secrets)
+            attempt = self._attempt(endpoint, request, model, secrets)
+            completion = await self._opened().meter_of(endpoint.base_url).observe(attempt)
         except TransientError:
             _FAILED_AT.set(endpoint)
             raise
@@ -205,24 +205,10 @@ class AsyncHTTPClient(AsyncLLMClient):
             url, request.body, headers=request.headers, timeout_s=request.timeout_s, on_event_bytes=stream.feed
         )
         if response.status != _OK:
-            raise self._refused(response, endpoint.url(request.path), model, secrets)
+            raise error_of_response(response, endpoint.url(request.path), model, secrets)
         answer = stream.whole() if response.was_streamed else decode_answer(response.body)
         latency_s = time.monotonic() - started_monotonic_s
         return completion_of_answer(answer, endpoint=endpoint.base_url, latency_s=latency_s)
-
-    def _refused(self, response: HTTPResponse, url: str, model: str, secrets: Secrets) -> RequestError:
-        url = url.partition("?")[0]
-        if response.status < HTTPStatus.BAD_REQUEST:
-            return error_of_unexpected_status(response, url)
-        retry_after_s = parse_retry_after_s(response.header("retry-after"), response.header("retry-after-ms"))
-        return error_of_refusal(
-            response.status,
-            response.body,
-            url=url,
-            model=model,
-            retry_after_s=retry_after_s,
-            secrets=secrets,
-        )
 
     async def check(self, model: str) -> None:
         """
@@ -253,6 +239,10 @@ class AsyncHTTPClient(AsyncLLMClient):
     def statistics(self) -> TransportStatistics:
         """Return how the connections stand, those of all event loops together. Can be called from any thread."""
         return TransportStatistics() if self._session is None else self._session.statistics()
+
+    def endpoint_statuses(self) -> tuple[EndpointStatus, ...]:
+        """Return how each server stands. Can be called from any thread."""
+        return endpoint_statuses(self.endpoints.all, self._session, self.max_concurrent_requests)
 
     @property
     def num_servers(self) -> int:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from nemo_llm_stage.client.clock import SYSTEM_CLOCK, Clock
 from nemo_llm_stage.client.curators import count_as_curators
+from nemo_llm_stage.client.endpoint_status import EndpointStatus
 from nemo_llm_stage.client.errors.foreign import as_request_error
 from nemo_llm_stage.client.generation import ConversationFormatter, GenerationConfig
 from nemo_llm_stage.client.limit import Limit, LoopLocal
@@ -225,6 +226,10 @@ class AsyncLLMClient(ABC):
     def num_servers(self) -> int:
         """Addresses that requests go to in turn."""
         return 1
+
+    def endpoint_statuses(self) -> tuple[EndpointStatus, ...]:
+        """Return how each server stands; nothing where the client does not count. Can be called from any thread."""
+        return ()
 
     async def _complete_impl(
         self,

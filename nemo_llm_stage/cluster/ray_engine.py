@@ -17,7 +17,7 @@ from nemo_llm_stage.cluster.connect import check_room, connect
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.errors import RunError
 from nemo_llm_stage.worker.drive import WorkerLostError, drive, handout_of
-from nemo_llm_stage.worker.engine import Monitor
+from nemo_llm_stage.worker.engine import Monitor, RunStatus
 from nemo_llm_stage.worker.host import WorkerHost, WorkerStatus
 from nemo_llm_stage.worker.orders import NO_CONTROL, NO_ORDERS, Control, Orders
 from nemo_llm_stage.worker.spec import WorkerSpec
@@ -53,6 +53,7 @@ class RayEngine:
 
         if not partitions:
             return
+        monitor(RunStatus(phase="starting", waits_for="Ray", num_workers=self.num_actors, num_workers_up=0))
         connect(self.address)
         check_room(self.num_actors, self.num_cpus_per_actor)
         handout = handout_of(spec, partitions, self.num_actors)

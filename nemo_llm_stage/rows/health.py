@@ -59,12 +59,14 @@ class Trouble:
         error: Its error, as ``kind: message``.
         until_monotonic_s: When it is sent again.
         asked_s: Seconds that the server asked for; None where it asked for none.
+        since_monotonic_s: When the first request was put off.
     """
 
     at_monotonic_s: float
     error: str
     until_monotonic_s: float = 0.0
     asked_s: float | None = None
+    since_monotonic_s: float = 0.0
 
     def describe(self, now_monotonic_s: float) -> str:
         """Return the error, when the next try comes, and what the server asked for where that is something else."""
@@ -119,10 +121,15 @@ class Health:
     @property
     def trouble(self) -> str | None:
         """Why requests wait, and until when; None where none has waited in the last `TROUBLE_SHOWN_S`."""
-        trouble, now = self._trouble, self._clock.monotonic()
-        if trouble is None or now > trouble.until_monotonic_s + TROUBLE_SHOWN_S:
-            return None
-        return trouble.describe(now)
+        trouble = self.current_trouble
+        return None if trouble is None else trouble.describe(self._clock.monotonic())
+
+    @property
+    def current_trouble(self) -> Trouble | None:
+        """Likewise, for programs."""
+        trouble = self._trouble
+        is_over = trouble is None or self._clock.monotonic() > trouble.until_monotonic_s + TROUBLE_SHOWN_S
+        return None if is_over else trouble
 
     @property
     def is_down(self) -> bool:
@@ -208,7 +215,9 @@ class Health:
         """Remember, for people to see, that a request waits to be sent again."""
         now = self._clock.monotonic()
         asked_s = getattr(sends.error, "retry_after_s", None)
-        self._trouble = Trouble(now, f"{sends.error.kind}: {sends.error}", now + pause_s, asked_s)
+        current = self.current_trouble
+        since = now if current is None else current.since_monotonic_s
+        self._trouble = Trouble(now, f"{sends.error.kind}: {sends.error}", now + pause_s, asked_s, since)
 
     def _notes_of(self, sends: Sends) -> _Notes:
         if sends.notes is None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
+from nemo_llm_stage.client.endpoint_status import merge_endpoints
 from nemo_llm_stage.client.llm_client import AsyncLLMClient
 from nemo_llm_stage.client.throttle import OPEN, Allowance, Spending, Throttle
 from nemo_llm_stage.core import Outcome
@@ -21,10 +23,11 @@ from nemo_llm_stage.rows.column import Column, Row
 from nemo_llm_stage.rows.generate import ColumnRunner
 from nemo_llm_stage.rows.health import Health
 from nemo_llm_stage.rows.memo import Memo
-from nemo_llm_stage.rows.query import CompletionStore, Querier
+from nemo_llm_stage.rows.query import GIVE_UP_AFTER_S, CompletionStore, Querier
 from nemo_llm_stage.rows.row import Known, RowRunner
 from nemo_llm_stage.stage.loop import LoopThread
 from nemo_llm_stage.stage.scheduler import Scheduler, SchedulerStatistics
+from nemo_llm_stage.stage.status import Outage, StageStatus
 
 OnDone = Callable[[Outcome], None]
 
@@ -64,6 +67,9 @@ class Runtime:
                 memo=memo if column.deduplicate else None,
             )
             runners.append(ColumnRunner(column, querier, scope=scope))
+        self._give_up_after_s = min(
+            GIVE_UP_AFTER_S if column.give_up_after_s is None else column.give_up_after_s for column in columns
+        )
         self._runner = RowRunner(runners, uses)
         self.loop = LoopThread()
         first = unique(client for name, client in client_of.items() if not uses[name])
@@ -108,10 +114,27 @@ class Runtime:
         """Requests in flight now."""
         return sum(limit.in_flight for limit in self._limits)
 
-    @property
-    def trouble(self) -> str | None:
-        """Why requests wait, and until when; None where none does."""
-        return next((health.trouble for health in self._healths if health.trouble is not None), None)
+    def status(self) -> StageStatus:
+        """Return how it stands. May be called from any thread."""
+        rows = self._scheduler.statistics()
+        num_in_flight = self.num_in_flight
+        endpoints = (status for client in self._clients for status in client.endpoint_statuses())
+        return StageStatus(
+            num_in_flight=num_in_flight,
+            max_in_flight=sum(limit.max_concurrent_requests for limit in self._limits),
+            num_retrying=max(0, rows.num_open - num_in_flight - sum(limit.num_waiting for limit in self._limits)),
+            outage=self._outage(),
+            endpoints=merge_endpoints(endpoints),
+        )
+
+    def _outage(self) -> Outage | None:
+        troubles = [health.current_trouble for health in self._healths]
+        first = min(filter(None, troubles), key=lambda trouble: trouble.since_monotonic_s, default=None)
+        if first is None:
+            return None
+        to_wall_s = time.time() - self._clients[troubles.index(first)].clock.monotonic()
+        since = first.since_monotonic_s + to_wall_s
+        return Outage(first.error, since, first.until_monotonic_s + to_wall_s, since + self._give_up_after_s)
 
     def statistics(self) -> SchedulerStatistics:
         """Return how many rows are started, open and waiting."""

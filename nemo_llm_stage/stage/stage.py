@@ -32,6 +32,7 @@ from nemo_llm_stage.stage.loop import result_of
 from nemo_llm_stage.stage.order import Order, OrderStatistics, RowOrder
 from nemo_llm_stage.stage.output_columns import OutputColumns
 from nemo_llm_stage.stage.runtime import LocalRuntime, OnDone, Runtime, unique
+from nemo_llm_stage.stage.status import StageStatus
 from nemo_llm_stage.stage.table import column_names, rows_of
 
 if TYPE_CHECKING:
@@ -221,11 +222,10 @@ class Stage:
         if runtime is not None:
             runtime.throttle(throttle)
 
-    @property
-    def trouble(self) -> str | None:
-        """The latest transient failure of the last seconds, as ``kind: message``; None where there is none."""
+    def status(self) -> StageStatus:
+        """Return how the stage stands in this process. May be called from any thread."""
         runtime = self._runtime.current
-        return None if runtime is None else runtime.trouble
+        return StageStatus(max_in_flight=self.max_concurrent_requests) if runtime is None else runtime.status()
 
     def order_statistics(self) -> OrderStatistics:
         """Return what the order in which rows are sent has saved."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from nemo_llm_stage.core import Counters
 from nemo_llm_stage.dataset.plan import Partition
+from nemo_llm_stage.stage.status import StageStatus
 from nemo_llm_stage.worker.orders import NO_CONTROL, Control
 from nemo_llm_stage.worker.spec import WorkerSpec
 from nemo_llm_stage.worker.task import PartitionReport
@@ -19,24 +20,45 @@ from nemo_llm_stage.worker.task import PartitionReport
 TICK_S = 0.5
 """Seconds between two calls of the monitor."""
 
+DRAIN_TICK_S = 0.1
+"""Likewise while the workers drain."""
+
+Phase = Literal["starting", "running", "draining", "paused"]
+
 
 @dataclass(frozen=True)
-class Status:
+class RunStatus:
     """
-    How a run stands.
+    How a run stands, over all workers.
 
     Attributes:
         open: Counts of the rows finished in partitions that are not committed yet.
-        num_in_flight: Requests in flight, over all workers.
-        trouble: Why rows are waiting for a retry, as ``kind: message``; None if none are.
+        stage: The workers' stages together.
+        phase: What the run does.
+        waits_for: While it starts, what it waits for, e.g. ``Ray``.
+        num_workers: Workers that the run wants.
+        num_workers_up: Workers that have reported.
     """
 
     open: Counters = field(default_factory=Counters)
-    num_in_flight: int = 0
-    trouble: str | None = None
+    stage: StageStatus = field(default_factory=StageStatus)
+    phase: Phase = "running"
+    waits_for: str | None = None
+    num_workers: int = 1
+    num_workers_up: int = 1
+
+    @property
+    def num_in_flight(self) -> int:
+        """Requests in flight."""
+        return self.stage.num_in_flight
+
+    @property
+    def trouble(self) -> str | None:
+        """Why rows are waiting for a retry, as ``kind: message``; None if none are."""
+        return None if self.stage.outage is None else self.stage.outage.error
 
 
-Monitor = Callable[[Status], None]
+Monitor = Callable[[RunStatus], None]
 """Called about twice a second with how the run stands; may raise to stop it."""
 
 
@@ -48,6 +70,8 @@ class Engine(Protocol):
     ) -> Iterator[PartitionReport]:
         """
         Run `partitions` and yield a report for each as it is committed, in any order.
+
+        If `control` orders to drain, it ends before all are committed.
 
         Args:
             spec: What makes the workers.

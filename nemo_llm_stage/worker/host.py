@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from nemo_llm_stage import errors
 from nemo_llm_stage.client.throttle import Spending
 from nemo_llm_stage.core import Counters
+from nemo_llm_stage.stage.status import StageStatus
 from nemo_llm_stage.text import printable
 from nemo_llm_stage.worker.dispatch import MAX_TASKS_OPEN
 from nemo_llm_stage.worker.orders import NO_ORDERS, Need, Orders
@@ -51,24 +52,22 @@ class WorkerStatus:
         reports: Reports and failures of the tasks that ended since the last status.
         num_waiting: Rows that it has and has not started.
         num_open: Tasks that it has.
-        num_in_flight: Requests in flight.
         open: Counts of the rows finished in the tasks that it has.
-        trouble: Why rows are waiting for a retry; None if none are.
         spending: What its requests took since it began.
+        stage: How its stage stands.
     """
 
     reports: tuple[Report | Failure, ...] = ()
     num_waiting: int = 0
     num_open: int = 0
-    num_in_flight: int = 0
     open: Counters = field(default_factory=Counters)
-    trouble: str | None = None
     spending: Spending = field(default_factory=Spending)
+    stage: StageStatus = field(default_factory=StageStatus)
 
     @property
     def need(self) -> Need:
         """What its orders hang on."""
-        return Need(self.num_waiting, self.num_in_flight, self.spending)
+        return Need(self.num_waiting, self.stage.num_in_flight, self.spending)
 
 
 class WorkerHost:
@@ -91,7 +90,7 @@ class WorkerHost:
         self, tasks: Sequence[Task], num_rows_ahead: int, timeout_s: float, orders: Orders = NO_ORDERS
     ) -> WorkerStatus:
         """
-        Start `tasks`, wait for news, and return how the worker stands.
+        Start `tasks`, obey `orders`, wait for news, and return how the worker stands.
 
         Returns when a task has ended, when fewer rows wait than `num_rows_ahead`, or after `timeout_s`. One call at a
         time.
@@ -118,10 +117,9 @@ class WorkerHost:
             reports=tuple(reports),
             num_waiting=worker.backlog.num_waiting,
             num_open=self._num_open,
-            num_in_flight=worker.num_in_flight,
             open=worker.open_counters,
-            trouble=worker.trouble,
             spending=worker.spending,
+            stage=worker.spec.stage.status(),
         )
 
     def stop(self) -> None:
@@ -137,9 +135,11 @@ class WorkerHost:
         return bool(self._reports) or self._is_stopped or needs_tasks
 
     def _run(self, task: Task) -> None:
-        report: Report | Failure
+        report: Report | Failure | None
         try:
             report = self._worker.run_task(task)
+        except CancelledError:
+            report = None  # abandoned: the worker is stopped or drained
         except errors.LLMStageError as error:
             report = Failure(type(error).__name__, printable(str(error)))
         except BaseException as error:  # noqa: BLE001 - reported to the driver, which stops the run
@@ -147,5 +147,6 @@ class WorkerHost:
             report = Failure("RunError", f"a worker broke: {printable(text)}")
         with self._changed:
             self._num_open -= 1
-            self._reports.append(report)
+            if report is not None:
+                self._reports.append(report)
             self._changed.notify_all()

@@ -19,9 +19,14 @@ class Orders:
 
     Attributes:
         throttle: How it holds requests back.
+        is_draining: Send nothing more, wait for what is in flight, commit the partitions that are whole then, and
+            abandon the others.
+        is_overdue: While draining, wait no longer for what is in flight.
     """
 
     throttle: Throttle = OPEN
+    is_draining: bool = False
+    is_overdue: bool = False
 
 
 NO_ORDERS = Orders()
@@ -46,6 +51,10 @@ class Need:
 class Control(Protocol):
     """Gives the workers of a run their orders. Called in the driver's thread."""
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether the run ends as soon as the workers have drained."""
+
     def orders_of(self, worker: str, need: Need) -> Orders:
         """Return the orders of a worker whose last status said `need`."""
 
@@ -55,6 +64,8 @@ class Control(Protocol):
 
 class _NoControl:
     """Lets every worker run as it was made."""
+
+    is_draining = False
 
     def orders_of(self, worker: str, need: Need) -> Orders:
         """Return no orders."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from nemo_llm_stage.client.throttle import Spending
+from nemo_llm_stage.client.throttle import OPEN, Spending
 from nemo_llm_stage.core import Counters, Origin, Outcome, sum_counters
 from nemo_llm_stage.dataset.arrow_types import conform
 from nemo_llm_stage.dataset.bad_input import BadInput
@@ -29,6 +29,7 @@ from nemo_llm_stage.stage.extend import Extended
 from nemo_llm_stage.stage.runtime import OnDone
 from nemo_llm_stage.worker.backlog import Backlog
 from nemo_llm_stage.worker.chunk import ROWS_PER_CHUNK, Chunk
+from nemo_llm_stage.worker.drain import Drain
 from nemo_llm_stage.worker.failed_rows import FailedRows, merge_retried
 from nemo_llm_stage.worker.garbage import collect_as_usual, collect_rarely, give_memory_back
 from nemo_llm_stage.worker.orders import Orders
@@ -50,6 +51,7 @@ class PartitionWorker:
 
     Attributes:
         backlog: The rows that it was given and has not started.
+        drain: Ends it in order.
     """
 
     def __init__(self, spec: WorkerSpec) -> None:
@@ -62,6 +64,7 @@ class PartitionWorker:
         self._is_stopped = False
         self._failure: BaseException | None = None
         self._stopping = threading.Lock()
+        self.drain = Drain(spec.stage)
         collect_rarely(self)
 
     @property
@@ -70,23 +73,13 @@ class PartitionWorker:
         return sum_counters(list(self._open.values()))
 
     @property
-    def num_in_flight(self) -> int:
-        """Requests in flight now."""
-        return self.spec.stage.num_in_flight
-
-    @property
-    def trouble(self) -> str | None:
-        """Why rows are waiting for a retry; None if none are."""
-        return self.spec.stage.trouble
-
-    @property
     def spending(self) -> Spending:
         """What its requests took so far."""
         return self.spec.stage.spending
 
     def follow(self, orders: Orders) -> None:
-        """Run as `orders` say from now on."""
-        self.spec.stage.throttle(orders.throttle)
+        """Run as `orders` say from now on. A worker that drains does not go back to work."""
+        self.drain.follow(orders)
 
     def run_partition(self, partition: Partition) -> PartitionReport:
         """Run a whole partition; returns and raises as `run_task`."""
@@ -104,7 +97,7 @@ class PartitionWorker:
             InputError: The input cannot be read.
             FatalError: The server refuses every request.
             RunError: The journal or the output cannot be written, or another job has taken over the folder.
-            concurrent.futures.CancelledError: `stop` was called.
+            concurrent.futures.CancelledError: `stop` was called, or the worker was drained before the task was whole.
         """
         counters = Counters()
         if task.pieces is None:  # otherwise the pieces have counted its rows
@@ -113,6 +106,8 @@ class PartitionWorker:
         try:
             return self._run_piece(task, counters) if task.is_piece else self._run_whole(task, counters)
         except BaseException as error:
+            if self.drain.is_over and isinstance(error, CancelledError):  # this task alone is abandoned
+                raise
             cause = self._fail(error)
             if cause is error:
                 raise
@@ -125,6 +120,7 @@ class PartitionWorker:
         """Abandon all tasks: each `run_task`, now and later, raises `CancelledError`. Journaled answers stay."""
         with self._stopping:
             self._is_stopped = True
+        self.drain.end()
         self._close()
 
     def _fail(self, error: BaseException) -> BaseException:
@@ -137,6 +133,7 @@ class PartitionWorker:
 
     def _close(self) -> None:
         self.spec.stage.close()
+        self.spec.stage.throttle(OPEN)  # whoever uses the stage next is not held back
         self._source.close()
         collect_as_usual(self)
 
@@ -223,7 +220,7 @@ class PartitionWorker:
     ) -> Iterator[tuple[Chunk, list[Outcome]]]:
         """Yield chunks of `part` in order with their outcomes; `on_done` is called with each outcome as it comes."""
 
-        def submit(chunk: Chunk) -> Future[list[Outcome]]:
+        def start(chunk: Chunk) -> Future[list[Outcome]]:
             rows = self.spec.stage.rows_of(chunk.input)
             with self._stopping:  # a stage that was closed would open again
                 if self._is_stopped:
@@ -237,6 +234,9 @@ class PartitionWorker:
                     on_start=self.backlog.start_row,
                     order=self.spec.settings.order,
                 )
+
+        def submit(chunk: Chunk) -> Future[list[Outcome]]:
+            return self.drain.submit(lambda: start(chunk))
 
         return run_ahead(_then(chunks, lambda: self.backlog.finish_reading(part)), submit, self.backlog)
 

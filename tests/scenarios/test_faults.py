@@ -26,7 +26,7 @@ from nemo_llm_stage.testing import (
     SimulatedServerProcess,
     expected_answer,
 )
-from nemo_llm_stage.worker.engine import Status
+from nemo_llm_stage.worker.engine import RunStatus
 from nemo_llm_stage.worker.in_process import LocalEngine
 from nemo_llm_stage.worker.spec import spec_of
 
@@ -148,7 +148,7 @@ def test_a_rate_limit_without_end_makes_the_job_wait_and_say_so(server: Simulate
     job = prepare_job(stage, write_rows(tmp_path, 20), tmp_path / "out", JobSettings(rows_per_partition=10))
     troubles: list[str] = []
 
-    def watch(status: Status) -> None:
+    def watch(status: RunStatus) -> None:
         assert status.open.num_rows == 0 or not server.faults
         if status.trouble is not None:
             troubles.append(status.trouble)

@@ -16,7 +16,7 @@ from nemo_llm_stage.config.job_settings import JobSettings
 from nemo_llm_stage.job.prepare import Job, prepare_job
 from nemo_llm_stage.testing import SimulatedServer
 from nemo_llm_stage.worker.drive import MAX_DEATHS, WorkerLostError, drive, handout_of
-from nemo_llm_stage.worker.engine import Status
+from nemo_llm_stage.worker.engine import RunStatus
 from nemo_llm_stage.worker.host import WorkerHost, WorkerStatus
 from nemo_llm_stage.worker.orders import NO_ORDERS, Orders
 from nemo_llm_stage.worker.spec import WorkerSpec, spec_of
@@ -60,7 +60,7 @@ def make_job(server: SimulatedServer, folder: Path) -> Job:
 
 def run(job: Job, *num_deaths: int) -> tuple[list[Any], list[MortalSlot]]:
     slots = [MortalSlot(spec_of(job), num) for num in num_deaths]
-    statuses: list[Status] = []
+    statuses: list[RunStatus] = []
     try:
         reports = list(drive(slots, handout_of(spec_of(job), job.pending, len(slots)), statuses.append))
     finally:

@@ -14,7 +14,7 @@ from nemo_llm_stage.client.throttle import Grant, Throttle
 from nemo_llm_stage.config.job_settings import JobSettings
 from nemo_llm_stage.job.prepare import prepare_job
 from nemo_llm_stage.testing import SimulatedServer
-from nemo_llm_stage.worker.engine import Status
+from nemo_llm_stage.worker.engine import RunStatus
 from nemo_llm_stage.worker.in_process import LocalEngine
 from nemo_llm_stage.worker.orders import Need, Orders
 from nemo_llm_stage.worker.spec import spec_of
@@ -22,6 +22,8 @@ from nemo_llm_stage.worker.spec import spec_of
 
 class Script:
     """Gives every worker what a function of its need says."""
+
+    is_draining = False
 
     def __init__(self, orders: Callable[[Need], Orders]) -> None:
         self._orders = orders
@@ -35,7 +37,9 @@ class Script:
         raise AssertionError(f"{worker} is alive")
 
 
-def run(server: SimulatedServer, folder: Path, script: Script, monitor: Callable[[Status], Any], limit: int = 4) -> int:
+def run(
+    server: SimulatedServer, folder: Path, script: Script, monitor: Callable[[RunStatus], Any], limit: int = 4
+) -> int:
     pq.write_table(pa.table({"text": [f"row {i}" for i in range(60)]}), folder / "in.parquet")
     client = AsyncHTTPClient(server.base_url, max_concurrent_requests=limit)
     stage = LLMStage(client=client, model="sim", prompt="{{ text }}", output_column="x")
@@ -53,7 +57,7 @@ def test_a_pause_holds_everything_until_it_ends(tmp_path: Path) -> None:
     def orders(need: Need) -> Orders:
         return Orders(Throttle(is_paused=len(sent_in_pause) < 3))
 
-    def monitor(status: Status) -> None:
+    def monitor(status: RunStatus) -> None:
         if len(sent_in_pause) < 3:
             sent_in_pause.append(server.stats.num_requests)
 

@@ -1,0 +1,78 @@
+"""
+How a worker comes to its end in order: nothing more is sent, answers in flight are waited for, the rest is abandoned.
+
+Lies between a worker's tasks, which submit rows, and its stage. Knows nothing of files.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from nemo_llm_stage.stage.stage import Stage
+from nemo_llm_stage.worker.orders import Orders
+
+T = TypeVar("T")
+
+
+class Drain:
+    """
+    Lets rows through until the drain begins. Safe for several threads.
+
+    Args:
+        stage: That the rows are submitted to.
+
+    Attributes:
+        is_over: Whether the unfinished rows are abandoned.
+    """
+
+    def __init__(self, stage: Stage) -> None:
+        self.is_over = False
+        self._stage = stage
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._is_begun = False
+        self._was_quiet = False
+        self._open: set[Future[Any]] = set()
+
+    def submit(self, start: Callable[[], Future[T]]) -> Future[T]:
+        """
+        Return `start()`, which submits rows.
+
+        A task that has more rows once the drain has begun waits here while its earlier rows finish.
+
+        Raises:
+            concurrent.futures.CancelledError: The drain is over.
+        """
+        with self._lock:
+            if not self._is_begun:
+                future = start()
+                self._open.add(future)
+                future.add_done_callback(self._open.discard)
+                return future
+        self._ended.wait()
+        raise CancelledError
+
+    def follow(self, orders: Orders) -> None:
+        """Begin to drain if `orders` say so, and end it once nothing is in flight. Call it again and again."""
+        with self._lock:
+            self._is_begun |= orders.is_draining
+            throttle = replace(orders.throttle, is_paused=True) if self._is_begun else orders.throttle
+            self._stage.throttle(throttle)
+        if not self._is_begun:
+            return
+        is_quiet = self._stage.num_in_flight == 0
+        if orders.is_overdue or (is_quiet and self._was_quiet):  # twice: the last answer is being journaled
+            self.end()
+        self._was_quiet = is_quiet
+
+    def end(self) -> None:
+        """Abandon the rows that are not finished. Tasks that miss some of theirs raise `CancelledError`."""
+        with self._lock:
+            self._is_begun = self.is_over = True
+        self._ended.set()
+        for future in list(self._open):
+            future.cancel()
