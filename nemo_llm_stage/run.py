@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from nemo_llm_stage.config.job_settings import JobKeywords, JobSettings, WorkerKeywords, takes
 from nemo_llm_stage.core import Counters, sum_counters
+from nemo_llm_stage.dataset.files import check_unchanged
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.verify import Verification, verify
 from nemo_llm_stage.errors import OutputConflictError, RunError
@@ -252,6 +253,8 @@ def _write_report(job: Job, verification: Verification) -> None:
 
 def _finish(job: Job, num_rows_before: int, started_monotonic_s: float, failure_limit: FailureLimit) -> JobResult:
     """Check the output as a whole, and only then mark it as complete. One that is marked already is not judged anew."""
+    if job.pending:
+        check_unchanged(job.plan.files)
     verification = verify(job.output, job.plan)
     if not verification.is_complete:
         missing = f"{verification.num_missing} partitions are not committed yet; run the job again to go on"

@@ -10,7 +10,8 @@ from __future__ import annotations
 import itertools
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pyarrow as pa
 
@@ -28,6 +29,7 @@ class ParquetCursor:
     Args:
         path: As fsspec takes it.
         rows_per_batch: Most rows decoded at once.
+        options: More of `open_parquet`.
 
     Attributes:
         position: The next row it gives, counted over the whole file.
@@ -37,7 +39,7 @@ class ParquetCursor:
         pyarrow.ArrowException: It is no Parquet file.
     """
 
-    def __init__(self, path: str, rows_per_batch: int) -> None:
+    def __init__(self, path: str, rows_per_batch: int, options: Mapping[str, Any] | None = None) -> None:
         self.path = path
         self.position = 0
         self._rows_per_batch = rows_per_batch
@@ -45,7 +47,9 @@ class ParquetCursor:
         self._raw = fs.open(inner, "rb")
         try:
             # Not pre-buffered, as that would hold a whole row group, however large.
-            self._file = open_parquet(self._raw, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True)
+            self._file = open_parquet(
+                self._raw, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True, **(options or {})
+            )
         except BaseException:
             self._raw.close()
             raise
@@ -114,15 +118,22 @@ class ParquetCursors:
         self._kept: list[ParquetCursor] = []
         self._lock = threading.Lock()
 
-    def take(self, path: str, start: int) -> ParquetCursor:
-        """Return a cursor for the caller alone: the one nearest before row `start` of the file, or else a new one."""
+    def take(self, path: str, start: int, options: Mapping[str, Any] | None = None) -> ParquetCursor:
+        """
+        Return a cursor for the caller alone: the one nearest before row `start` of the file, or else a new one.
+
+        Args:
+            path: The file.
+            start: Row that is read next.
+            options: More of `open_parquet`; the same each time.
+        """
         with self._lock:
             near = [cursor for cursor in self._kept if cursor.path == path and cursor.is_near(start)]
             best = max(near, key=lambda cursor: cursor.position, default=None)
             if best is not None:
                 self._kept.remove(best)
                 return best
-        return ParquetCursor(path, self._rows_per_batch)
+        return ParquetCursor(path, self._rows_per_batch, options)
 
     def give_back(self, cursor: ParquetCursor) -> None:
         """Keep a cursor for another partition; the one kept longest is closed where there are too many."""

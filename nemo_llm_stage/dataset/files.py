@@ -1,22 +1,35 @@
 """
-What the user names as input becomes a sorted list of files with their identity.
+What the user names as input becomes a sorted list of files with their identity, and a count of what is passed over.
 
 Knows names and sizes; does not open the files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
+from fsspec.implementations.local import LocalFileSystem
+
+from nemo_llm_stage.dataset.other_formats import check_no_table, conversion_of
 from nemo_llm_stage.dataset.storage import open_filesystem
 from nemo_llm_stage.errors import InputError, LLMStageError
 
-PARQUET_SUFFIXES = (".parquet", ".pq")
-JSONL_SUFFIXES = tuple(stem + packed for stem in (".jsonl", ".ndjson", ".jsonlines") for packed in ("", ".gz", ".zst"))
+PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
+PACKED_SUFFIXES = (".gz", ".zst", ".bz2", ".xz")
+JSONL_SUFFIXES = tuple(
+    stem + packed for stem in (".jsonl", ".ndjson", ".jsonlines", ".json") for packed in ("", *PACKED_SUFFIXES)
+)
+_DATA_SUFFIXES = PARQUET_SUFFIXES + JSONL_SUFFIXES
 _GLOB_CHARS = "*?["
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+_NUM_THREADS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,30 +41,57 @@ class InputFile:
         path: As fsspec takes it, with its protocol unless local.
         size: Bytes.
         version: Modification time or etag; changes when the content does.
+        folder_values: Values that the names of its folders give it, as in ``year=2024/a.parquet``; below the input.
     """
 
     path: str
     size: int
     version: str
+    folder_values: Sequence[tuple[str, str | None]] = field(default=(), compare=False)
 
     @property
     def format(self) -> str:
         """``parquet`` or ``jsonl``."""
-        return "parquet" if self.path.endswith(PARQUET_SUFFIXES) else "jsonl"
+        return "parquet" if self.path.lower().endswith(PARQUET_SUFFIXES) else "jsonl"
 
     @property
-    def is_compressed(self) -> bool:
-        """Whether the file is a compressed stream, which can only be read from its start."""
-        return self.path.endswith((".gz", ".zst"))
+    def is_sequential(self) -> bool:
+        """Whether the file can only be read from its start."""
+        return is_sequential(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFiles:
+    """
+    What `find_input` finds.
+
+    Attributes:
+        files: Sorted by path, each once.
+        notices: A sentence for what was passed over, if there was any.
+    """
+
+    files: list[InputFile]
+    notices: tuple[str, ...] = ()
+
+
+def is_sequential(path: str) -> bool:
+    """Whether a file that is not Parquet can only be read from its start: packed, or ``.json``, maybe an array."""
+    return path.lower().endswith((*PACKED_SUFFIXES, ".json"))
 
 
 def find_files(inputs: str | Path | Sequence[str | Path]) -> list[InputFile]:
+    """Return the files of `find_input`."""
+    return find_input(inputs).files
+
+
+def find_input(inputs: str | Path | Sequence[str | Path]) -> FoundFiles:
     """
-    Return the files that `inputs` name, sorted by path, each once.
+    Return the files that `inputs` name, and what was passed over.
 
     Args:
         inputs: Files, globs or folders (read with all their subfolders), as paths or fsspec URLs. In a folder, files
-            of other kinds and names that begin with ``_`` or ``.`` are passed over.
+            of other kinds, names that begin with ``_`` or ``.`` and folders that are links are passed over; ``.json``
+            is where there are other files.
 
     Raises:
         InputError: Nothing matches, a named file is of a kind that cannot be read, or the place cannot be reached.
@@ -60,48 +100,130 @@ def find_files(inputs: str | Path | Sequence[str | Path]) -> list[InputFile]:
     if not names:
         raise InputError("no input is given.")
     files: dict[str, InputFile] = {}
+    passed_over: Counter[str] = Counter()
     for name in names:
         try:
-            found = _find(str(name))
+            found = _find(str(name), passed_over)
         except LLMStageError:
             raise
         except Exception as error:  # a store's library may raise anything
             raise InputError(f"cannot look for {str(name)!r}: {type(error).__name__}: {error}.") from error
         files |= {file.path: file for file in found}
-    return [files[path] for path in sorted(files)]
+    listed = ", ".join(f"{num:,} {why}" for why, num in sorted(passed_over.items()))
+    notices = (f"passed over in the input: {listed}.",) if passed_over else ()
+    return FoundFiles([files[path] for path in sorted(files)], notices)
 
 
-def _find(name: str) -> list[InputFile]:
+def folders_of(inputs: str | Path | Sequence[str | Path]) -> list[str]:
+    """Return those of `inputs` that are folders, whose subfolders are read too, as paths of their filesystems."""
+    names = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+    places = [open_filesystem(str(name)) for name in names]
+    return [path for fs, path in places if fs.isdir(path)]
+
+
+def check_unchanged(files: Sequence[InputFile]) -> None:
+    """
+    Refuse files that are not what they were when they were found.
+
+    Raises:
+        InputError: One was changed, or is gone.
+    """
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        changed = [
+            file.path for file, is_same in zip(files, pool.map(_is_unchanged, files), strict=True) if not is_same
+        ]
+    if changed:
+        raise InputError(
+            f"the input was changed while the job ran: {', '.join(map(repr, changed[:5]))}. Rows that were read before "
+            "and after do not belong together: restore the file and run the job again, or run it with --restart."
+        )
+
+
+def _is_unchanged(file: InputFile) -> bool:
+    fs, path = open_filesystem(file.path)
+    try:
+        fs.invalidate_cache(path.rsplit("/", 1)[0])
+        return _input_file("", fs.info(path), "") == InputFile(path, file.size, file.version)
+    except FileNotFoundError:
+        return False
+
+
+def _find(name: str, passed_over: Counter[str]) -> list[InputFile]:
     fs, path = open_filesystem(name)
     prefix = name.partition("://")[0] + "://" if "://" in name else ""
-    if any(char in path for char in _GLOB_CHARS):
-        infos = [
-            info for info in fs.glob(path, detail=True).values() if info["type"] == "file" and _is_data(info["name"])
-        ]
+    is_glob = any(char in path for char in _GLOB_CHARS) and not fs.exists(path)
+    if is_glob:
+        matches = [info for info in fs.glob(path, detail=True).values() if info["type"] == "file"]
+        check_no_table(info["name"] for info in matches)
+        fixed = path[: min(path.index(char) for char in _GLOB_CHARS if char in path)].rpartition("/")[0]
+        infos = [info for info in matches if _is_data(info["name"].rpartition("/")[2], passed_over)]
         where = f"no Parquet or JSONL file matches {name!r}"
     elif fs.isdir(path):
-        infos = [info for info in fs.find(path, detail=True).values() if _is_data(info["name"], below=path)]
+        matches = [info for info in fs.find(path, detail=True).values() if not _is_linked_folder(info)]
+        check_no_table((info["name"] for info in matches), folder=name)
+        fixed = path
+        infos = _without_documents(
+            [info for info in matches if _is_data(info["name"][len(path) :], passed_over)], passed_over
+        )
+        if isinstance(fs, LocalFileSystem):
+            _count_linked_folders(path, passed_over)
         where = f"the folder {name!r} holds no Parquet or JSONL file"
     elif fs.exists(path):
-        if not path.endswith(PARQUET_SUFFIXES + JSONL_SUFFIXES):
-            known = ", ".join(PARQUET_SUFFIXES[:1] + JSONL_SUFFIXES[:3])
-            raise InputError(f"cannot tell the format of {name!r} by its name; it must end in one of {known}.")
+        if not path.lower().endswith(_DATA_SUFFIXES):
+            raise InputError(f"cannot read {name!r}: {conversion_of(path)}")
         infos = [fs.info(path)]
-        where = ""
+        fixed, where = path, ""
     else:
         raise InputError(f"there is no file or folder {name!r}.")
     if not infos:
-        raise InputError(f"{where}.")
-    return [_input_file(prefix, info) for info in infos]
+        listed = ", ".join(f"{num:,} {why}" for why, num in sorted(passed_over.items()))
+        raise InputError(f"{where}{f'; passed over: {listed}' if listed else ''}.")
+    return [_input_file(prefix, info, fixed) for info in infos]
 
 
-def _is_data(path: str, below: str = "") -> bool:
-    parts = path[len(below) :].strip("/").split("/") if below else [path.rsplit("/", 1)[-1]]
-    return path.endswith(PARQUET_SUFFIXES + JSONL_SUFFIXES) and not any(part.startswith(("_", ".")) for part in parts)
+def _is_data(path: str, passed_over: Counter[str]) -> bool:
+    """Whether the file at `path`, below the input, is one to read; else it is counted."""
+    name = path.rpartition("/")[2]
+    if any(part.startswith(("_", ".")) for part in path.strip("/").split("/")):
+        passed_over["hidden (their names, or those of their folders, begin with _ or .)"] += 1
+    elif not name.lower().endswith(_DATA_SUFFIXES):
+        suffix = Path(name).suffix
+        passed_over[f"with the ending {suffix}" if suffix else "without an ending"] += 1
+    else:
+        return True
+    return False
 
 
-def _input_file(prefix: str, info: dict[str, Any]) -> InputFile:
-    version = (
-        info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or info.get("updated")
-    )
-    return InputFile(path=prefix + info["name"], size=int(info["size"]), version=str(version))
+def _without_documents(infos: list[dict[str, Any]], passed_over: Counter[str]) -> list[dict[str, Any]]:
+    """Return the files of a folder without ``.json`` where there are others: there, it describes the data."""
+    kept = [info for info in infos if ".json" not in [suffix.lower() for suffix in Path(info["name"]).suffixes]]
+    if not kept or len(kept) == len(infos):
+        return infos
+    passed_over["with the ending .json beside other files"] += len(infos) - len(kept)
+    return kept
+
+
+def _is_linked_folder(info: dict[str, Any]) -> bool:
+    return bool(info.get("islink")) and Path(info["name"]).is_dir()
+
+
+def _count_linked_folders(path: str, passed_over: Counter[str]) -> None:
+    for folder, subfolders, _ in os.walk(path):
+        num = sum((Path(folder) / name).is_symlink() for name in subfolders)
+        if num:
+            passed_over["folders that are links"] += num
+
+
+def _input_file(prefix: str, info: dict[str, Any], fixed: str) -> InputFile:
+    names = ("ETag", "etag", "mtime", "LastModified", "updated", "blob_id")
+    version = next((info[name] for name in names if info.get(name)), None)
+    folders = info["name"][len(fixed) :].split("/")[:-1] if fixed else []
+    return InputFile(prefix + info["name"], int(info["size"]), str(version), tuple(folder_values(folders)))
+
+
+def folder_values(folders: Iterable[str]) -> Iterator[tuple[str, str | None]]:
+    """Yield name and value of each folder that is called ``name=value``; None for Hive's null."""
+    for folder in folders:
+        name, is_value, value = folder.partition("=")
+        if is_value and name:
+            yield unquote(name), None if value == _HIVE_NULL else unquote(value)

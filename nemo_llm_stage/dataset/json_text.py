@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
 
@@ -81,8 +82,31 @@ def fields_before(line: bytes, name: str) -> bytes:
     raise ValueError(f"there is no field {name!r}")
 
 
+def elements(text: bytes) -> Iterator[tuple[int, bytes]]:
+    """
+    Yield (offset, element) for each element of a JSON array, as it stands there.
+
+    Raises:
+        ValueError: It is no JSON array.
+    """
+    decoder = json.JSONDecoder()
+    array = text.decode("utf-8-sig")
+    place = _skip_space(array, array.index("[") + 1)
+    num_bytes, counted = len(text) - len(array.encode()), 0
+    while array[place : place + 1] != "]":
+        _, end = decoder.raw_decode(array, place)
+        num_bytes += len(array[counted:place].encode())
+        counted = place
+        yield num_bytes, array[place:end].replace("\n", " ").replace("\r", " ").encode()
+        place = _skip_space(array, end)
+        if array[place : place + 1] == ",":
+            place = _skip_space(array, place + 1)
+        elif array[place : place + 1] != "]":
+            raise ValueError(f"a JSON array is not closed, or has no comma, at character {place}")
+
+
 def _skip_space(text: str, place: int) -> int:
-    while text[place] in _SPACE:
+    while place < len(text) and text[place] in _SPACE:
         place += 1
     return place
 

@@ -7,13 +7,16 @@ Knows bytes and JSON; knows nothing of partitions' outputs.
 from __future__ import annotations
 
 import io
+import lzma
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from nemo_llm_stage.dataset.bad_input import BadInput, OnBad, unreadable
-from nemo_llm_stage.dataset.json_text import dump, parse
+from nemo_llm_stage.dataset.files import is_sequential
+from nemo_llm_stage.dataset.json_text import dump, elements, parse
 from nemo_llm_stage.dataset.json_types import JSON_TEXT_KEY, converter, unknown_key
 from nemo_llm_stage.dataset.storage import open_filesystem
 from nemo_llm_stage.errors import InputError
@@ -25,7 +28,7 @@ LINE_FIELD = pa.field(LINE, pa.large_binary())
 
 _BOM = b"\xef\xbb\xbf"
 _BUFFER_BYTES = 1 << 20
-_CODECS = {".gz": "gzip", ".zst": "zstd"}
+_CODECS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 _MAX_SHOWN_CHARS = 80
 _MISFITS = (pa.ArrowException, TypeError, ValueError, OverflowError)
 
@@ -47,6 +50,9 @@ def read_lines(path: str, start: int = 0, stop: int | None = None) -> Iterator[t
     """
     try:
         with _open(path) as file:
+            if _is_array(path, file):
+                yield from elements(file.read())
+                return
             offset = 0
             if start > 0:
                 file.seek(start - 1)
@@ -211,10 +217,20 @@ def _misfit(row: dict[str, Any], schema: pa.Schema) -> str | None:
 def _open(path: str) -> Any:
     fs, inner = open_filesystem(path)
     file = fs.open(inner, "rb")
+    lowered = path.lower()
+    if lowered.endswith(".xz"):
+        return io.BufferedReader(lzma.open(file), _BUFFER_BYTES)
     for suffix, codec in _CODECS.items():
-        if path.endswith(suffix):
+        if lowered.endswith(suffix):
             return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, mode="r"), codec), _BUFFER_BYTES)
     return file if isinstance(file, io.BufferedReader) else io.BufferedReader(file, _BUFFER_BYTES)
+
+
+def _is_array(path: str, file: Any) -> bool:
+    """Whether the file is one JSON array of rows, which only a ``.json`` file may be."""
+    if not is_sequential(path) or ".json" not in Path(path.lower()).suffixes:
+        return False
+    return bool(file.peek(_BUFFER_BYTES).removeprefix(_BOM).lstrip().startswith(b"["))
 
 
 def _skip(file: Any, num_bytes: int) -> None:

@@ -14,10 +14,11 @@ import pyarrow as pa
 
 from nemo_llm_stage.dataset.bad_input import BadInput, is_damage, unreadable
 from nemo_llm_stage.dataset.files import InputFile
+from nemo_llm_stage.dataset.int96 import has_int96, needs_microseconds
 from nemo_llm_stage.dataset.json_shape import Shape, merge_all
 from nemo_llm_stage.dataset.json_types import JSON_TEXT_KEY, field_of
 from nemo_llm_stage.dataset.jsonl import LineParser, read_lines
-from nemo_llm_stage.dataset.parquet_file import schema_of
+from nemo_llm_stage.dataset.parquet_file import IN_MICROSECONDS, INT96_KEY, schema_of
 from nemo_llm_stage.dataset.scan import RANGE_BYTES, Scanned, ScanRange, scan_all
 from nemo_llm_stage.dataset.storage import open_filesystem
 from nemo_llm_stage.errors import InputError
@@ -102,8 +103,10 @@ def look_into_parquet(file: InputFile, *, skips_bad: bool) -> Contents | BadInpu
         try:
             with fs.open(path, "rb") as raw:
                 schema, parquet = schema_of(raw)
-                with parquet:
-                    metadata = parquet.metadata
+                metadata = parquet.metadata
+                if has_int96(metadata) and needs_microseconds(raw, metadata):
+                    schema = schema_of(raw, **IN_MICROSECONDS)[0]
+                    schema = schema.with_metadata({**(schema.metadata or {}), INT96_KEY: b""})
         except Exception as error:
             if not isinstance(error, OSError | pa.ArrowException):
                 raise unreadable(file.path, error) from error
@@ -160,7 +163,7 @@ def _damaged(file: InputFile, error: InputError, *, skips_bad: bool) -> BadInput
 
 
 def _ranges(file: InputFile, options: LineOptions) -> Iterator[ScanRange]:
-    if options.is_sampled or file.is_compressed:
+    if options.is_sampled or file.is_sequential:
         stop = SAMPLE_BYTES if options.is_sampled else None
         yield ScanRange(file.path, 0, stop, options.stride, options.skips_bad)
         return
@@ -170,7 +173,7 @@ def _ranges(file: InputFile, options: LineOptions) -> Iterator[ScanRange]:
 
 def _contents(file: InputFile, schema: pa.Schema, scanned: Sequence[Scanned], options: LineOptions) -> Contents:
     num_rows, end = sum(part.num_rows for part in scanned), scanned[-1].end
-    if options.is_sampled and (file.is_compressed or end < file.size):
+    if options.is_sampled and (file.is_sequential or end < file.size):
         bytes_per_row = max(1, end // max(1, num_rows))
         return Contents(file, schema, max(1, file.size // bytes_per_row), is_exact=False)
     blocks = [

@@ -23,6 +23,16 @@ ANNOTATIONS_KEY = b"nemo_llm_stage:parquet"
 PLAIN_KEY = b"nemo_llm_stage:plain"
 """Metadata of a schema while a job runs: no file holds Arrow's own schema, which readers take before Parquet's."""
 
+INT96_KEY = b"nemo_llm_stage:int96"
+"""Metadata of a schema while a job runs: INT96 columns are read as microseconds, as nanoseconds do not reach."""
+
+IN_MICROSECONDS = {"coerce_int96_timestamp_unit": "us"}
+
+
+def read_options(schema: pa.Schema) -> dict[str, Any]:
+    """Return the options of `open_parquet` by which a file's columns come in the types of `schema`."""
+    return IN_MICROSECONDS if INT96_KEY in (schema.metadata or {}) else {}
+
 
 def open_parquet(raw: Any, **options: Any) -> pq.ParquetFile:
     """
@@ -45,7 +55,7 @@ def read_metadata(raw: Any) -> pq.FileMetaData:
     return pq.read_metadata(raw) if footer is None else _parse(footer)
 
 
-def schema_of(raw: Any) -> tuple[pa.Schema, pq.ParquetFile]:
+def schema_of(raw: Any, **options: Any) -> tuple[pa.Schema, pq.ParquetFile]:
     """
     Return the schema of a Parquet file with all that its columns carry beside their types, and the file.
 
@@ -57,7 +67,7 @@ def schema_of(raw: Any) -> tuple[pa.Schema, pq.ParquetFile]:
         pyarrow.ArrowException: It is no Parquet file.
     """
     footer = parquet_footer.read_footer(raw)
-    file = _open(raw, footer, {})
+    file = _open(raw, footer, options)
     if footer is None:
         return file.schema_arrow, file
     found = parquet_footer.lost_types(footer)
@@ -79,7 +89,7 @@ def written_schema(schema: pa.Schema) -> pa.Schema:
             metadata[EXTENSION_KEY] = metadata.pop(HIDDEN_KEY)
         return field.with_metadata(metadata or None) if field.metadata else field
 
-    metadata = {key: value for key, value in (schema.metadata or {}).items() if key != PLAIN_KEY}
+    metadata = {key: value for key, value in (schema.metadata or {}).items() if not key.startswith(b"nemo_llm_stage:")}
     return map_fields(schema, shown).with_metadata(metadata or None)
 
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from nemo_llm_stage.dataset.bad_input import BadInput, OnBad
-from nemo_llm_stage.dataset.files import InputFile
+from nemo_llm_stage.dataset.files import InputFile, is_sequential
+from nemo_llm_stage.dataset.folder_columns import folder_fields
 from nemo_llm_stage.dataset.json_types import declared_field
 from nemo_llm_stage.dataset.look import Contents, LineOptions, OnMixedTypes, look_into_lines, look_into_parquet
 from nemo_llm_stage.dataset.merge import SchemaMerger
@@ -147,7 +148,7 @@ def cut(partition: Partition, share: float) -> tuple[Partition, Partition] | Non
 
     Cut anywhere, its parts have the same rows: a line of JSONL belongs to the part that its first byte lies in.
     """
-    if partition.path.endswith((".gz", ".zst")) and partition.format == "jsonl":
+    if is_sequential(partition.path) and partition.format == "jsonl":
         return None
     middle = partition.start + max(1, round((partition.stop - partition.start) * share))
     if middle >= partition.stop:
@@ -177,6 +178,7 @@ def _merge(contents: Sequence[Contents]) -> pa.Schema:
         merger.add(content.file.path, content.schema)
     typed = {name for content in contents if content.file.format == "parquet" for name in content.schema.names}
     fields = [field if field.name in typed else declared_field(field) for field in merger.schema]
+    fields += folder_fields([content.file for content in contents], merger.schema.names)
     return pa.schema(fields, metadata=merger.schema.metadata)
 
 
@@ -213,7 +215,7 @@ def _cut(content: Contents, rows: int) -> Iterator[tuple[Contents, int, int, int
         for start in range(0, content.num_rows, rows):
             stop = min(start + rows, content.num_rows)
             yield content, start, stop, stop - start
-    elif file.is_compressed:
+    elif file.is_sequential:
         yield content, 0, file.size, content.num_rows if content.is_exact else None
     elif content.is_exact:
         start, num_rows = 0, 0

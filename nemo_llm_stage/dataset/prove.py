@@ -11,7 +11,7 @@ import pyarrow as pa
 from nemo_llm_stage.dataset.bad_input import unreadable
 from nemo_llm_stage.dataset.files import InputFile
 from nemo_llm_stage.dataset.merge import is_widening
-from nemo_llm_stage.dataset.parquet_file import open_parquet
+from nemo_llm_stage.dataset.parquet_file import open_parquet, read_options
 from nemo_llm_stage.dataset.storage import open_filesystem
 from nemo_llm_stage.errors import InputError
 
@@ -35,7 +35,7 @@ def prove_casts(file: InputFile, schema: pa.Schema, wanted: pa.Schema) -> None:
         return
     fs, path = open_filesystem(file.path)
     try:
-        with fs.open(path, "rb") as raw, open_parquet(raw, pre_buffer=False) as parquet:
+        with fs.open(path, "rb") as raw, open_parquet(raw, pre_buffer=False, **read_options(schema)) as parquet:
             for batch in parquet.iter_batches(batch_size=_ROWS_PER_BATCH, columns=names):
                 for name in names:
                     _check(file.path, name, batch.column(name), wanted.field(name).type)

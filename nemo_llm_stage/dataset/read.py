@@ -14,6 +14,9 @@ from nemo_llm_stage.dataset import jsonl
 from nemo_llm_stage.dataset.arrow_types import conform
 from nemo_llm_stage.dataset.bad_input import BadInput, OnBad, is_damage, unreadable
 from nemo_llm_stage.dataset.cursor import ParquetCursors
+from nemo_llm_stage.dataset.files import is_sequential
+from nemo_llm_stage.dataset.folder_columns import with_folder_values
+from nemo_llm_stage.dataset.parquet_file import read_options
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.errors import InputError
 
@@ -56,7 +59,7 @@ def read_partition(
     try:
         for table in tables:
             num_rows += table.num_rows
-            yield table
+            yield with_folder_values(table, partition.path)
     except InputError as error:
         if on_bad is None or not is_damage(error.__cause__):
             raise
@@ -72,7 +75,7 @@ def _read_jsonl(
     partition: Partition, schema: pa.Schema, rows_per_chunk: int, on_bad: OnBad | None
 ) -> Iterator[pa.Table]:
     parser = jsonl.LineParser(partition.path, on_bad, is_sampled=partition.num_rows is None)
-    is_whole = partition.path.endswith((".gz", ".zst"))
+    is_whole = is_sequential(partition.path)
     lines: list[tuple[int, bytes]] = []
     num_bytes = 0
     for line in jsonl.read_lines(partition.path, partition.start, None if is_whole else partition.stop):
@@ -89,7 +92,7 @@ def _read_parquet(
     partition: Partition, schema: pa.Schema, cursors: ParquetCursors, *, is_kept: bool
 ) -> Iterator[pa.Table]:
     try:
-        cursor = cursors.take(partition.path, partition.start)
+        cursor = cursors.take(partition.path, partition.start, read_options(schema))
         try:
             for batch in cursor.read(partition.start, partition.stop):
                 yield conform(pa.Table.from_batches([batch]), schema)

@@ -16,9 +16,10 @@ from typing import Any
 from nemo_llm_stage.config.job_settings import JobSettings
 from nemo_llm_stage.core import Counters
 from nemo_llm_stage.dataset.bad_input import BadInput
-from nemo_llm_stage.dataset.files import InputFile, find_files
+from nemo_llm_stage.dataset.files import InputFile, find_input, folders_of
 from nemo_llm_stage.dataset.folder import BAD_FILES, OutputFolder
 from nemo_llm_stage.dataset.plan import Partition, Plan, make_plan
+from nemo_llm_stage.dataset.storage import open_filesystem
 from nemo_llm_stage.errors import InputError, OutputConflictError
 from nemo_llm_stage.job.record import (
     check_same_input,
@@ -101,7 +102,9 @@ def prepare_job(
     if record is not None and folder.is_gone(record):  # the output was removed, its state beside it was not
         folder.forget_job()
         record = None
-    files = find_files(inputs)
+    found = find_input(inputs)
+    files = found.files
+    _check_apart(files, folders_of(inputs), str(output))
     bad_files: list[BadInput] = []
     changes: list[str] = []
     grown: dict[str, Any] | None = None
@@ -126,7 +129,7 @@ def prepare_job(
     committed, before = folder.committed_by(job_id) if goes_on else (set[str](), Counters())
     if grown is not None:
         changes = [_growth(record, plan)]
-    notices = (*changes, *plan.notices, *(f"left out: {bad.reason}" for bad in bad_files))
+    notices = (*changes, *found.notices, *plan.notices, *(f"left out: {bad.reason}" for bad in bad_files))
     job = Job(stage, plan, folder, frozenset(committed), before, job_id, settings, notices)
     if job.pending:
         stage.check_server()
@@ -143,6 +146,22 @@ def prepare_job(
                 f"another job has just begun to write {folder.url!r}; choose another output folder."
             )
     return job
+
+
+def _check_apart(files: Sequence[InputFile], folders: Sequence[str], output: str) -> None:
+    """Refuse an output within the input, or an input within the output: the one would become the other."""
+    _, place = open_filesystem(output)
+    inside = place.rstrip("/") + "/"
+    for folder in folders:
+        if inside.startswith(folder.rstrip("/") + "/"):
+            raise OutputConflictError(
+                f"the output {output!r} is in the input folder {folder!r}, and would be read as input; choose another."
+            )
+    for file in files:
+        if open_filesystem(file.path)[1].startswith(inside):
+            raise OutputConflictError(
+                f"the input {file.path!r} is in the output folder {output!r}; choose another output folder."
+            )
 
 
 def _with_partitions_of(record: Mapping[str, Any] | None, settings: JobSettings) -> JobSettings:

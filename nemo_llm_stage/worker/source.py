@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from nemo_llm_stage.dataset.bad_input import BadInput
 from nemo_llm_stage.dataset.cursor import ParquetCursors
+from nemo_llm_stage.dataset.files import check_unchanged
 from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.json_text import fields_before, parse
 from nemo_llm_stage.dataset.jsonl import LINE_FIELD, LineParser
@@ -43,6 +44,7 @@ class RowSource:
         metadata = spec.input_schema.metadata
         self._input_schema = pa.schema([*spec.input_schema, *lines], metadata=metadata)
         self.output_schema = pa.schema([*self._input_schema, *spec.stage.fields], metadata=metadata)
+        self._files = {file.path: file for file in spec.files}
         self._cursors = ParquetCursors(ROWS_PER_CHUNK)
 
     def input_rows(self, part: Partition, bad: list[BadInput]) -> Iterator[pa.Table]:
@@ -54,8 +56,9 @@ class RowSource:
             bad: Input that cannot be read is added here, if the job skips it.
 
         Raises:
-            InputError: The input cannot be read, and the job does not skip it.
+            InputError: The input cannot be read, and the job does not skip it; or it is not what was planned.
         """
+        check_unchanged([self._files[part.path]] if part.path in self._files else [])
         on_bad = bad.append if self._spec.settings.on_bad_input == "skip" else None
         return read_partition(
             part, self._input_schema, rows_per_chunk=ROWS_PER_CHUNK, on_bad=on_bad, cursors=self._cursors

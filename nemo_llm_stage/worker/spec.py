@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from nemo_llm_stage.config.job_settings import JobSettings
+from nemo_llm_stage.dataset.files import InputFile
 from nemo_llm_stage.dataset.layout import Layout
 from nemo_llm_stage.job.prepare import Job
 from nemo_llm_stage.stage.stage import Stage
@@ -31,6 +32,7 @@ class WorkerSpec:
         settings: How the job runs.
         retry_kinds: None runs partitions that have no committed file. Otherwise the partitions are committed, and
             their rows that failed with one of these kinds are retried; an empty set retries all failed rows.
+        files: The input, as it was when the job was planned.
     """
 
     stage: Stage
@@ -41,6 +43,7 @@ class WorkerSpec:
     job_id: str
     settings: JobSettings
     retry_kinds: frozenset[str] | None = None
+    files: tuple[InputFile, ...] = ()
 
     @property
     def max_concurrent_requests(self) -> int:
@@ -58,4 +61,5 @@ def spec_of(job: Job) -> WorkerSpec:
         rows_per_partition=max(1, job.plan.num_rows // len(job.plan.partitions)),
         job_id=job.id,
         settings=job.settings,
+        files=job.plan.files,
     )

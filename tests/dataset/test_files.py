@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_llm_stage.dataset.files import find_files
+from nemo_llm_stage.dataset.files import find_files, find_input
 from nemo_llm_stage.errors import ConfigError, InputError
 
 
@@ -74,3 +74,55 @@ def test_an_unknown_protocol_is_refused() -> None:
     """No traceback of fsspec."""
     with pytest.raises(ConfigError, match="cannot open"):
         find_files("nope://x/y.parquet")
+
+
+@pytest.mark.parametrize(
+    "name", ["a.PARQUET", "a.parq", "a.JSONL", "a.jsonl.bz2", "a.ndjson.xz", "a.json", "a.json.gz", "a[1].jsonl"]
+)
+def test_names_as_the_world_writes_them_are_data(tmp_path: Path, name: str) -> None:
+    """Named as a file and found in a folder; a bracket is no pattern where there is such a file."""
+    (tmp_path / name).write_bytes(b"x")
+    assert names(tmp_path, tmp_path) == names(tmp_path, tmp_path / name) == [name]
+
+
+def test_what_is_passed_over_is_counted(folder: Path) -> None:
+    """By reason."""
+    (folder / "noending").write_bytes(b"x")
+    (folder / "dataset_info.json").write_bytes(b"{}")
+    (folder / "link").symlink_to(folder / "sub", target_is_directory=True)
+    (notice,) = find_input(folder).notices
+    for words in (
+        "1 with the ending .txt",
+        "1 without an ending",
+        "2 hidden",
+        "1 folders that are links",
+        "1 with the ending .json",
+    ):
+        assert words in notice
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("_delta_log/00000000000000000000.json", "table of Delta.*pip install deltalake"),
+        ("metadata/v1.metadata.json", "table of Iceberg.*pip install pyiceberg"),
+        ("_versions/1.manifest", "table of Lance.*pip install pylance"),
+    ],
+)
+def test_a_table_of_another_kind_is_refused_with_the_command_that_converts_it(
+    tmp_path: Path, name: str, words: str
+) -> None:
+    """Its loose files hold rows that are deleted."""
+    for path in (tmp_path / name, tmp_path / "data" / "a.parquet"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    with pytest.raises(InputError, match=words):
+        find_files(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv.gz", "a.orc", "a.avro", "a.arrow", "a.feather"])
+def test_another_format_is_refused_with_the_command_that_converts_it(tmp_path: Path, name: str) -> None:
+    """In one line."""
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(InputError, match=r"convert it to Parquet first: python -c"):
+        find_files(tmp_path / name)
