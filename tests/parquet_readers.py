@@ -16,7 +16,9 @@ Reader = Callable[[Path, Sequence[str]], View]
 def with_pyarrow(path: Path, columns: Sequence[str]) -> View:
     """Types, metadata of schema and columns, null flags, values."""
     table = pq.read_table(path).select(list(columns))
-    metadata = {key: value for key, value in (table.schema.metadata or {}).items() if key != b"nemo_llm_stage"}
+    metadata = {
+        key: value for key, value in (table.schema.metadata or {}).items() if not key.startswith(b"nemo_llm_stage")
+    }
     return [metadata, *map(_described, table.schema), *(str(column.combine_chunks()) for column in table.columns)]
 
 
