@@ -1,0 +1,1 @@
+"""How many requests a client sends at once where nobody has set a number."""
