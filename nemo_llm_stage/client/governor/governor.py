@@ -1,0 +1,248 @@
+"""
+How many requests may be in flight at one server: signals in; a limit, and the reason for it, out.
+
+Follows the server's metrics where they can be trusted, else its refusals where it refuses, else the work done per
+second. Has no clock, no connection and no task of its own: whoever owns it calls `tick` about once a second. Pure.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+
+from nemo_llm_stage.client.governor.by_queue import MAX_FRONT_SHARE, ByQueue
+from nemo_llm_stage.client.governor.by_throughput import ByThroughput
+from nemo_llm_stage.client.governor.metrics import ServerLoad
+from nemo_llm_stage.client.governor.signals import BUSY_SHARE, SATURATED_SHARE, Bottleneck, LimitStatus, Mode, Signals
+
+logger = logging.getLogger(__name__)
+
+START_LIMIT = 32
+MAX_LIMIT = 4096
+"""More connections than this are a matter of several clients."""
+
+TICK_S = 1.0
+"""Seconds between two ticks."""
+
+STALE_S = 3 * TICK_S
+"""A reading of the metrics counts for so long."""
+
+CUT = 0.8
+HELD = 1.25
+"""A refusal leaves a limit of so many times the requests that the server has not refused, or more."""
+
+COOLDOWN_S = 15.0
+"""After a refusal the limit does not grow for so long, or for as long as the server asks. Source: inspect_ai."""
+
+ROUND_S = 5.0
+GROWTH = 1.05
+"""After refusals the limit grows by this factor in each round without another one."""
+
+NUM_MISSING = 3
+"""Readings in a row that show too few of our requests before the metrics are not trusted."""
+
+MIN_SHOWN_SHARE = 0.65
+"""Of the requests in flight, averaged: one of two replicas shows half of them."""
+
+NUM_SHOWN_AGAIN = 30
+KV_SLACK = 1.1
+"""Expected tokens in flight per token of the KV cache: expectations are rough, and a small queue should wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class GovernorSettings:
+    """
+    Bounds of a limit.
+
+    Attributes:
+        start: The first limit.
+        largest: Never beyond.
+    """
+
+    start: int = START_LIMIT
+    largest: int = MAX_LIMIT
+
+
+class Governor:
+    """
+    Finds the limit of one server.
+
+    A lower limit takes effect as requests come back; nothing is cancelled. Where there are not enough rows to reach the
+    limit, it stays as it is.
+
+    Args:
+        name: Of the server, for logs.
+        settings: Bounds.
+    """
+
+    def __init__(self, name: str = "", settings: GovernorSettings | None = None) -> None:
+        self._name = name
+        self._settings = settings or GovernorSettings()
+        self._limit = float(min(self._settings.start, self._settings.largest))
+        self._by_queue = ByQueue(self._settings.largest)
+        self._by_throughput = ByThroughput(self._settings.largest)
+        self._trust = _Trust()
+        self._load: ServerLoad | None = None
+        self._load_at_s = -math.inf
+        self._cut_at_s = self._grown_at_s = self._calm_at_s = -math.inf
+        self._kv_slack = KV_SLACK
+        self._max_tokens: float | None = None
+        self._status = LimitStatus(self.limit, "throughput", "the start", "unknown")
+
+    @property
+    def limit(self) -> int:
+        """Most requests in flight; at least 1."""
+        return max(1, round(self._limit))
+
+    @property
+    def max_tokens(self) -> float | None:
+        """Most expected tokens in flight; None for no such limit."""
+        return self._max_tokens
+
+    @property
+    def status(self) -> LimitStatus:
+        """How the limit stands."""
+        return self._status
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of the prompt tokens that the server has in its prefix cache, as far as it tells."""
+        return 0.0 if self._load is None or self._load.hit_rate is None else self._load.hit_rate
+
+    def note_answer(self, latency_s: float, tokens: float) -> None:
+        """
+        Take note of an answer.
+
+        Args:
+            latency_s: From sending on.
+            tokens: Its work: those of the answer, and a part of the prompt's.
+        """
+        self._by_throughput.note_answer(latency_s, tokens)
+
+    def note_refusal(self, sent_at_s: float, now_s: float, num_held: int, retry_after_s: float | None = None) -> bool:
+        """
+        Take note that the server refused a request because it has too many, and lower the limit once an episode.
+
+        Args:
+            sent_at_s: When the request was sent. One that was sent before the last cut says nothing new.
+            now_s: The time now.
+            num_held: Other requests in flight: the server has not refused them.
+            retry_after_s: Seconds that the server asked for.
+
+        Returns:
+            Whether the limit was lowered.
+        """
+        self._calm_at_s = max(self._calm_at_s, now_s + max(COOLDOWN_S, retry_after_s or 0.0))
+        if sent_at_s < self._cut_at_s:
+            return False
+        self._cut_at_s = now_s
+        self._by_queue.note_cut()
+        self._by_throughput.reset()
+        limit = min(self._limit, max(CUT * self._limit, HELD * num_held + 1))
+        self._set(limit, "refusals", "the server refused a request because it has too many", "rate limit")
+        return True
+
+    def tick(self, signals: Signals) -> None:
+        """Move the limit, if the signals say so. Called about once a second."""
+        if signals.load is not None:
+            self._load, self._load_at_s = signals.load, signals.now_s
+            self._trust.note(signals.load, signals.in_flight)
+        is_saturated = signals.peak_in_flight >= SATURATED_SHARE * self.limit and not signals.is_token_bound
+        is_busy = signals.client_busy >= BUSY_SHARE
+        is_calm = signals.now_s >= self._calm_at_s
+        may_grow = is_saturated and not is_busy and is_calm
+        load = self._load if signals.now_s - self._load_at_s <= STALE_S else None
+        if load is not None and load.is_queue and self._trust.is_trusted:
+            self._tick_by_queue(signals, load, may_grow=may_grow)
+        elif not is_calm or self._calm_at_s > -math.inf:
+            self._tick_by_refusals(signals, may_grow=may_grow)
+        else:
+            move = self._by_throughput.next(self._limit, signals, may_grow=may_grow)
+            self._set(move.limit, "throughput", self._trust.reason or move.reason, move.bottleneck)
+        if is_busy:
+            self._name_bottleneck("client cpu", "this process has no CPU time left to send more")
+        elif signals.is_token_bound:
+            self._name_bottleneck("kv cache", f"{self._max_tokens or 0:,.0f} expected tokens are in flight")
+        elif not is_saturated and not signals.num_waiting:
+            self._name_bottleneck("input", "there are not enough rows to send")
+
+    def _tick_by_queue(self, signals: Signals, load: ServerLoad, *, may_grow: bool) -> None:
+        if signals.load is None:
+            return
+        move = self._by_queue.next(self._limit, signals, load, may_grow=may_grow)
+        limit = move.limit if load.max_running is None else min(move.limit, 1.1 * load.max_running + 4)
+        self._set(limit, "metrics", move.reason, move.bottleneck)
+        self._limit_tokens(signals, load, is_full=move.bottleneck == "kv cache" and limit < self._limit + 1)
+
+    def _tick_by_refusals(self, signals: Signals, *, may_grow: bool) -> None:
+        if may_grow and signals.now_s - max(self._grown_at_s, self._cut_at_s) >= ROUND_S:
+            self._grown_at_s = signals.now_s
+            limit = min(self._settings.largest, self._limit * GROWTH + 1)
+            self._set(limit, "refusals", "no request was refused for a while", "rate limit")
+
+    def _limit_tokens(self, signals: Signals, load: ServerLoad, *, is_full: bool) -> None:
+        """Bound the tokens in flight by the KV cache, of which others may use a part."""
+        if load.kv_tokens is None and not is_full and self._max_tokens is None:
+            return
+        if is_full and self._status.bottleneck == "kv cache" and load.kv_usage is not None:
+            self._kv_slack = max(0.5, 0.98 * self._kv_slack)
+        elif load.kv_usage is not None and load.kv_usage < CUT and load.waiting < 1:  # the expectation was too high
+            self._kv_slack = min(4.0, 1.05 * self._kv_slack)
+        seen = max(1.0, signals.in_flight, load.running + load.waiting)
+        if load.kv_tokens is not None:
+            self._max_tokens = self._kv_slack * load.kv_tokens * signals.in_flight / seen if signals.in_flight else None
+        elif is_full:
+            self._max_tokens = max(1.0, 0.98 * signals.tokens_in_flight)
+        elif self._max_tokens is not None and load.waiting < 1:
+            self._max_tokens *= 1.02
+
+    def _set(self, limit: float, mode: Mode, reason: str, bottleneck: Bottleneck) -> None:
+        before = self.limit
+        self._limit = max(1.0, min(self._settings.largest, limit))
+        if self.limit != before:
+            logger.debug("%s: %d in flight after %d: %s", self._name, self.limit, before, reason)
+        self._status = LimitStatus(self.limit, mode, reason, bottleneck, self._max_tokens)
+
+    def _name_bottleneck(self, bottleneck: Bottleneck, reason: str) -> None:
+        status = self._status
+        self._status = LimitStatus(status.limit, status.mode, reason, bottleneck, status.max_tokens)
+
+
+class _Trust:
+    """
+    Whether the metrics are those of the server that our requests go to, and not of one replica of several.
+
+    Attributes:
+        is_trusted: Likewise.
+        reason: Why not; None where they are.
+    """
+
+    def __init__(self) -> None:
+        self.is_trusted = True
+        self.reason: str | None = None
+        self._shown_share = 1.0
+        self._num_missing = self._num_shown = 0
+        self._output_tokens = 0.0
+        self._num_back = 0
+
+    def note(self, load: ServerLoad, in_flight: int) -> None:
+        """Compare a reading with the requests in flight."""
+        shown = load.running + load.waiting
+        if load.output_tokens is not None:
+            self._num_back += load.output_tokens < self._output_tokens
+            self._output_tokens = load.output_tokens
+        if in_flight < 8:
+            return
+        self._shown_share = 0.5 * self._shown_share + 0.5 * min(1.0, shown / in_flight)
+        is_missing = self._shown_share < MIN_SHOWN_SHARE or self._num_back >= 2
+        self._num_missing = self._num_missing + 1 if is_missing else 0
+        self._num_shown = self._num_shown + 1 if shown > (1 - MAX_FRONT_SHARE) * in_flight else 0
+        if self.is_trusted and self._num_missing >= NUM_MISSING:
+            self.is_trusted = False
+            self.reason = (
+                f"the metrics show {shown:.0f} of {in_flight} requests in flight, so there are several servers behind "
+                "the address; the limit follows the work per second"
+            )
+        elif not self.is_trusted and self._num_shown >= NUM_SHOWN_AGAIN:
+            self.is_trusted, self.reason, self._num_back = True, None, 0
