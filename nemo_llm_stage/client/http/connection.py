@@ -23,8 +23,9 @@ from nemo_llm_stage.errors import ConnectionDroppedError
 NUM_REMEMBERED = 8
 """Responses whose fingerprints a connection remembers: a second copy of a response comes soon after the first."""
 
-_NOT_SENT_TWICE = frozenset(range(400, 500)) - {429}
-"""Statuses after which a connection is not used again: a second copy of such a response would fail another row."""
+_NOT_SENT_TWICE = frozenset(range(400, 600)) - {429, 503}
+"""Statuses after which a connection is not used again: a second copy of such a response would fail another row. A
+server with too much to do (429, 503) says so to any row, and more connections would not help it."""
 
 
 class ConnectionState(Enum):
