@@ -14,10 +14,10 @@ class ThreadedServer:
     Answers each request with the pieces of bytes that `answer` returns for its body.
 
     Args:
-        answer: Called in the connection's thread. After the last piece the connection stays open.
+        answer: Called in the connection's thread. None among the pieces closes the connection.
     """
 
-    def __init__(self, answer: Callable[[bytes], Iterable[bytes]]) -> None:
+    def __init__(self, answer: Callable[[bytes], Iterable[bytes | None]]) -> None:
         self._answer = answer
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self._connections: list[socket.socket] = []
@@ -61,4 +61,6 @@ class ThreadedServer:
                 if line == b"":
                     return
                 for piece in self._answer(file.read(length)):
+                    if piece is None:
+                        return
                     connection.sendall(piece)

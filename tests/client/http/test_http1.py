@@ -429,7 +429,7 @@ REFUSALS = {
     "garbage": (b"\xff\x00 \n\n", "does not answer in HTTP"),
     "socks": (b"\x05\x00", "broke off"),
     "long": (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 4000, "more than 16384 bytes"),
-    "silent": (b" ", "within 0.2 s|broke off"),
+    "silent": (b" ", "broke off"),
 }
 
 
@@ -440,10 +440,10 @@ def test_a_refused_tunnel_says_so(refusal: bytes, words: str) -> None:
     async def scenario() -> str:
         async with ForwardProxy(1, refusal) as proxy:
             with pytest.raises(ConnectionFailedError, match=words) as caught:
-                await transport(proxy=f"http://user:secret@127.0.0.1:{proxy.port}", connect_timeout_s=0.2).send(
+                await transport(proxy=f"http://user:secret@127.0.0.1:{proxy.port}", connect_timeout_s=5).send(
                     "https://far.example/v1/x", b""
                 )
-            assert f"proxy 127.0.0.1:{proxy.port}" in str(caught.value) or "within" in str(caught.value)
+            assert f"proxy 127.0.0.1:{proxy.port}" in str(caught.value)
             return str(caught.value)
 
     assert "secret" not in asyncio.run(scenario())
