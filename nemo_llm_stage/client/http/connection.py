@@ -16,6 +16,7 @@ from enum import Enum, StrEnum
 from typing import cast
 
 from nemo_llm_stage.client.http.exchange import Exchange
+from nemo_llm_stage.client.http.limits import MAX_UNREAD_SLICES
 from nemo_llm_stage.client.http.transport import HTTPResponse, OnEventBytes
 from nemo_llm_stage.client.http.turns import Turns
 from nemo_llm_stage.errors import ConnectionDroppedError
@@ -82,7 +83,7 @@ class Connection(asyncio.Protocol):
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
-        self._is_working = False
+        self._is_working = self._is_paused = False
         self._end: tuple[Exception | None] | None = None
 
     def __repr__(self) -> str:
@@ -177,10 +178,8 @@ class Connection(asyncio.Protocol):
             self.close(self._cause_of_bytes(data))
             return
         exchange.take(data)
-        if exchange.has_work and not self._is_working and self._transport is not None:
-            self._is_working = True
-            self._transport.pause_reading()
-            self._turns.add(self._work)
+        if exchange.has_work:
+            self._work_later(exchange)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
@@ -192,13 +191,22 @@ class Connection(asyncio.Protocol):
         elif self._exchange is not None:
             self._exchange.end(exc)
 
+    def _work_later(self, exchange: Exchange) -> None:
+        if not self._is_working:
+            self._is_working = True
+            self._turns.add(self._work)
+        if len(exchange.unread) > MAX_UNREAD_SLICES and self._transport is not None and not self._is_paused:
+            self._is_paused = True
+            self._transport.pause_reading()
+
     def _work(self) -> bool:
         """Read a little of what has come in; return whether there is more."""
         if self._exchange is not None and self._exchange.step():
             return True
         self._is_working = False
-        if self._transport is not None and not self._transport.is_closing():
+        if self._is_paused and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
+        self._is_paused = False
         if self._end is not None and self._exchange is not None:
             self._exchange.end(self._end[0])
         return False

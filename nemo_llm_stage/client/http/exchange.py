@@ -44,6 +44,7 @@ class Exchange:
         response: Done with the response or with the error.
         is_reusable: Whether the server lets the connection be used again; known once `response` is done.
         has_work: Whether `step` has more to do with the bytes taken so far.
+        unread: Slices that wait to be parsed.
         has_overrun: More bytes came than the response had.
         fingerprint: CRC-32 of the content's beginning, 0 for no content; known once `response` is done with a response.
     """
@@ -70,13 +71,13 @@ class Exchange:
         "_started_at_s",
         "_status",
         "_timer",
-        "_unread",
         "_url",
         "fingerprint",
         "has_overrun",
         "has_work",
         "is_reusable",
         "response",
+        "unread",
     )
 
     def __init__(
@@ -98,7 +99,7 @@ class Exchange:
         self._status = 0
         self._headers: dict[bytes, bytes] = {}
         self._num_interim = self._num_received_bytes = self._num_framing_bytes = self._num_kept_bytes = 0
-        self._unread: list[bytes] = []
+        self.unread: list[bytes] = []
         self._pieces: list[bytes] = []
         self._kept: bytes | bytearray = b""
         self._body: Body | None = None
@@ -119,18 +120,18 @@ class Exchange:
         if len(data) <= SLICE_BYTES and not self.has_work:
             self._parse(data)
         else:
-            self._unread += [data[start : start + SLICE_BYTES] for start in range(0, len(data), SLICE_BYTES)]
-            self.step()
+            self.unread += [data[start : start + SLICE_BYTES] for start in range(0, len(data), SLICE_BYTES)]
+            self.has_work = True
 
     def step(self) -> bool:
         """Do a small part of the work; return whether there is more."""
         if self._body is not None and self._body.has_input:
             self._put_body(None)
             self._check_end()
-        elif self._unread:
-            self._parse(self._unread.pop(0))
+        elif self.unread:
+            self._parse(self.unread.pop(0))
         self.has_work = not self.response.done() and (
-            bool(self._unread) or (self._body is not None and self._body.has_input)
+            bool(self.unread) or (self._body is not None and self._body.has_input)
         )
         return self.has_work
 
@@ -265,11 +266,10 @@ class Exchange:
         if body is not None and body.is_cut and self._status == _OK:
             self._fail(ConnectionDroppedError(f"The compressed response of {self._url} is cut off."))
             return
-        if self._unread:
+        if self.unread:
             self.has_overrun = True
-            self._unread.clear()
-        if self.has_overrun or not self._is_complete:
-            self.is_reusable = False
+            self.unread.clear()
+        self.is_reusable = self.is_reusable and self._is_complete and not self.has_overrun
         content = bytes(self._kept) if body is None else body.content
         was_streamed = self._on_event_bytes is not None
         self.fingerprint = body.checksum if body is not None and was_streamed else zlib.crc32(content[:COMPARED_BYTES])
@@ -283,7 +283,7 @@ class Exchange:
 
     def _fail(self, error: Exception) -> None:
         if not self.response.done():
-            self._unread.clear()
+            self.unread.clear()
             self.response.set_exception(error)
 
     def _due_s(self) -> float:

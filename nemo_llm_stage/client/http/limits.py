@@ -18,8 +18,11 @@ MAX_HEADERS = 256
 MAX_INTERIM_RESPONSES = 16
 """Most responses with a status below 200 before the final one."""
 
-SLICE_BYTES = 16 * 1024
-"""Bytes parsed in one step: under a millisecond, even in chunks of one byte."""
+SLICE_BYTES = 4 * 1024
+"""Bytes parsed in one step: half a millisecond in chunks of one byte. Most answers are one step."""
+
+MAX_UNREAD_SLICES = 16
+"""Slices that wait to be parsed before no more is read from the server."""
 
 LINGER_S = 0.1
 """Wait for the end of a stream whose content is whole; with the end the connection can be used again."""
