@@ -18,80 +18,27 @@ from nemo_llm_stage.dataset.arrow_types import conform
 from nemo_llm_stage.dataset.arrow_values import shown_rows
 from nemo_llm_stage.dataset.bad_input import BadInput, read_bad_input, write_bad_input
 from nemo_llm_stage.dataset.failpoints import reach
+from nemo_llm_stage.dataset.job_folder import PREFIX, JobFolder
 from nemo_llm_stage.dataset.journal import retire_journal
 from nemo_llm_stage.dataset.json_text import parse
 from nemo_llm_stage.dataset.jsonl import read_lines
-from nemo_llm_stage.dataset.layout import MARKS, Layout, find_layout, writable_layout
-from nemo_llm_stage.dataset.owner import JOB, Owner, damaged_record, decode_record, encode_record
 from nemo_llm_stage.dataset.parquet_file import open_parquet
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.recount import recount
 from nemo_llm_stage.dataset.storage import Folder, writing_to
 from nemo_llm_stage.dataset.summary import TMP, Summary, read_summary, remove_summary
 from nemo_llm_stage.dataset.writer import PartitionWriter
-from nemo_llm_stage.errors import OutputConflictError, RunError
+from nemo_llm_stage.errors import RunError
 
 BAD_FILES = "files"
 """Stands for whole files of the input in `OutputFolder.write_bad_input`."""
 
-_PREFIX = "part-"
 _BAD_INPUT = "bad_input"
 _NUM_THREADS = 16
 
 
-class OutputFolder:
-    """
-    The output of one job.
-
-    Args:
-        url: Path or fsspec URL of the folder.
-        format: ``parquet`` or ``jsonl``.
-        layout: Where the state is; None looks for it.
-
-    Attributes:
-        folder: Has the committed files.
-    """
-
-    def __init__(self, url: str, format: str = "parquet", layout: Layout | None = None) -> None:  # noqa: A002 - the word users write in a job file
-        self.folder = Folder(url)
-        self.format = format
-        self._layout = layout
-        self._state: Folder | None = None
-        self._owner: Owner | None = None
-
-    @property
-    def layout(self) -> Layout:
-        """
-        Where the job's state is.
-
-        Raises:
-            OutputConflictError: The place cannot be read.
-        """
-        if self._layout is None:
-            try:
-                self._layout = find_layout(self.folder)
-            except OSError as error:
-                raise OutputConflictError(f"cannot read the output folder {self.url!r}: {error}.") from error
-        return self._layout
-
-    @property
-    def state(self) -> Folder:
-        """The folder with the job's state."""
-        if self._state is None:
-            self._state = Folder(self.layout.state_url)
-        return self._state
-
-    @property
-    def owner(self) -> Owner:
-        """Tells which job owns the folder."""
-        if self._owner is None:
-            self._owner = Owner(self.state)
-        return self._owner
-
-    @property
-    def url(self) -> str:
-        """Path or URL of the folder."""
-        return self.folder.url
+class OutputFolder(JobFolder):
+    """The output of one job: its committed files, and what is written down about them."""
 
     def journal_folder(self, name: str = "") -> Folder:
         """Return the folder of the journals, or that of the partition whose file is `name`."""
@@ -103,52 +50,7 @@ class OutputFolder:
 
     def name_of(self, partition: Partition) -> str:
         """Return the file name of a committed partition; names sort in input order up to 10^8 partitions."""
-        return f"{_PREFIX}{partition.index:08}.{self.format}"
-
-    def check_writable(self) -> None:
-        """
-        Refuse a folder that cannot be written, before anything is asked.
-
-        Raises:
-            OutputConflictError: It cannot be written, or holds files that no job of this package wrote.
-        """
-        try:
-            if self.folder.fs.isfile(self.folder.path()):
-                raise OutputConflictError(f"the output folder {self.url!r} is a file; choose a folder.")
-            names = self.folder.names()
-            if names and not self.state.exists(JOB):
-                raise OutputConflictError(
-                    f"the output folder {self.url!r} already holds {min(names)!r}, which no job of this package "
-                    "wrote; choose an empty or a new folder."
-                )
-            self._layout, self._state, self._owner = writable_layout(self.folder, self.layout), None, None
-        except OSError as error:
-            raise OutputConflictError(f"cannot write the output folder {self.url!r}: {error}.") from error
-
-    def read_job(self) -> dict[str, Any] | None:
-        """
-        Return what the job that owns this folder wrote of itself, or None for a new folder.
-
-        Raises:
-            OutputConflictError: The record is broken, or cannot be read.
-        """
-        try:
-            return decode_record(self.state.read(JOB))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise OutputConflictError(f"cannot read the output folder {self.url!r}: {error}.") from error
-        except ValueError as error:
-            raise damaged_record(self.state.url, error) from error
-
-    def write_job(self, job: dict[str, Any]) -> bool:
-        """Claim the folder for `job`; whether this call was the first to."""
-        reach("record.before")
-        with writing_to(self.url):
-            self._mark(job)
-            is_first = self.state.publish_bytes(encode_record(job), JOB, scratch_sub=TMP)
-        reach("record.after")
-        return is_first
+        return f"{PREFIX}{partition.index:08}.{self.format}"
 
     def replace_job(self, job: dict[str, Any]) -> None:
         """Make `job` the one that owns this folder. Files of the one before are removed first."""
@@ -159,8 +61,7 @@ class OutputFolder:
                 remove_summary(self.state, name)
                 self.folder.remove(name)
                 reach("restart.between")
-            self._mark(job)
-            self.state.replace_bytes(encode_record(job), JOB, scratch_sub=TMP)
+            self.replace_record(job)
         reach("restart.after")
 
     def extend_job(self, job: dict[str, Any]) -> None:
@@ -168,23 +69,8 @@ class OutputFolder:
         reach("extend.before")
         with writing_to(self.url):
             self.remove_success()
-            self.state.replace_bytes(encode_record(job), JOB, scratch_sub=TMP)
+            self.replace_record(job)
         reach("extend.after")
-
-    def _mark(self, job: dict[str, Any]) -> None:
-        """Put an empty file with the job's id into the folder: a folder that was removed since has none."""
-        if self.layout.has_marks:
-            self.folder.make(MARKS)
-            self.folder.fs.pipe_file(self.folder.path(f"{MARKS}/{_mark_of(job)}"), b"")
-
-    def is_gone(self, job: dict[str, Any]) -> bool:
-        """Whether the folder of `job`, whose state is beside it, was removed."""
-        return self.layout.has_marks and not self.folder.exists(f"{MARKS}/{_mark_of(job)}")
-
-    def forget_job(self) -> None:
-        """Remove the record of a job whose folder was removed. Its journals and raw answers stay."""
-        with writing_to(self.url):
-            self.state.remove(JOB)
 
     def tidy(self, *, keep_raw: bool) -> None:
         """Put away what workers that died left behind: journals of committed partitions, files not committed."""
@@ -243,20 +129,6 @@ class OutputFolder:
             known = [(name, counters) for name, counters in pool.map(read, sorted(self.committed())) if counters]
         return {name for name, _ in known}, sum_counters(counters for _, counters in known)
 
-    def check_owner(self, job_id: str) -> None:
-        """
-        Make sure that the folder still belongs to the job `job_id`.
-
-        Raises:
-            RunError: Another job owns it now.
-        """
-        with writing_to(self.url):
-            self.owner.check(job_id)
-
-    def data_files(self) -> set[str]:
-        """Return the names of all files that a reader of the folder takes for rows of the job, of any format."""
-        return {name for name in self.folder.names() if name.startswith(_PREFIX)}
-
     def writer(self, schema: pa.Schema, job_id: str = "") -> PartitionWriter:
         """Return a writer for one partition's file of `schema`, not yet visible."""
         return PartitionWriter(
@@ -285,7 +157,7 @@ class OutputFolder:
     def _recount(self, name: str) -> Counters:
         """Count a JSONL file by its rows: its writer died between the file and its summary."""
         num_left_out = sum(record.num_rows for record in self.read_bad_input(name))
-        number = int(name.partition(".")[0].removeprefix(_PREFIX))
+        number = int(name.partition(".")[0].removeprefix(PREFIX))
         return recount(self.rows(name), self.read_job() or {}, number, num_left_out)
 
     def head(self, num_rows: int) -> list[dict[str, Any]]:
@@ -322,26 +194,6 @@ class OutputFolder:
         """Yield a committed JSONL file's lines in order, each with its offset."""
         return read_lines(f"{self.url}/{name}")
 
-    def write_success(self) -> None:
-        """Tell readers that the output is complete."""
-        with writing_to(self.url):
-            reach("finish.before")
-            self.folder.make(self.layout.success.rpartition("/")[0])
-            self.folder.fs.pipe_file(self.folder.path(self.layout.success), b"")
-        reach("finish.after")
-
-    def remove_success(self) -> None:
-        """Take back `write_success`."""
-        self.folder.remove(self.layout.success)
-
-    def is_complete(self) -> bool:
-        """Whether `write_success` was called."""
-        return self.folder.exists(self.layout.success)
-
 
 def _record_of_bad(name: str) -> str:
     return f"{_BAD_INPUT}/{name.partition('.')[0]}.jsonl"
-
-
-def _mark_of(job: dict[str, Any]) -> str:
-    return f"job-{job.get('id')}"

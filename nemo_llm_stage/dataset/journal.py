@@ -141,7 +141,7 @@ class Journal:
 
     def retire(self, *, keep: bool) -> None:
         """
-        Close, and put away the files of which the answers are committed: those read at the start, and its own.
+        Close, and put away the files whose answers are committed: the files read at the start, and its own.
 
         Files that another worker has begun since then stay: their answers may be in no committed file.
 

@@ -21,7 +21,7 @@ Rows are ordered by prefix within a chunk, so it should hold many rows of each g
 @dataclass(frozen=True)
 class Chunk:
     """
-    Some rows, all or part of which are run.
+    Rows of a partition. All of them are run, or only some.
 
     Attributes:
         table: All rows.

@@ -39,7 +39,7 @@ class FailedRows:
         self._kinds = kinds
 
     def select(self, table: pa.Table, input_columns: Sequence[str]) -> Chunk:
-        """Return committed rows as a chunk of which only the rows to retry are run."""
+        """Return a chunk of committed rows in which only the rows to retry are run."""
         names = list(self._uses)
         columns = [table.column(f"{name}_error").to_pylist() for name in names]
         rows = [dict(zip(names, errors, strict=True)) for errors in zip(*columns, strict=True)]
