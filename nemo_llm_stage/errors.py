@@ -6,8 +6,10 @@ LLMStageError
 ├── ConfigError                    correct the settings and run again      (exit code 2)
 │   ├── InputError                   … the input data: names the file, line or column
 │   └── OutputConflictError          … the output folder: it belongs to another job
+│       └── OutputBusyError            … another run goes on there
 ├── RunError                       the run broke; what is committed stays   (exit code 1)
-│   └── TooManyFailedRowsError       … more failed rows than are allowed        (exit code 3)
+│   ├── TooManyFailedRowsError       … more failed rows than are allowed        (exit code 3)
+│   └── RunStoppedError              … a limit or an order ended it; run again  (exit code 4)
 └── RequestError                   one request failed
     ├── TransientError               ask again
     │   ├── ConnectionFailedError      refused, unknown host, TLS
@@ -59,12 +61,20 @@ class OutputConflictError(ConfigError):
     """The output folder holds something that this job must not mix with."""
 
 
+class OutputBusyError(OutputConflictError):
+    """Another run of the job goes on in the output folder."""
+
+
 class RunError(LLMStageError, RuntimeError):
     """The run broke. Committed partitions stay valid; running again goes on from them."""
 
 
 class TooManyFailedRowsError(RunError):
     """More rows failed than `max_failed_rows` allows; the output stays, without ``_SUCCESS``."""
+
+
+class RunStoppedError(RunError):
+    """A limit (`max_cost` …) is reached, or somebody ordered the run to end; running again resumes the job."""
 
 
 class RequestError(LLMStageError):

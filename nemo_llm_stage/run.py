@@ -8,9 +8,10 @@ Knows the order of a run: prepare, run the pending partitions, verify, mark as c
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -21,6 +22,7 @@ from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.verify import Verification, verify
 from nemo_llm_stage.errors import OutputConflictError, RunError
 from nemo_llm_stage.job.failure_limit import FailureLimit
+from nemo_llm_stage.job.failures import FailureGroup, group_failures
 from nemo_llm_stage.job.prepare import Job, prepare_job, prepare_retry
 from nemo_llm_stage.job.record import open_output, read_record
 from nemo_llm_stage.job.result import JobResult
@@ -28,6 +30,8 @@ from nemo_llm_stage.report.progress import Progress
 from nemo_llm_stage.stage.llm_stage import LLMStage
 from nemo_llm_stage.stage.multi import as_stage
 from nemo_llm_stage.stage.stage import Stage
+from nemo_llm_stage.worker.control.hold import keep_run, make_room
+from nemo_llm_stage.worker.control.keeper import RunKeeper, Standing
 from nemo_llm_stage.worker.engine import Engine, RunStatus
 from nemo_llm_stage.worker.in_process import LocalEngine
 from nemo_llm_stage.worker.interrupts import Interrupts, RunInterrupted
@@ -46,6 +50,7 @@ def run_job(
     input: str | Path | Sequence[str | Path],  # noqa: A002 - the word users write in a job file
     output: str | Path,
     restart: bool = False,
+    takeover: bool = False,
     progress: bool = True,
     config: Mapping[str, Any] | None = None,
     **settings: Unpack[JobKeywords],
@@ -61,6 +66,7 @@ def run_job(
         input: Parquet or JSONL files (``.gz`` and ``.zst`` too), globs or folders; paths or fsspec URLs.
         output: Folder; made if it does not exist.
         restart: Discard the finished output and make it again.
+        takeover: Stop another run that goes on in `output`, and take its place.
         progress: Whether to show progress on stderr.
         config: The job's settings, recorded for ``nemo-llm-stage retry-failed``; without secrets.
         settings: How the job runs: ``engine``, ``actors``, ``max_failed_rows`` and the other fields of
@@ -68,11 +74,31 @@ def run_job(
 
     Raises:
         ConfigError: The settings, the input or the output folder cannot work; no request was paid for.
+        OutputBusyError: Another run goes on in `output`.
+        RunStoppedError: A limit is reached, or somebody ordered the run to end; run the job again to resume it.
         RequestError: The server cannot be reached, or refuses every request.
         RunError: The run broke. Committed files stay; run the job again to resume it.
         RunInterrupted: Ctrl-C or SIGTERM came, and what was in flight is finished; a KeyboardInterrupt.
     """
-    return _run_job(as_stage(stage), input, output, JobSettings(**settings), restart, progress, config)
+    how = _Start(restart=restart, takeover=takeover, is_shown=progress)
+    return _run_job(as_stage(stage), input, output, JobSettings(**settings), how, config)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Start:
+    """
+    How a run is started.
+
+    Attributes:
+        restart: See `run_job`; takeover likewise.
+        is_shown: Whether progress is shown.
+        command: The command line that resumes it; None in Python.
+    """
+
+    restart: bool = False
+    takeover: bool = False
+    is_shown: bool = True
+    command: str | None = None
 
 
 def _run_job(
@@ -80,21 +106,23 @@ def _run_job(
     inputs: str | Path | Sequence[str | Path],
     output: str | Path,
     settings: JobSettings,
-    restart: bool,
-    progress: bool,
+    start: _Start,
     config: Mapping[str, Any] | None,
 ) -> JobResult:
     started_monotonic_s = time.monotonic()
-    failure_limit = FailureLimit(settings.max_failed_rows)
     try:
-        job = prepare_job(stage, inputs, output, settings, restart=restart, config=config)
+        make_room(str(output), takeover=start.takeover)
+        job = prepare_job(stage, inputs, output, settings, restart=start.restart, config=config)
         before = job.before
-        if job.pending:
-            job.output.remove_success()
-            _run(job, spec_of(job), job.pending, before, failure_limit, is_shown=progress)
+        with keep_run(
+            job, before=before, num_rows=job.plan.num_rows, command=start.command, takeover=start.takeover
+        ) as keeper:
+            if job.pending:
+                job.output.remove_success()
+                _run(job, spec_of(job), job.pending, before, keeper, is_shown=start.is_shown)
+            return _finish(job, before.num_rows, started_monotonic_s, keeper.control.failure_limit)
     finally:
         stage.close()
-    return _finish(job, before.num_rows, started_monotonic_s, failure_limit)
 
 
 @takes(WorkerKeywords)
@@ -131,15 +159,20 @@ def _retry_failed(
     stage: Stage, output: str | Path, kinds: Collection[str], settings: JobSettings, progress: bool
 ) -> JobResult:
     started_monotonic_s = time.monotonic()
+    end_limit = FailureLimit(settings.max_failed_rows)
     try:
+        make_room(str(output), takeover=False)
         job, partitions = prepare_retry(stage, output, kinds, settings)
         num_failed = sum(_num_failed(job.output.read_counters(job.output.name_of(part)), kinds) for part in partitions)
         spec = replace(spec_of(job), retry_kinds=frozenset(kinds))
-        if partitions:
-            _run(job, spec, partitions, Counters(), FailureLimit(None), is_shown=progress, num_rows=num_failed)
+        job = replace(job, settings=replace(job.settings, max_failed_rows=None))
+        command = shlex.join(["nemo-llm-stage", "retry-failed", str(output)])
+        with keep_run(job, before=Counters(), num_rows=num_failed, command=command, takeover=False) as keeper:
+            if partitions:
+                _run(job, spec, partitions, Counters(), keeper, is_shown=progress)
+            result = _finish(job, job.plan.num_rows - num_failed, started_monotonic_s, end_limit)
     finally:
         stage.close()
-    result = _finish(job, job.plan.num_rows - num_failed, started_monotonic_s, FailureLimit(settings.max_failed_rows))
     return replace(result, num_retried=num_failed)
 
 
@@ -151,11 +184,19 @@ def _engine(settings: JobSettings) -> Engine:
     return RayEngine(settings.actors, settings.num_cpus_per_actor, settings.address)
 
 
-def run_config(config: JobConfig, *, restart: bool = False, progress: bool = True) -> JobResult:
-    """Run the job that a job file or a command line describes; raises as `run_job`."""
+def run_config(
+    config: JobConfig,
+    *,
+    restart: bool = False,
+    takeover: bool = False,
+    progress: bool = True,
+    command: str | None = None,
+) -> JobResult:
+    """Run the job that a job file or a command line describes, which `command` resumes; raises as `run_job`."""
+    start = _Start(restart=restart, takeover=takeover, is_shown=progress, command=command)
     with config.open_stage() as stage:
         record = config.model_dump(mode="json")
-        return _run_job(stage, config.input, config.output, config.settings, restart, progress, record)
+        return _run_job(stage, config.input, config.output, config.settings, start, record)
 
 
 def retry_output(url: str, kinds: Collection[str], *, progress: bool = True) -> JobResult:
@@ -182,6 +223,11 @@ def head(url: str, num_rows: int) -> list[dict[str, Any]]:
     return open_output(url)[0].head(num_rows)
 
 
+def failures_of(url: str) -> list[FailureGroup]:
+    """Return the failures in a job's committed files by kind and words; see `group_failures`."""
+    return group_failures(url)
+
+
 def verify_output(url: str, *, compares_rows: bool = False) -> Verification:
     """
     Check the output folder of a job against its plan; see `verify`.
@@ -201,18 +247,17 @@ def _run(
     spec: WorkerSpec,
     partitions: Sequence[Partition],
     before: Counters,
-    failure_limit: FailureLimit,
+    keeper: RunKeeper,
     *,
     is_shown: bool,
-    num_rows: int | None = None,
 ) -> None:
-    """Run `partitions`, show progress and check the failure limit. `before` counts the rows of earlier runs."""
-    engine = _engine(job.settings)
+    """Run `partitions`, show progress and check the limits. `before` counts the rows of earlier runs."""
+    engine, control = _engine(job.settings), keeper.control
     done = Counters()
-    num_rows = job.plan.num_rows if num_rows is None else num_rows
+    num_rows = keeper.num_rows
     progress = Progress(num_rows, is_exact=job.plan.is_exact, num_rows_before=before.num_rows, is_shown=is_shown)
     num_kept = num_committed = 0
-    with progress as shown, Interrupts(job.settings.grace_period) as interrupts:
+    with progress as shown, Interrupts(job.settings.grace_period, control) as interrupts:
         for notice in job.notices:
             shown.note(notice)
 
@@ -221,17 +266,21 @@ def _run(
             interrupts.check()
             run = sum_counters([done, status.open])
             num_kept = run.num_rows
-            shown.update(sum_counters([before, run]), status.num_in_flight, status.trouble)
-            failure_limit.check(run)
+            total = sum_counters([before, run])
+            shown.update(total, status.num_in_flight, status.trouble)
+            keeper.update(Standing(status.phase, total, status.stage))
+            control.check(run)
 
         for report in engine.run(spec, partitions, monitor, interrupts):
             num_committed += 1
             done.add(report.counters if report.is_first else job.output.read_counters(report.name))
-            failure_limit.check(done)
-        if interrupts.signum is not None and num_committed < len(partitions):
-            raise RunInterrupted(
-                _stopped_words(before.num_rows + done.num_rows, num_kept - done.num_rows, num_rows), interrupts.signum
-            )
+            control.failure_limit.check(done)
+        keeper.update(Standing("running", sum_counters([before, done])))
+        if num_committed < len(partitions):
+            words = _stopped_words(before.num_rows + done.num_rows, num_kept - done.num_rows, num_rows)
+            if interrupts.signum is not None:
+                raise RunInterrupted(words, interrupts.signum)
+            control.raise_end(words)
         if spec.retry_kinds is None:
             shown.update(sum_counters([before, done]), 0)
 

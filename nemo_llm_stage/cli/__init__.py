@@ -2,8 +2,8 @@
 The command line: `nemo-llm-stage`, also `python -m nemo_llm_stage`. One file per command.
 
 Words become a `JobConfig`; errors become one message and an exit code: 0 all rows accounted for, 1 the run broke, 2 the
-settings or the input are wrong, 3 more rows failed than are allowed. Heavy modules are imported inside the command
-that needs them.
+settings or the input are wrong, 3 more rows failed than are allowed, 4 a limit or an order ended the
+run. Heavy modules are imported inside the command that needs them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from nemo_llm_stage.cli import (
     schema,
     serve_local,
     simulate_server,
+    status,
+    steer,
     verify,
 )
 from nemo_llm_stage.cli.command import CONTEXT, Command, Commands
@@ -60,5 +62,11 @@ def main() -> None:
     """
 
 
-for module in (init, preview, run, retry_failed, verify, report, schema, corpus, serve_local, simulate_server):
-    main.add_command(module.command)
+for command in (
+    *(init.command, preview.command, run.command),
+    *(status.command, status.tail, status.failures, status.jobs),
+    *(steer.pause, steer.resume, steer.drain, steer.set_limits),
+    *(retry_failed.command, verify.command, report.command),
+    *(schema.command, corpus.command, serve_local.command, simulate_server.command),
+):
+    main.add_command(command)

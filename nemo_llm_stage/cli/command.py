@@ -8,16 +8,18 @@ from typing import Any
 
 import click
 
-from nemo_llm_stage.errors import ConfigError, LLMStageError, TooManyFailedRowsError
+from nemo_llm_stage.errors import ConfigError, LLMStageError, RunStoppedError, TooManyFailedRowsError
 from nemo_llm_stage.text import printable
 
-EXIT_RUN, EXIT_INPUT, EXIT_FAILED_ROWS, EXIT_SIGNAL = 1, 2, 3, 128
+EXIT_RUN, EXIT_INPUT, EXIT_FAILED_ROWS, EXIT_STOPPED, EXIT_SIGNAL = 1, 2, 3, 4, 128
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
 def _exit_code_of(error: LLMStageError) -> int:
     if isinstance(error, ConfigError):
         return EXIT_INPUT
+    if isinstance(error, RunStoppedError):
+        return EXIT_STOPPED
     return EXIT_FAILED_ROWS if isinstance(error, TooManyFailedRowsError) else EXIT_RUN
 
 

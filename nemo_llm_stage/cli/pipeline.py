@@ -10,7 +10,7 @@ import click
 
 from nemo_llm_stage.cli.command import CONTEXT
 from nemo_llm_stage.cli.options import JobCommand, merged_settings
-from nemo_llm_stage.cli.run import run_settings, show_options
+from nemo_llm_stage.cli.run import resuming, run_settings, show_options
 
 
 def pipeline(description: str, *, demo_rows: int, **settings: Any) -> None:
@@ -26,11 +26,20 @@ def pipeline(description: str, *, demo_rows: int, **settings: Any) -> None:
     @click.command(help=description, cls=JobCommand, context_settings=CONTEXT)
     @click.option("--rows", type=int, default=demo_rows, show_default=True, help="Texts to use without --input.")
     @show_options
-    def command(rows: int, progress: bool, restart: bool, show_rows: int, **flags: Any) -> None:
+    def command(rows: int, progress: bool, restart: bool, takeover: bool, show_rows: int, **flags: Any) -> None:
         merged = merged_settings(settings, flags)
         if "input" not in merged:
             merged["input"] = _python_docs(Path(f"{merged['output']}_input_{rows}.parquet"), rows)
-        run_settings(merged, "the pipeline", progress=progress, restart=restart, show_rows=show_rows)
+        command_line = resuming("python", sys.argv[0], "--rows", str(rows), **flags)
+        run_settings(
+            merged,
+            "the pipeline",
+            command_line,
+            progress=progress,
+            restart=restart,
+            takeover=takeover,
+            show_rows=show_rows,
+        )
 
     command(prog_name=Path(sys.argv[0]).name)
 

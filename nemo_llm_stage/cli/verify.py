@@ -13,11 +13,12 @@ from nemo_llm_stage.cli.command import EXIT_RUN, Command
 @click.argument("output")
 @click.option("--rows", is_flag=True, help="Also read input and output again and compare them row by row.")
 def command(output: str, rows: bool) -> None:
-    """Check that every row of a job's input is in OUTPUT exactly once. The exit code is 1 if not."""
+    """Check that every row of a job's input is in OUTPUT exactly once. The exit code is 1 if not, or not yet."""
+    from nemo_llm_stage.job.state import is_live
     from nemo_llm_stage.report.console import PlainConsole
     from nemo_llm_stage.report.summary import verification_table
     from nemo_llm_stage.run import verify_output
 
     verification = verify_output(output, compares_rows=rows)
-    PlainConsole().print(verification_table(verification, output))
+    PlainConsole().print(verification_table(verification, output, is_live=is_live(output)))
     sys.exit(0 if verification.is_complete else EXIT_RUN)

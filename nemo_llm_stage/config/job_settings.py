@@ -51,6 +51,15 @@ class JobSettings:
         max_failed_rows: Stop the job when more rows have failed than this number (5), or than this fraction of the
             finished rows (0.05, from 200 rows on). At the end a job of any size with more failed rows has failed: exit
             code 3, no ``_SUCCESS``; the output stays. null allows any number.
+        max_cost: Dollars that the job may cost, over all its runs; needs `price_input` or `price_output`. At a limit
+            the job sends no more requests, waits for those in flight, and ends with exit code 4. Run it again with a
+            higher limit to resume it.
+        max_requests: Requests that the job may send, failed ones included, over all its runs.
+        max_output_tokens: Output tokens that the job may take, over all its runs. Those of the requests in flight come
+            on top, as for `max_cost`.
+        max_duration: Seconds that a run may take.
+        requests_per_minute: Most requests a minute, over all actors.
+        tokens_per_minute: Most tokens of prompts and answers a minute, over all actors.
         keep_raw: Keep the raw answers beside the output, so that a changed parser needs no new requests.
         on_bad_input: What to do with a damaged file or a broken line: ``stop`` the job, or ``skip`` and record it in
             ``bad_input/`` of the job's state folder.
@@ -82,6 +91,12 @@ class JobSettings:
     rows_per_partition: Annotated[int, Ge(1)] | None = None
     scan_input: Literal["auto", "full", "sample"] = "auto"
     max_failed_rows: int | float | None = 0.05
+    max_cost: Annotated[float, Gt(0)] | None = None
+    max_requests: Annotated[int, Ge(1)] | None = None
+    max_output_tokens: Annotated[int, Ge(1)] | None = None
+    max_duration: Annotated[float, Gt(0)] | None = None
+    requests_per_minute: Annotated[float, Gt(0)] | None = None
+    tokens_per_minute: Annotated[float, Gt(0)] | None = None
     keep_raw: bool = False
     on_bad_input: Literal["stop", "skip"] = "stop"
     on_new_input: Literal["add", "refuse"] = "add"
@@ -104,6 +119,8 @@ class JobSettings:
         if isinstance(limit, int | float) and (limit < 0 or (isinstance(limit, float) and limit > 1)):
             words = "a number of rows (5), a fraction from 0.0 to 1.0, or null"
             mistakes.append(f"max_failed_rows is {limit}; it must be {words}.")
+        if self.max_cost is not None and self.price_input is None and self.price_output is None:
+            mistakes.append("max_cost needs prices: set price_input and price_output, in dollars a million tokens.")
         if mistakes:
             raise ConfigError("\n".join(mistakes))
 
@@ -120,6 +137,12 @@ class WorkerKeywords(TypedDict, total=False):
     price_output: float | None
     grace_period: float
     log_format: Literal["text", "json"]
+    max_cost: float | None
+    max_requests: int | None
+    max_output_tokens: int | None
+    max_duration: float | None
+    requests_per_minute: float | None
+    tokens_per_minute: float | None
 
 
 class JobKeywords(WorkerKeywords, total=False):

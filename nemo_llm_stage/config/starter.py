@@ -124,6 +124,12 @@ engine: local                          # or ray, for any number of actors on any
 #deduplicate: true
 #give_up_after: 21600.0
 #max_failed_rows: 0.05
+#max_cost: 20.0                        # dollars; with price_input and price_output. At a limit the job ends, resumably
+#max_requests: 100000
+#max_output_tokens: 5000000
+#max_duration: 28800.0                 # seconds of one run
+#requests_per_minute: 600              # over all actors
+#tokens_per_minute: 200000
 #keep_raw: false
 #on_new_input: add                     # or refuse: new input files beside the unchanged old ones
 #order: auto                           # or input: never send rows with the same prompt beginning together

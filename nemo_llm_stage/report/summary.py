@@ -125,8 +125,8 @@ def failures(counters: Counters) -> Table:
     return table
 
 
-def verification_table(verification: Verification, output: str) -> Group:
-    """Return what `nemo-llm-stage verify` shows: the account, and what is off."""
+def verification_table(verification: Verification, output: str, *, is_live: bool = False) -> Group:
+    """Return what `nemo-llm-stage verify` shows: the account, and what is off. `is_live`: whether a run goes on."""
     counters = verification.counters
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     table.add_column(style="bold")
@@ -151,8 +151,9 @@ def verification_table(verification: Verification, output: str) -> Group:
     else:
         lines = [*verification.problems]
         if verification.num_missing:
-            lines.append(f"{verification.num_missing:,} partitions are not committed yet; run the job again to go on.")
-        verdict = shown("\n".join(lines), "red")
+            todo = f"a run goes on; see nemo-llm-stage status {output}" if is_live else "run the job again to go on"
+            lines.append(f"{verification.num_missing:,} partitions are not committed yet; {todo}.")
+        verdict = shown("\n".join(lines), "yellow" if is_live and not verification.problems else "red")
     if not verification.left_out:
         return Group(table, verdict)
     return Group(table, _left_out(verification.left_out, output), verdict)

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from nemo_llm_stage import errors
 from nemo_llm_stage.client.throttle import Spending
@@ -55,6 +56,7 @@ class WorkerStatus:
         open: Counts of the rows finished in the tasks that it has.
         spending: What its requests took since it began.
         stage: How its stage stands.
+        rows: A few rows that it has just finished.
     """
 
     reports: tuple[Report | Failure, ...] = ()
@@ -63,11 +65,12 @@ class WorkerStatus:
     open: Counters = field(default_factory=Counters)
     spending: Spending = field(default_factory=Spending)
     stage: StageStatus = field(default_factory=StageStatus)
+    rows: tuple[dict[str, Any], ...] = ()
 
     @property
     def need(self) -> Need:
         """What its orders hang on."""
-        return Need(self.num_waiting, self.stage.num_in_flight, self.spending)
+        return Need(self.num_waiting, self.stage.num_in_flight, self.spending, self.rows)
 
 
 class WorkerHost:
@@ -120,6 +123,7 @@ class WorkerHost:
             open=worker.open_counters,
             spending=worker.spending,
             stage=worker.spec.stage.status(),
+            rows=worker.samples.take(),
         )
 
     def stop(self) -> None:

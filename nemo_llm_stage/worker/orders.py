@@ -7,7 +7,7 @@ Knows nothing of who gives the orders, or of how a worker follows them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from nemo_llm_stage.client.throttle import OPEN, Spending, Throttle
 
@@ -41,11 +41,13 @@ class Need:
         num_waiting: Rows that it has and has not started.
         num_in_flight: Requests in flight.
         spending: Since it began.
+        rows: A few rows that it has just finished, as short texts; see `nemo_llm_stage.worker.samples`.
     """
 
     num_waiting: int = 0
     num_in_flight: int = 0
     spending: Spending = field(default_factory=Spending)
+    rows: tuple[dict[str, Any], ...] = ()
 
 
 class Control(Protocol):

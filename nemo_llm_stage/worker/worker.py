@@ -33,6 +33,7 @@ from nemo_llm_stage.worker.drain import Drain
 from nemo_llm_stage.worker.failed_rows import FailedRows, merge_retried
 from nemo_llm_stage.worker.garbage import collect_as_usual, collect_rarely, give_memory_back
 from nemo_llm_stage.worker.orders import Orders
+from nemo_llm_stage.worker.samples import Samples
 from nemo_llm_stage.worker.source import RowSource
 from nemo_llm_stage.worker.spec import WorkerSpec
 from nemo_llm_stage.worker.task import PartitionReport, PieceReport, Report, Task, settle
@@ -52,6 +53,7 @@ class PartitionWorker:
     Attributes:
         backlog: The rows that it was given and has not started.
         drain: Ends it in order.
+        samples: A few of the rows that it finishes.
     """
 
     def __init__(self, spec: WorkerSpec) -> None:
@@ -65,6 +67,7 @@ class PartitionWorker:
         self._failure: BaseException | None = None
         self._stopping = threading.Lock()
         self.drain = Drain(spec.stage)
+        self.samples = Samples()
         collect_rarely(self)
 
     @property
@@ -230,7 +233,7 @@ class PartitionWorker:
                     rows,
                     known=chunk.known,
                     store=journal,
-                    on_done=on_done,
+                    on_done=self.samples.watching(on_done),
                     on_start=self.backlog.start_row,
                     order=self.spec.settings.order,
                 )

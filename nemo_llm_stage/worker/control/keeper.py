@@ -1,0 +1,289 @@
+"""
+Keeps a run's place in its output folder: holds it, writes the status and the timeline, takes the orders of people.
+
+Works in a thread of its own, off the path of the rows. What fails there never fails the job. Knows files; knows nothing
+of workers.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from dataclasses import asdict, dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from nemo_llm_stage.client.endpoint_status import EndpointStatus
+from nemo_llm_stage.core import Counters
+from nemo_llm_stage.dataset.state.holder import Holder, read_holder, remove_holder
+from nemo_llm_stage.dataset.state.json_file import now
+from nemo_llm_stage.dataset.state.orders import (
+    Answer,
+    answer_order,
+    open_orders,
+    read_order,
+    remove_answered_orders,
+)
+from nemo_llm_stage.dataset.state.status import LOCAL_INTERVAL_S, STORE_INTERVAL_S, JobStatus, write_status
+from nemo_llm_stage.dataset.state.timeline import remove_old_timelines, write_timeline
+from nemo_llm_stage.dataset.storage import Folder
+from nemo_llm_stage.errors import LLMStageError, RunStoppedError
+from nemo_llm_stage.stage.status import StageStatus
+from nemo_llm_stage.text import one_line
+from nemo_llm_stage.worker.control.control import RunControl
+
+logger = logging.getLogger(__name__)
+
+LOCAL_LOOK_S = 1.0
+STORE_LOOK_S = 5.0
+"""Seconds between two looks for orders."""
+
+TIMELINE_INTERVAL_S = 30.0
+RATE_WINDOW_S = 30.0
+MAX_FAILURES_SHOWN = 20
+MAX_EVENTS_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFacts:
+    """
+    What a status says that does not change during a run.
+
+    Attributes:
+        job_id: The job's.
+        num_rows: Rows of the job.
+        is_exact: Whether they were counted.
+        before: What earlier runs counted.
+        command: What to run to resume the job; None where it was run from Python.
+    """
+
+    job_id: str
+    num_rows: int
+    is_exact: bool
+    before: Counters
+    command: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a run stands, from its driver."""
+
+    phase: str = "starting"
+    counters: Counters = field(default_factory=Counters)
+    stage: StageStatus = field(default_factory=StageStatus)
+
+
+class RunKeeper:
+    """
+    Keeps the folder of a run from `__enter__` to `__exit__`.
+
+    Args:
+        state: The job's state folder, which `holder` holds.
+        holder: This run.
+        facts: About the job.
+        control: Takes the orders.
+    """
+
+    def __init__(self, state: Folder, holder: Holder, facts: JobFacts, control: RunControl) -> None:
+        self.control = control
+        self._state = state
+        self._holder = holder
+        self._facts = facts
+        self._standing = Standing(counters=facts.before)
+        self._window: deque[tuple[float, Counters]] = deque()
+        self._interval_s = LOCAL_INTERVAL_S if state.is_local else STORE_INTERVAL_S
+        self._look_s = LOCAL_LOOK_S if state.is_local else STORE_LOOK_S
+        self._started_monotonic_s = time.monotonic()
+        self._is_over = threading.Event()
+        self._has_failed = False
+        self._thread = threading.Thread(target=self._keep, name="run-keeper", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Begin to keep the folder."""
+        self._attempt(lambda: remove_answered_orders(self._state))
+        self._attempt(lambda: remove_old_timelines(self._state))
+        self._attempt(lambda: self._take_orders(is_first=True))
+        self._attempt(self._write_status)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write how the run ended, and give the folder back."""
+        self._is_over.set()
+        self._thread.join()
+        if not self._is_own():
+            return
+        phase, reason = _end_of(error)
+        self.control.note(phase, reason or "every row is accounted for")
+        self._attempt(lambda: self._refuse_orders(phase))
+        self._attempt(lambda: self._write_status(phase, reason))
+        self._attempt(self._write_timeline)
+        self._attempt(lambda: remove_holder(self._state, self._holder.run_id))
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the run and of those before."""
+        return self._facts.num_rows
+
+    def update(self, standing: Standing) -> None:
+        """Take note of how the run stands. Called in the driver's thread."""
+        now_s = time.monotonic()
+        self._standing = standing
+        self._window.append((now_s, standing.counters))
+        while len(self._window) > 2 and now_s - self._window[0][0] > RATE_WINDOW_S:
+            self._window.popleft()
+
+    def _keep(self) -> None:
+        next_status = next_timeline = time.monotonic() + self._interval_s
+        while not self._is_over.wait(self._look_s):
+            if not self._is_own():
+                return
+            self._attempt(self._take_orders)
+            if time.monotonic() >= next_status:
+                self._attempt(self._write_status)
+                next_status = time.monotonic() + self._interval_s
+            self._add_point()
+            if time.monotonic() >= next_timeline:
+                self._attempt(self._write_timeline)
+                next_timeline = time.monotonic() + TIMELINE_INTERVAL_S
+
+    def _is_own(self) -> bool:
+        """Whether this run still holds the folder; where that cannot be read, it does."""
+        try:
+            holder = read_holder(self._state)
+        except (OSError, LLMStageError):
+            return True
+        if holder is not None and holder.run_id == self._holder.run_id:
+            return True
+        process = "nobody" if holder is None else f"process {holder.process.pid} on {holder.process.host}"
+        self.control.lose(
+            f"another run has taken over {self._state.url!r} ({process}); this one stops. Committed files and "
+            "journaled answers stay."
+        )
+        return False
+
+    def _take_orders(self, *, is_first: bool = False) -> None:
+        for order_id in open_orders(self._state):
+            try:
+                order = read_order(self._state, order_id)
+                is_late = is_first and order.kind != "set"
+                answer = Answer(False, "it was given before this run began.") if is_late else self.control.take(order)
+            except LLMStageError as error:
+                answer = Answer(False, str(error))
+            answer_order(self._state, order_id, answer)
+            if answer.is_done:
+                self._write_status()
+
+    def _refuse_orders(self, phase: str) -> None:
+        for order_id in open_orders(self._state):
+            answer_order(self._state, order_id, Answer(False, f"the run has ended ({phase})."))
+
+    def _write_timeline(self) -> None:
+        write_timeline(self._state, self._holder.run_id, self.control.timeline)
+
+    def _write_status(self, phase: str | None = None, reason: str | None = None) -> None:
+        standing = self._standing
+        if phase is None and standing.phase == "running":
+            phase, reason = self.control.phase, self.control.reason
+        write_status(self._state, self._status(phase or standing.phase, reason))
+
+    def _status(self, phase: str, reason: str | None) -> JobStatus:
+        standing, facts, counters = self._standing, self._facts, self._standing.counters
+        rates = self._rates()
+        num_left = max(0, facts.num_rows - counters.num_rows)
+        return JobStatus(
+            run_id=self._holder.run_id,
+            job_id=facts.job_id,
+            phase=phase,
+            reason=reason,
+            process=self._holder.process,
+            started_at=self._holder.started_at,
+            updated_at=now(),
+            interval_s=self._interval_s,
+            command=facts.command,
+            num_rows=facts.num_rows,
+            is_exact=facts.is_exact,
+            num_rows_before=facts.before.num_rows,
+            counters=counters,
+            num_in_flight=standing.stage.num_in_flight,
+            max_concurrent_requests=standing.stage.max_in_flight,
+            rows_per_s=rates[0],
+            input_tokens_per_s=rates[1],
+            output_tokens_per_s=rates[2],
+            eta_s=num_left / rates[0] if rates[0] > 0 and phase == "running" else None,
+            spending=self._spending(),
+            limits=self.control.limits,
+            trouble=None if standing.stage.outage is None else standing.stage.outage.error,
+            endpoints=[_endpoint(status) for status in standing.stage.endpoints],
+            failures=_failures(counters),
+            rows=list(self.control.rows),
+            events=[asdict(event) for event in self.control.timeline.events[-MAX_EVENTS_SHOWN:]],
+        )
+
+    def _spending(self) -> dict[str, float]:
+        settings, spending = self.control.settings, self.control.spending
+        values: dict[str, float] = asdict(spending)
+        if settings.price_input is not None or settings.price_output is not None:
+            values["cost"] = round(spending.cost(settings.price_input, settings.price_output), 6)
+        return values
+
+    def _rates(self) -> tuple[float, float, float]:
+        """Return rows, input tokens and output tokens a second over the last half minute."""
+        points = list(self._window)
+        if len(points) < 2:
+            return 0.0, 0.0, 0.0
+        (start, before), (end, after) = points[0], points[-1]
+        span_s = max(1e-9, end - start)
+
+        def rate(name: str) -> float:
+            return round(float(max(0, getattr(after, name) - getattr(before, name))) / span_s, 3)
+
+        return rate("num_rows"), rate("input_tokens"), rate("output_tokens")
+
+    def _add_point(self) -> None:
+        counters = self._standing.counters
+        self.control.timeline.add_point(
+            time.monotonic() - self._started_monotonic_s,
+            counters.num_rows,
+            self._rates()[0],
+            self._standing.stage.num_in_flight,
+            self._standing.stage.max_in_flight,
+            counters.num_failed,
+            self._spending().get("cost", 0.0),
+        )
+
+    def _attempt(self, step: Any) -> None:
+        """Do a step that may fail; the first failure is told, the later ones only to the debug log."""
+        try:
+            step()
+        except Exception:
+            level = logging.DEBUG if self._has_failed else logging.WARNING
+            self._has_failed = True
+            logger.log(level, "the status of %s could not be kept", self._state.url, exc_info=True)
+
+
+def _end_of(error: BaseException | None) -> tuple[str, str | None]:
+    """Return the phase and the reason of a run that ended so."""
+    if error is None:
+        return "finished", None
+    is_stop = isinstance(error, RunStoppedError | KeyboardInterrupt | SystemExit)
+    text = str(error) or type(error).__name__
+    return "stopped" if is_stop else "failed", one_line(text, 500)
+
+
+def _endpoint(status: EndpointStatus) -> dict[str, Any]:
+    """Return how a server stands, with percentiles in place of the histogram."""
+    values = asdict(status) | {"p50_s": status.p50_s, "p95_s": status.p95_s, "p99_s": status.p99_s}
+    del values["latencies"]
+    return values
+
+
+def _failures(counters: Counters) -> list[dict[str, Any]]:
+    kinds = sorted(counters.errors.items(), key=lambda item: -item[1])[:MAX_FAILURES_SHOWN]
+    return [
+        {"kind": kind, "num": num, "example": one_line(counters.examples.get(kind, ""), 500)} for kind, num in kinds
+    ]
