@@ -25,8 +25,11 @@ def with_pyarrow(path: Path, columns: Sequence[str]) -> View:
 def _described(field: pa.Field) -> View:
     """All of a field but the names of lists' items, which Arrow changes."""
     inner = [_described(field.type.field(number)) for number in range(field.type.num_fields)]
-    kind = str(field.type).replace("item: ", "element: ")
-    return [field.name.replace("item", "element"), kind, field.nullable, field.metadata, inner]
+    if not inner:
+        return [field.name, str(field.type), field.nullable, field.metadata]
+    if pa.types.is_list(field.type) or pa.types.is_large_list(field.type) or pa.types.is_fixed_size_list(field.type):
+        inner[0][0] = "element"
+    return [field.name, field.type.id, field.nullable, field.metadata, inner]
 
 
 def with_pandas(path: Path, columns: Sequence[str]) -> View:

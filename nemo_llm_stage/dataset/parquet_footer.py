@@ -96,7 +96,7 @@ def lost_types(footer: bytes) -> dict[str, dict[int, Annotation]]:
     found: dict[str, dict[int, Annotation]] = {}
     for element in _elements(_schema_of(footer)[2]):
         logical, converted = element.fields.get(_LOGICAL), element.fields.get(_CONVERTED)
-        is_lost = (logical is not None and logical[1][0] >> 4 in _LOST_LOGICAL) or (
+        is_lost = (logical is not None and next(_fields_of(logical[1], 0), (0,))[0] in _LOST_LOGICAL) or (
             converted is not None and _zigzag(converted[1]) in _LOST_CONVERTED
         )
         if is_lost:

@@ -12,6 +12,8 @@ import pytest
 from parquet_matrix import MATRIX
 from parquet_readers import READERS, view
 
+from nemo_llm_stage.dataset import parquet_footer
+
 
 @pytest.mark.parametrize("write", MATRIX, ids=lambda write: write.__name__)
 def test_every_reader_sees_the_input_columns_unchanged(job: Any, tmp_path: Path, write: Callable[[Path], None]) -> None:
@@ -53,3 +55,16 @@ def test_no_extension_type_is_made_of_what_a_file_names(job: Any, tmp_path: Path
         assert pq.read_schema(output).field("spy").type == Spy()
     finally:
         pa.unregister_extension_type("acme.spy")
+
+
+def test_a_logical_type_that_arrow_does_not_know_is_carried(job: Any, tmp_path: Path) -> None:
+    """Of any number in Parquet's list, e.g. GEOMETRY (17)."""
+    source = tmp_path / "source.parquet"
+    pq.write_table(pa.table({"shape": [b"\x01"], "text": ["a"]}), source, store_schema=False)
+    byte_array, geometry = b"\x0c", b"\x0c\x22\x00\x00"
+    annotation = {"shape": {0: {1: byte_array, 10: geometry}}}
+    parquet_footer.annotate(source, annotation)
+    job.run(input=source)
+    (output,) = (job.folder / "out").glob("part-*.parquet")
+    with output.open("rb") as file:
+        assert parquet_footer.lost_types(parquet_footer.read_footer(file) or b"") == annotation
