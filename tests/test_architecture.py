@@ -13,7 +13,7 @@ import pytest
 import nemo_llm_stage
 
 ROOT = Path(nemo_llm_stage.__file__).parent
-BASE = {"core", "errors", "fields", "identity", "suggest", "text"}
+BASE = {"advice", "core", "errors", "fields", "identity", "suggest", "text"}
 ROWS = BASE | {"client", "prompt", "output"}
 STAGE = ROWS | {"rows"}
 CONFIG = STAGE | {"stage", "embedded"}
@@ -47,7 +47,7 @@ HEAVY = {
     "jinja2": {"prompt", "client", "report"},
     "xllamacpp": {"embedded"},
     "yaml": {"config"},
-    "pydantic": {"config", "output"},
+    "pydantic": {"config", "output", "cli"},
     "rich": {"report", "cli"},
     "click": {"cli"},
 }

@@ -12,6 +12,7 @@ import yaml
 
 import nemo_llm_stage
 from nemo_llm_stage.cli import main
+from nemo_llm_stage.cli import reference as made
 from nemo_llm_stage.config.load import make_config
 from nemo_llm_stage.testing import SimulatedServer
 
@@ -61,6 +62,11 @@ def test_the_tree_of_rooms_is_the_packages() -> None:
     rooms = {path.name for path in package.iterdir() if (path / "__init__.py").exists()}
     assert rooms <= set(tree)
     assert all((package / name).exists() for name in tree)
+
+
+def test_the_reference_is_made_from_the_code_as_it_is() -> None:
+    """Settings, commands, columns, errors and names in Python."""
+    assert made.PATH.read_text() == made.make_reference(), f"REFERENCE.md is stale; renew it with `{made.RENEW}`"
 
 
 def test_every_command_and_option_named_exists() -> None:

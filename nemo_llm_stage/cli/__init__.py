@@ -16,6 +16,7 @@ import click
 from nemo_llm_stage import __version__
 from nemo_llm_stage.cli import (
     corpus,
+    explain,
     init,
     preview,
     report,
@@ -67,6 +68,6 @@ for command in (
     *(status.command, status.tail, status.failures, status.jobs),
     *(steer.pause, steer.resume, steer.drain, steer.set_limits),
     *(retry_failed.command, verify.command, report.command),
-    *(schema.command, corpus.command, serve_local.command, simulate_server.command),
+    *(explain.command, schema.command, corpus.command, serve_local.command, simulate_server.command),
 ):
     main.add_command(command)

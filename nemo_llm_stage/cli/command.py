@@ -12,6 +12,17 @@ from nemo_llm_stage.errors import ConfigError, LLMStageError, RunStoppedError, T
 from nemo_llm_stage.text import printable
 
 EXIT_RUN, EXIT_INPUT, EXIT_FAILED_ROWS, EXIT_STOPPED, EXIT_SIGNAL = 1, 2, 3, 4, 128
+EXIT_CODES = {
+    0: "every row is accounted for; rows may have failed, within `max_failed_rows`",
+    EXIT_RUN: "the run broke, or `verify` found rows missing; what is committed stays",
+    EXIT_INPUT: "the settings, the input or the output folder cannot work; no request was paid for",
+    EXIT_FAILED_ROWS: "more rows failed than `max_failed_rows` allows; the output stays, without `_SUCCESS`",
+    EXIT_STOPPED: "a limit or an order stopped the run; run the same command again to resume",
+    EXIT_SIGNAL + signal.SIGINT: "stopped by Ctrl-C; run the same command again to resume",
+    EXIT_SIGNAL + signal.SIGTERM: "stopped by SIGTERM (spot instance, Slurm, Kubernetes); run it again to resume",
+}
+"""Exit code → what it says to a script."""
+
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 

@@ -111,11 +111,12 @@ def help_of(setting: Setting) -> str:
     words = setting.words.replace("`", "")
     if setting.default is None or setting.default in ((), ""):
         return words
-    others = (f"{kind}: {_shown(value)}" for kind, value in setting.others.items())
-    return f"{words} [{'; '.join([_shown(setting.default), *others])}]"
+    others = (f"{kind}: {shown_default(value)}" for kind, value in setting.others.items())
+    return f"{words} [{'; '.join([shown_default(setting.default), *others])}]"
 
 
-def _shown(value: Any) -> str:
+def shown_default(value: Any) -> str:
+    """Return a default as help shows it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else f"{value}"

@@ -122,6 +122,10 @@ def failures(counters: Counters) -> Table:
     for kind, num in sorted(counters.errors.items(), key=lambda item: -item[1]):
         example = counters.examples.get(kind, "").partition(": ")[2]
         table.add_row(f"{num:,}", shown(kind), shown(example[:_MAX_EXAMPLE_CHARS]))
+    if counters.errors:
+        most = max(counters.errors, key=lambda kind: counters.errors[kind])
+        table.caption = shown(f"cause and next step: nemo-llm-stage explain {most}")
+        table.caption_justify = "left"
     return table
 
 
