@@ -40,7 +40,7 @@ mapped where they are called.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from nemo_llm_stage.text import MAX_ERROR_CHARS, printable, shorten
 
@@ -106,12 +106,24 @@ class RequestError(LLMStageError):
         return str(self.args[0]) if self.args else ""
 
 
+class Outages(Protocol):
+    """A server, as far as an error needs to know it."""
+
+    num_outages: int
+
+    @property
+    def is_down(self) -> bool:
+        """Whether it is in an outage now."""
+
+
 class TransientError(RequestError):
     """
     Asking again may succeed.
 
     Attributes:
         retry_after_s: Seconds the server asked to wait; None where it did not say.
+        goes_elsewhere: Whether the failure is one server's and another takes the request at once. It uses up no retry.
+        server: The server that failed, where there are several; None where that is not known.
     """
 
     kind = "transient"
@@ -119,6 +131,8 @@ class TransientError(RequestError):
     def __init__(self, message: str, *, status: int | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message, status=status)
         self.retry_after_s = retry_after_s
+        self.goes_elsewhere = False
+        self.server: Outages | None = None
 
 
 class ConnectionFailedError(TransientError):

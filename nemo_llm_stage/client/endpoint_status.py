@@ -7,16 +7,18 @@ Costs a few additions per request. Knows outcomes of sends; knows nothing of wha
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, zip_longest
 from typing import Literal
 
-from nemo_llm_stage.core import Completion
 from nemo_llm_stage.errors import ConnectionFailedError, RateLimitError, RequestError
 
-EndpointState = Literal["ok", "down"]
+EndpointState = Literal["starting", "healthy", "suspect", "resting", "gone"]
+
+_ORDER: tuple[EndpointState, ...] = ("gone", "resting", "suspect", "starting", "healthy")
+"""Of two workers' views of a server the later one here is told."""
 
 BUCKETS_PER_DOUBLING = 4
 """Bounds of neighbouring latency buckets differ by 2^(1/4): 19 %."""
@@ -33,22 +35,24 @@ class EndpointStatus:
 
     Attributes:
         url: Base URL.
-        state: ``down`` while connections to it fail and nothing was answered since.
-        since: When the state began; None where it has been ok from the start.
-        limit: Most requests in flight there; None where several servers share a limit.
+        state: ``starting`` before its first answer, then ``healthy``; ``suspect`` or ``resting`` while it gets no
+            requests because it is silent or fails; ``gone`` where it has left.
+        since: When the state began; None where that is not known.
+        limit: Most requests in flight there; None where it gets none from here.
         mode: How the limit is set.
-        reason: Why it is down, in the words of the last failure; None where it is ok.
+        reason: Why it gets no requests, in the words of the last failure; None where it does.
         in_flight: Requests in flight there.
         num_answered: Answers.
         num_failed: Sends that failed, of every kind.
         num_rate_limited: Those that the server refused with a rate limit (429).
         num_refused: Those that found no connection.
-        next_try_at: When the next request goes to a server that is down; None where that is not planned.
+        failures: Kind of error → failed sends.
+        next_try_at: When the next request goes to a server that rests; None where that is not planned.
         latencies: Answers by latency; bucket i ends at ``0.001 · 2^((i + 1) / 4)`` s. Trailing zeros are left out.
     """
 
     url: str
-    state: EndpointState = "ok"
+    state: EndpointState = "starting"
     since: float | None = None
     limit: int | None = None
     mode: str = "fixed"
@@ -58,8 +62,14 @@ class EndpointStatus:
     num_failed: int = 0
     num_rate_limited: int = 0
     num_refused: int = 0
+    failures: Mapping[str, int] = field(default_factory=dict)
     next_try_at: float | None = None
     latencies: tuple[int, ...] = ()
+
+    @property
+    def is_down(self) -> bool:
+        """Whether it gets no requests because it fails or is silent."""
+        return self.state in {"suspect", "resting"}
 
     @property
     def p50_s(self) -> float | None:
@@ -83,71 +93,50 @@ class EndpointMeter:
 
     Args:
         url: Base URL.
-        now: Unix seconds.
+
+    Attributes:
+        latencies: Answers by latency; see `EndpointStatus`.
     """
 
-    def __init__(self, url: str, now: Callable[[], float] = time.time) -> None:
-        self._url = url
-        self._now = now
-        self._in_flight = 0
-        self._num_answered = 0
-        self._num_failed = 0
-        self._num_rate_limited = 0
-        self._num_refused = 0
-        self._is_down = False
-        self._since: float | None = None
-        self._reason: str | None = None
-        self._latencies = [0] * NUM_BUCKETS
+    __slots__ = ("_failures", "_url", "latencies", "num_answered")
 
-    async def observe(self, attempt: Awaitable[Completion]) -> Completion:
-        """Return what `attempt`, one send to the server, returns, and count it."""
-        self._in_flight += 1
-        try:
-            completion = await attempt
-        except RequestError as error:
-            self._note_failure(error)
-            raise
-        finally:
-            self._in_flight -= 1
-        self._num_answered += 1
-        self._latencies[bucket_of(completion.latency_s or 0.0)] += 1
-        if self._is_down:
-            self._set_state(is_down=False, reason=None)
-        return completion
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._failures: dict[str, int] = {}
+        self.num_answered = 0
+        self.latencies = [0] * NUM_BUCKETS
+
+    @property
+    def num_sends(self) -> int:
+        """Sends that have ended."""
+        return self.num_answered + sum(list(self._failures.values()))
+
+    def note_answer(self, latency_s: float) -> None:
+        """Count an answer."""
+        self.num_answered += 1
+        self.latencies[bucket_of(latency_s)] += 1
+
+    def note_failure(self, error: RequestError) -> None:
+        """Count a failed send."""
+        self._failures[error.kind] = self._failures.get(error.kind, 0) + 1
 
     def status(self) -> EndpointStatus:
-        """Return how the server stands."""
-        num_buckets = next((i + 1 for i in reversed(range(NUM_BUCKETS)) if self._latencies[i]), 0)
+        """Return what was counted."""
+        num_buckets = next((i + 1 for i in reversed(range(NUM_BUCKETS)) if self.latencies[i]), 0)
+        failures = dict(self._failures)
         return EndpointStatus(
             self._url,
-            state="down" if self._is_down else "ok",
-            since=self._since,
-            reason=self._reason,
-            in_flight=self._in_flight,
-            num_answered=self._num_answered,
-            num_failed=self._num_failed,
-            num_rate_limited=self._num_rate_limited,
-            num_refused=self._num_refused,
-            latencies=tuple(self._latencies[:num_buckets]),
+            num_answered=self.num_answered,
+            num_failed=sum(failures.values()),
+            num_rate_limited=failures.get(RateLimitError.kind, 0),
+            num_refused=failures.get(ConnectionFailedError.kind, 0),
+            failures=failures,
+            latencies=tuple(self.latencies[:num_buckets]),
         )
-
-    def _note_failure(self, error: RequestError) -> None:
-        self._num_failed += 1
-        if isinstance(error, RateLimitError):
-            self._num_rate_limited += 1
-        if isinstance(error, ConnectionFailedError):
-            self._num_refused += 1
-            if not self._is_down:
-                self._set_state(is_down=True, reason=f"{error.kind}: {error}")
-        elif self._is_down and error.status is not None:  # a refusal is an answer, too
-            self._set_state(is_down=False, reason=None)
-
-    def _set_state(self, *, is_down: bool, reason: str | None) -> None:
-        self._is_down, self._reason, self._since = is_down, reason, self._now()
 
 
 def merge_endpoints(statuses: Iterable[EndpointStatus]) -> tuple[EndpointStatus, ...]:
-    """Return one status for each server, as all workers see it together: it is down only if it is so for all."""
+    """Return one status for each server, as all workers see it together: it rests only if it does so for all."""
     merged: dict[str, EndpointStatus] = {}
     for status in statuses:
         known = merged.get(status.url)
@@ -156,9 +145,11 @@ def merge_endpoints(statuses: Iterable[EndpointStatus]) -> tuple[EndpointStatus,
 
 
 def _merge(one: EndpointStatus, other: EndpointStatus) -> EndpointStatus:
-    leading = max(one, other, key=lambda status: (status.state == "ok", status.since or 0.0))
+    leading = max(one, other, key=lambda status: (_ORDER.index(status.state), status.since or 0.0))
     return replace(
         leading,
+        limit=None if one.limit is None and other.limit is None else (one.limit or 0) + (other.limit or 0),
+        failures=dict(Counter(one.failures) + Counter(other.failures)),
         in_flight=one.in_flight + other.in_flight,
         num_answered=one.num_answered + other.num_answered,
         num_failed=one.num_failed + other.num_failed,

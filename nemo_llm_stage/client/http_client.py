@@ -8,36 +8,36 @@ One attempt is: choose an endpoint, encode, send, decode. Limit and retries are 
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import os
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
 from nemo_llm_stage.client.credentials import Credentials, Sent, secrets_of_request
-from nemo_llm_stage.client.endpoint_status import EndpointStatus
-from nemo_llm_stage.client.endpoints import Endpoint, Endpoints
+from nemo_llm_stage.client.endpoint_status import EndpointStatus, merge_endpoints
+from nemo_llm_stage.client.endpoints.address import Endpoint
+from nemo_llm_stage.client.endpoints.pool import held_lease
+from nemo_llm_stage.client.endpoints.servers import Servers, pools_of
+from nemo_llm_stage.client.endpoints.share import ALONE, WorkerPlace
+from nemo_llm_stage.client.endpoints.source import BaseURL
+from nemo_llm_stage.client.endpoints.state import EndpointPolicy
 from nemo_llm_stage.client.errors.response import error_of_response
 from nemo_llm_stage.client.hiding import Secrets
 from nemo_llm_stage.client.http.http1 import HTTP1Transport
 from nemo_llm_stage.client.http.transport import Transport, TransportConfig, TransportStatistics
-from nemo_llm_stage.client.http_session import HTTPSession, endpoint_statuses
+from nemo_llm_stage.client.http_session import HTTPSession
+from nemo_llm_stage.client.limit import Limit
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
 from nemo_llm_stage.client.secret import KeySource, Value
-from nemo_llm_stage.client.server_check import ServerCheck
+from nemo_llm_stage.client.server_check import ServerCheck, check_all
 from nemo_llm_stage.client.wire import StreamedAnswer, WireRequest, completion_of_answer, decode_answer, encode_request
 from nemo_llm_stage.core import Completion, Message
-from nemo_llm_stage.errors import ConfigError, ConnectionFailedError, RequestError, TransientError
-
-logger = logging.getLogger(__name__)
+from nemo_llm_stage.errors import ConfigError, RequestError, RequestTimeoutError
 
 _OK = HTTPStatus.OK.value
-_FAILED_AT: ContextVar[Endpoint | None] = ContextVar("_FAILED_AT", default=None)
-"""Where the running task's last attempt failed, so that its next one goes elsewhere."""
 
 
 class AsyncHTTPClient(AsyncLLMClient):
@@ -47,8 +47,11 @@ class AsyncHTTPClient(AsyncLLMClient):
     A chat goes to ``/chat/completions``; with a ``conversation_formatter`` its text goes to ``/completions``.
 
     Args:
-        base_url: The server's address, with or without ``/v1``; several are asked in turn, a retry goes to the next.
-        max_concurrent_requests: Most attempts in flight at once, over all servers.
+        base_url: The server's address, with or without ``/v1``, or several; a request goes to the least loaded server
+            that is well. Also: a file of addresses (``file:/path``, ``….txt``), one a line, or a function that returns
+            some, both read again and again; ``dns+http://name:port/v1``, every address of a name; ``node-local`` or
+            ``http://{node_ip}:port/v1``, the server on the worker's own node.
+        max_concurrent_requests: Most requests in flight at each server, all workers of a job together.
         max_retries: Sends after the first one, for failures that may pass.
         base_delay: Seconds; see `AsyncLLMClient`.
         timeout: Seconds from sending to the whole answer; waiting in the server's queue counts.
@@ -77,12 +80,15 @@ class AsyncHTTPClient(AsyncLLMClient):
 
     _runtime_attributes = AsyncLLMClient._runtime_attributes | {"_session"}  # noqa: SLF001
 
+    endpoint_policy = EndpointPolicy()
+    """When a server of several is left alone."""
+
     _session: HTTPSession | None = None
     """Opened by `setup`; None before, and in a copy that has been pickled."""
 
     def __init__(
         self,
-        base_url: str | Sequence[str],
+        base_url: BaseURL,
         *,
         max_concurrent_requests: int = 64,
         max_retries: int = 3,
@@ -107,7 +113,7 @@ class AsyncHTTPClient(AsyncLLMClient):
         for name, value in (("timeout", timeout), ("connect_timeout", connect_timeout), ("read_timeout", read_timeout)):
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ConfigError(f"{name} is {value}; it must be seconds above 0.")
-        self.endpoints = Endpoints([base_url] if isinstance(base_url, str) else list(base_url))
+        self._servers = Servers(base_url, max_concurrent_requests)
         self.timeout = timeout
         self.connect_timeout = connect_timeout
         self.read_timeout = read_timeout
@@ -133,9 +139,12 @@ class AsyncHTTPClient(AsyncLLMClient):
             ConfigError: A variable or file is missing; named in the message.
         """
         self._session = HTTPSession(self._credentials.read, self._make_transport)
-        exposed = [e.base_url for e in self.endpoints.all if not e.is_tls and not e.is_private]
+        exposed = [e.base_url for e in self._servers.at_start() if not e.is_tls and not e.is_private]
         if self._session.sent.key is not None and exposed:
             warnings.warn(f"The API key is sent unencrypted to {exposed[0]}; use https://.", stacklevel=2)
+
+    def _make_limit(self) -> Limit:
+        return self._servers.make_pool(self.clock, self.endpoint_policy)
 
     async def _complete_impl(
         self,
@@ -166,17 +175,28 @@ class AsyncHTTPClient(AsyncLLMClient):
         )
 
     async def _ask(self, request: WireRequest, model: str, secrets: Secrets) -> Completion:
-        """Send `request` to the endpoint whose turn it is."""
-        failed_at = _FAILED_AT.get()
-        endpoint = self.endpoints.choose(avoid=failed_at)
+        """Send `request` to the server that the permit is for."""
+        lease = held_lease()
+        if lease is None or lease.pool.source is not self._servers.source:
+            async with self.limit:
+                return await self._ask(request, model, secrets)
+        pool, endpoint = lease.pool, lease.member.endpoint
+        lease.task = asyncio.current_task()
         try:
-            attempt = self._attempt(endpoint, request, model, secrets)
-            completion = await self._opened().meter_of(endpoint.base_url).observe(attempt)
-        except TransientError:
-            _FAILED_AT.set(endpoint)
+            completion = await self._attempt(endpoint, request, model, secrets)
+        except RequestError as error:
+            secrets.clean(error)
+            pool.note_failure(lease, error)
             raise
-        if failed_at is not None:
-            _FAILED_AT.set(None)
+        except asyncio.CancelledError:
+            if not lease.was_recalled():
+                raise
+            silent = RequestTimeoutError(f"{endpoint.base_url} answers nobody, while other servers do.")
+            pool.note_failure(lease, silent)
+            raise silent from None
+        finally:
+            lease.task = None
+        pool.note_answer(lease, completion.latency_s or 0.0)
         return completion
 
     async def _query_model_impl(
@@ -224,33 +244,31 @@ class AsyncHTTPClient(AsyncLLMClient):
         """
         if not self.check_server:
             return
-        session, endpoints = self._opened(), list(dict.fromkeys(self.endpoints.all))
-        checks = (ServerCheck(session.transport, endpoint, model, session.sent).run() for endpoint in endpoints)
-        outcomes = await asyncio.gather(*checks, return_exceptions=True)
-        errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-        unreachable = [error for error in errors if isinstance(error, ConnectionFailedError)]
-        for error in errors:
-            session.sent.secrets.clean(error)
-            if error not in unreachable or len(unreachable) == len(endpoints):
-                raise error
-        for error in unreachable:
-            logger.warning("%s The other servers are asked.", error)
+        if not self._servers.source.is_own:  # else the node of whoever checks need not have one
+            session, endpoints = self._opened(), await asyncio.to_thread(self._servers.at_start)
+            checks = (ServerCheck(session.transport, endpoint, model, session.sent) for endpoint in set(endpoints))
+            await check_all(list(checks))
 
     def statistics(self) -> TransportStatistics:
         """Return how the connections stand, those of all event loops together. Can be called from any thread."""
         return TransportStatistics() if self._session is None else self._session.statistics()
 
     def endpoint_statuses(self) -> tuple[EndpointStatus, ...]:
-        """Return how each server stands. Can be called from any thread."""
-        return endpoint_statuses(self.endpoints.all, self._session, self.max_concurrent_requests)
+        """Return how each server stands, also those that have left. Can be called from any thread."""
+        return merge_endpoints(status for pool in pools_of(self._limits) for status in pool.statuses())
 
-    @property
-    def num_servers(self) -> int:
-        """Addresses that requests go to in turn."""
-        return len(set(self.endpoints.all))
+    def take_place(self, place: WorkerPlace) -> None:
+        """Ask only the servers that are this worker's, or have its share of their limits."""
+        self._servers.place, self._limits = place, None
+
+    def total_limit(self, place: WorkerPlace = ALONE) -> int:
+        """Return the most requests in flight of the worker in this place, at the servers that there are now."""
+        return self._servers.total_limit(place)
 
     async def aclose(self) -> None:
         """Close the running loop's connections. Safe to call twice; the client can be used again after."""
+        for pool in pools_of(self._limits):
+            pool.close()
         if self._session is not None:
             await self._session.aclose()
 
@@ -280,11 +298,6 @@ class AsyncHTTPClient(AsyncLLMClient):
         )
 
     def __repr__(self) -> str:
-        urls = [endpoint.base_url for endpoint in self.endpoints.all]
-        shown = {
-            "max_concurrent_requests": self.max_concurrent_requests,
-            "max_retries": self.max_retries,
-            "timeout": self.timeout,
-        }
-        settings = ", ".join(f"{name}={value}" for name, value in shown.items())
-        return f"{type(self).__name__}({urls[0] if len(urls) == 1 else urls!r}, {settings}, {self._credentials!r})"
+        names = ("max_concurrent_requests", "max_retries", "timeout")
+        settings = ", ".join(f"{name}={getattr(self, name)}" for name in names)
+        return f"{type(self).__name__}({self._servers.source.describe()}, {settings}, {self._credentials!r})"

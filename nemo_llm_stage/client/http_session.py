@@ -6,13 +6,10 @@ Knows nothing of requests.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from http import HTTPStatus
 
 from nemo_llm_stage.client.credentials import Sent
-from nemo_llm_stage.client.endpoint_status import EndpointMeter, EndpointStatus
-from nemo_llm_stage.client.endpoints import Endpoint
 from nemo_llm_stage.client.http.transport import Transport, TransportStatistics
 from nemo_llm_stage.client.limit import LoopLocal
 from nemo_llm_stage.client.token_limit import TokenLimitNames
@@ -30,14 +27,12 @@ class HTTPSession:
     Attributes:
         sent: The values as read last.
         token_limit: What each model calls ``max_tokens``.
-        meters: Base URL → what was sent there.
     """
 
     def __init__(self, read: Callable[[], Sent], make_transport: Callable[[Sent], Transport]) -> None:
         self.sent = read()
         self._read = read
         self.token_limit = TokenLimitNames()
-        self.meters: dict[str, EndpointMeter] = {}
         self._transports: LoopLocal[Transport] = LoopLocal(lambda: make_transport(self.sent))
         self._make_transport = make_transport
         self._retired: list[LoopLocal[Transport]] = []
@@ -47,10 +42,6 @@ class HTTPSession:
     def transport(self) -> Transport:
         """The running event loop's."""
         return self._transports.get()
-
-    def meter_of(self, url: str) -> EndpointMeter:
-        """Return what counts the sends to the server with this base URL."""
-        return self.meters.get(url) or self.meters.setdefault(url, EndpointMeter(url))
 
     def renew(self, error: RequestError, used: Sent) -> bool:
         """
@@ -92,20 +83,3 @@ class HTTPSession:
             if transport is not None:
                 await transport.aclose()
                 self._closed = TransportStatistics.sum_of([self._closed, transport.statistics()])
-
-
-def endpoint_statuses(
-    endpoints: Sequence[Endpoint], session: HTTPSession | None, limit: int
-) -> tuple[EndpointStatus, ...]:
-    """
-    Return how each server stands, in order.
-
-    Args:
-        endpoints: Of the client.
-        session: None where nothing was sent yet.
-        limit: Most requests in flight, over all servers.
-    """
-    urls = list(dict.fromkeys(endpoint.base_url for endpoint in endpoints))
-    meters = {} if session is None else session.meters
-    statuses = [meters[url].status() if url in meters else EndpointStatus(url) for url in urls]
-    return (replace(statuses[0], limit=limit),) if len(urls) == 1 else tuple(statuses)

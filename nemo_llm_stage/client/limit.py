@@ -45,6 +45,7 @@ class Limit:
         in_flight: Permits held now.
         is_paused: Whether no permits are given. Change it with `pause` and `resume`.
         allowance: Counts the permits, and may hold them back; None for neither.
+        problem: Why nobody can send anything, for people; None where somebody can.
         on_release: Called on the loop after each permit that comes back; None for nothing.
     """
 
@@ -53,6 +54,7 @@ class Limit:
         self.in_flight = 0
         self.is_paused = False
         self.allowance: Allowance | None = None
+        self.problem: str | None = None
         self.on_release: Callable[[], None] | None = None
         self._queue: deque[asyncio.Future[None]] = deque()
 
@@ -121,9 +123,10 @@ class Limit:
             self.on_release()
 
     def _has_permit(self) -> bool:
-        if self.in_flight >= self.max_concurrent_requests or self.is_paused:
-            return False
-        return self.allowance is None or self.allowance.is_left
+        return self.in_flight < self.max_concurrent_requests and self._may_send()
+
+    def _may_send(self) -> bool:
+        return not self.is_paused and (self.allowance is None or self.allowance.is_left)
 
     def _take(self) -> None:
         self.in_flight += 1

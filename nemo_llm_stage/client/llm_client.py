@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from nemo_llm_stage.client.clock import SYSTEM_CLOCK, Clock
 from nemo_llm_stage.client.curators import count_as_curators
 from nemo_llm_stage.client.endpoint_status import EndpointStatus
+from nemo_llm_stage.client.endpoints.share import ALONE, WorkerPlace
 from nemo_llm_stage.client.errors.foreign import as_request_error
 from nemo_llm_stage.client.generation import ConversationFormatter, GenerationConfig
 from nemo_llm_stage.client.limit import Limit, LoopLocal
@@ -219,13 +220,18 @@ class AsyncLLMClient(ABC):
     def limit(self) -> Limit:
         """The running event loop's limit."""
         if self._limits is None:
-            self._limits = LoopLocal(lambda: Limit(self.max_concurrent_requests))
+            self._limits = LoopLocal(self._make_limit)
         return self._limits.get()
 
-    @property
-    def num_servers(self) -> int:
-        """Addresses that requests go to in turn."""
-        return 1
+    def _make_limit(self) -> Limit:
+        return Limit(self.max_concurrent_requests)
+
+    def take_place(self, place: WorkerPlace) -> None:  # noqa: B027 - a hook: not every client shares servers
+        """Be the client of one of several workers that share the servers. Called before anything is sent."""
+
+    def total_limit(self, place: WorkerPlace = ALONE) -> int:
+        """Return the most requests that the worker in this place has in flight at once."""
+        return self.max_concurrent_requests
 
     def endpoint_statuses(self) -> tuple[EndpointStatus, ...]:
         """Return how each server stands; nothing where the client does not count. Can be called from any thread."""

@@ -105,10 +105,21 @@ class Sends(RetryCallState):
         self.num_refused = 0
         self.notes: Any = None
 
+    @property
+    def goes_elsewhere(self) -> bool:
+        """Whether another server takes the request at once."""
+        return isinstance(self.error, TransientError) and self.error.goes_elsewhere
+
     def note(self, error: Exception, now_monotonic_s: float, *, is_gated: bool = False) -> None:
-        """Add a failed send. Where requests wait while the server is down, a refused connection uses up no retry."""
+        """
+        Add a failed send.
+
+        A failure after which another server takes the request uses up no retry, nor does a refused connection where
+        requests wait while the server is down.
+        """
         self.error = as_request_error(error)
-        self.attempt_number += not (is_gated and isinstance(self.error, ConnectionFailedError))
+        is_free = self.goes_elsewhere or (is_gated and isinstance(self.error, ConnectionFailedError))
+        self.attempt_number += not is_free
         self.outcome_timestamp = now_monotonic_s
         self.kinds += (self.error.kind,)
         signature = f"{self.error.kind} {_VARYING.sub('#', str(self.error)[:300])}"
@@ -212,6 +223,8 @@ def _is_final(error: Exception, sends: Sends, policy: RetryPolicy, *, is_to_blam
 
 
 def _pause_s(sends: Sends, policy: RetryPolicy, server: Server | None) -> float:
+    if sends.goes_elsewhere:
+        return 0.0
     pause_s = policy.pause_s(sends)
     if server is not None and (sends.attempt_number > policy.max_retries or pause_s >= SHOWN_PAUSE_S):
         server.note_pause(sends, pause_s)

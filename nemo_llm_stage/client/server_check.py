@@ -7,8 +7,11 @@ another key. Only the route that rows will take can say no. Knows the OpenAI pro
 
 from __future__ import annotations
 
+import asyncio
 import difflib
+import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -16,13 +19,15 @@ from typing import Any
 import orjson
 
 from nemo_llm_stage.client.credentials import Sent
-from nemo_llm_stage.client.endpoints import Endpoint
+from nemo_llm_stage.client.endpoints.address import Endpoint
 from nemo_llm_stage.client.errors.refusal import error_of_refusal, read_refusal
 from nemo_llm_stage.client.generation import GenerationConfig
 from nemo_llm_stage.client.http.transport import HTTPResponse, Transport
 from nemo_llm_stage.client.wire import encode_request
 from nemo_llm_stage.errors import ConnectionFailedError, NotFoundError, RequestError, TransientError
 from nemo_llm_stage.suggest import did_you_mean
+
+logger = logging.getLogger(__name__)
 
 CHECK_TIMEOUT_S = 30.0
 """For each request of the check: a server that is up lists its models at once, one that loads a model does not."""
@@ -114,6 +119,26 @@ class ServerCheck:
         listed = ", ".join(map(repr, nearest[:MAX_NAMES])) + (" …" if len(names) > MAX_NAMES else "")
         hint = did_you_mean(model, names)
         return f"{base_url} has no model {model!r}; it has {listed}." + (f" D{hint[1:]}" if hint else "")
+
+
+async def check_all(checks: Sequence[ServerCheck]) -> None:
+    """
+    Check several servers at once. Some being down is only logged.
+
+    Raises:
+        ConnectionFailedError: None can be reached.
+        AuthenticationError: One does not take the key.
+        NotFoundError: One does not have the model.
+    """
+    outcomes = await asyncio.gather(*(check.run() for check in checks), return_exceptions=True)
+    errors = [(check, outcome) for check, outcome in zip(checks, outcomes, strict=True) if outcome is not None]
+    unreachable = [error for _, error in errors if isinstance(error, ConnectionFailedError)]
+    for check, error in errors:
+        check.sent.secrets.clean(error)
+        if error not in unreachable or len(unreachable) == len(checks):
+            raise error
+    for error in unreachable:
+        logger.warning("%s The other servers are asked.", error)
 
 
 def _is_no_such_model(answer: HTTPResponse, sent: Sent) -> bool:

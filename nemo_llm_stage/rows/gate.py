@@ -40,6 +40,11 @@ class Gate:
         self._last_prober: asyncio.Task[Any] | None = None
         self._changes: dict[asyncio.Future[None], None] = {}
 
+    @property
+    def is_down(self) -> bool:
+        """Whether the server is down."""
+        return self.is_closed
+
     def note_refused(self, *, is_probe: bool) -> bool:
         """Remember a refused connection: the server is down. Return whether that tells anything new."""
         if self.is_closed and not is_probe:

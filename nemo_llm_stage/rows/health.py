@@ -1,5 +1,5 @@
 """
-What one server has done so far, told by all requests to it.
+What the servers of one client have done so far, told by all requests to them.
 
 Tells a request's own failure from an outage, and an outage from a run that cannot succeed. Lives on one event loop.
 Knows errors; knows nothing of prompts or values.
@@ -18,6 +18,7 @@ from nemo_llm_stage.client.retry import ALONGSIDE, Sends
 from nemo_llm_stage.errors import (
     ConnectionDroppedError,
     ConnectionFailedError,
+    Outages,
     QuarantinedError,
     RateLimitError,
     RunError,
@@ -87,29 +88,29 @@ class _Notes:
         num_answers: Of other requests, `NUM_RECENT` outcomes before the first of the same failures.
         num_failures: Likewise.
         outage: The outage that a dropped connection of this request may have been part of; None for none.
+        server: The server whose outage that was.
         num_deaths: Deaths of the server while it had this request: a dropped connection, and then an outage.
     """
 
     num_answers: int = 0
     num_failures: int = 0
     outage: int | None = None
+    server: Outages | None = None
     num_deaths: int = 0
 
 
 class Health:
     """
-    What the requests to one server came to.
+    What the requests to the servers of one client came to. They are down when no server accepts a connection.
 
     Args:
         clock: Time and sleep.
-        num_servers: Addresses behind the client. The server is down when a request was refused so often in a row.
     """
 
-    def __init__(self, clock: Clock = SYSTEM_CLOCK, *, num_servers: int = 1) -> None:
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
         self._trouble: Trouble | None = None
         self._clock = clock
         self._gate = Gate(clock)
-        self._num_servers = num_servers
         self._num_answers = 0
         self._num_failures = 0
         self._recent: deque[bool] = deque(maxlen=NUM_RECENT)
@@ -192,11 +193,10 @@ class Health:
                 self._gate.open()
             return False
         if isinstance(error, ConnectionFailedError):
-            is_refused = is_probe or sends.num_refused >= self._num_servers
-            if is_refused and self._gate.note_refused(is_probe=is_probe):
+            if not sends.goes_elsewhere and self._gate.note_refused(is_probe=is_probe):
                 self.note_pause(sends, self._gate.next_probe_monotonic_s - self._clock.monotonic())
         elif isinstance(error, ConnectionDroppedError):
-            self._note_dropped(notes, is_probe=is_probe)
+            self._note_dropped(notes, error, is_probe=is_probe)
         elif is_probe:
             self._gate.open()
         self._num_failures += 1
@@ -230,15 +230,19 @@ class Health:
             notes.num_failures = self._num_failures - (len(self._recent) - num_answered)
         return notes
 
-    def _note_dropped(self, notes: _Notes, *, is_probe: bool) -> None:
+    def _note_dropped(self, notes: _Notes, error: ConnectionDroppedError, *, is_probe: bool) -> None:
         self._count_death(notes)
+        if error.server is not None:
+            notes.server, notes.outage = error.server, error.server.num_outages - error.server.is_down
+            return
+        notes.server = self._gate
         is_late = self._gate.is_closed and not is_probe  # the outage that it is part of is known already
         notes.outage = self._gate.num_outages - is_late
         if is_probe or notes.num_deaths >= NUM_DEATHS_TO_SUSPECT:
             self._gate.note_death()
 
     def _count_death(self, notes: _Notes) -> None:
-        if notes.outage is not None and self._gate.num_outages > notes.outage:
+        if notes.outage is not None and notes.server is not None and notes.server.num_outages > notes.outage:
             notes.outage = None
             notes.num_deaths += 1
 

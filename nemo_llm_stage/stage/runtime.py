@@ -54,7 +54,7 @@ class Runtime:
         self._clients = unique(client_of.values())
         for client in self._clients:
             _set_up(client)
-        self._healths = [Health(client.clock, num_servers=client.num_servers) for client in self._clients]
+        self._healths = [Health(client.clock) for client in self._clients]
         places = {id(client): place for place, client in enumerate(self._clients)}
         memo = Memo()
         runners = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nemo_llm_stage.client.endpoints import Endpoints, parse_base_url
+from nemo_llm_stage.client.endpoints.address import parse_base_url
 from nemo_llm_stage.errors import ConfigError
 
 URLS = [
@@ -51,12 +51,6 @@ def test_unusable_urls_are_refused_with_an_example(url: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_none_is_not_enough() -> None:
-    """A client needs a server."""
-    with pytest.raises(ConfigError, match="base_url"):
-        Endpoints([])
-
-
 HOSTS = [
     ("localhost", True, True),
     ("127.0.0.1", True, True),
@@ -74,19 +68,6 @@ def test_hosts_are_known_by_their_looks(host: str, is_loopback: bool, is_private
     """This machine and private networks are told from the open internet."""
     endpoint = parse_base_url(f"http://{host}")
     assert (endpoint.is_loopback, endpoint.is_private) == (is_loopback, is_private)
-
-
-def test_endpoints_take_turns() -> None:
-    """Round and round, and past the one to avoid."""
-    endpoints = Endpoints(["http://a", "http://b", "http://c"])
-    assert [endpoints.choose().host for _ in range(4)] == ["a", "b", "c", "a"]
-    assert endpoints.choose(avoid=endpoints.all[1]).host == "c"
-
-
-def test_one_endpoint_cannot_be_avoided() -> None:
-    """Where there is no other, it is asked again."""
-    endpoints = Endpoints(["http://a", "http://a"])
-    assert endpoints.choose(avoid=endpoints.all[0]).host == "a"
 
 
 def test_a_query_has_a_place_of_its_own() -> None:

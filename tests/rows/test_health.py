@@ -184,23 +184,6 @@ def test_a_cancelled_probe_lets_another_find_out() -> None:
     assert asyncio.run(scenario()) == "f"
 
 
-def test_a_pool_is_down_only_when_all_its_servers_are() -> None:
-    """One refused connection of a pool of four closes nothing."""
-    world = World(lambda text, _: text)
-    world.health = Health(world.clock, num_servers=4)
-    refused: set[str] = set()
-
-    def answer(text: str, _: float) -> str | Exception:
-        if text in refused:
-            return text
-        refused.add(text)
-        assert not world.health.is_down
-        return ConnectionFailedError("refused")
-
-    world.answer = answer
-    assert all(isinstance(outcome, Completion) for outcome in world.run(map(str, range(100))))
-
-
 def test_a_wait_says_why_and_until_when() -> None:
     """And what the server asked for, where that is more than is left."""
     error = RateLimitError("HTTP 429: slow down.", retry_after_s=86_400.0)

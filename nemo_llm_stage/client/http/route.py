@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
 
-from nemo_llm_stage.client.endpoints import Endpoint
+from nemo_llm_stage.client.endpoints.address import Endpoint
 from nemo_llm_stage.errors import BadRequestError, ConfigError
 
 _PORTS = {"http": 80, "https": 443}

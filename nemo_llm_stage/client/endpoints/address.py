@@ -1,15 +1,13 @@
 """
-Where requests go: base URLs made sound once, and a pool that names one for each attempt.
+A server's address: what a user writes as base_url, checked and normalised once.
 
-Knows addresses only; nothing is connected to here. A pool that knows each server's health or load would take this
-one's place.
+Pure; nothing is looked up or connected to here.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, urlsplit
 
@@ -55,38 +53,6 @@ class Endpoint:
         if address is not None:
             return address.is_private or address.is_link_local
         return "." not in self.host or self.host.endswith(_PRIVATE_SUFFIXES)
-
-
-class Endpoints:
-    """
-    The servers of one client, in turn.
-
-    Args:
-        base_urls: At least one. A server named twice gets twice the requests.
-
-    Raises:
-        ConfigError: There is none, or one is no usable URL.
-    """
-
-    def __init__(self, base_urls: Sequence[str]) -> None:
-        if not base_urls:
-            raise ConfigError("base_url is empty; write the server's address, e.g. http://localhost:8000/v1.")
-        self.all = tuple(parse_base_url(url) for url in base_urls)
-        self._num_chosen = 0
-
-    def choose(self, avoid: Endpoint | None = None) -> Endpoint:
-        """
-        Return the server that the next attempt goes to.
-
-        Args:
-            avoid: The one that the last attempt of this request failed at; passed over where there is another.
-        """
-        for _ in self.all:
-            endpoint = self.all[self._num_chosen % len(self.all)]
-            self._num_chosen += 1
-            if endpoint != avoid:
-                break
-        return endpoint
 
 
 def parse_base_url(base_url: str) -> Endpoint:

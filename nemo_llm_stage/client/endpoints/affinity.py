@@ -1,0 +1,85 @@
+"""
+Requests that begin alike prefer one server, whose prefix cache then holds their beginning.
+
+Knows groups as numbers; knows nothing of prompts.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nemo_llm_stage.client.endpoints.member import Member
+
+MAX_LOAD = 1.25
+"""A server takes requests as their home up to so many times the mean load. Source: Mirrokni, Thorup and Zadimoghaddam,
+"Consistent Hashing with Bounded Loads", 2018."""
+
+MAX_GROUPS = 4096
+"""Cache size: groups whose home is remembered."""
+
+AFFINITY: ContextVar[int | None] = ContextVar("AFFINITY", default=None)
+"""The group of the running task's requests; None for none."""
+
+
+@contextmanager
+def affinity(group: int | None) -> Iterator[None]:
+    """Let the requests that the block sends prefer the server of their group; see `AFFINITY`."""
+    token = AFFINITY.set(group)
+    try:
+        yield
+    finally:
+        AFFINITY.reset(token)
+
+
+class Homes:
+    """The server of each group, chosen at its first request: by rendezvous hashing among those that are not busy."""
+
+    def __init__(self) -> None:
+        self._homes: OrderedDict[int, Member] = OrderedDict()
+
+    def of(self, group: int) -> Member | None:
+        """Return the server of `group`; None where it has none yet."""
+        return self._homes.get(group)
+
+    def pick(self, group: int, usable: Sequence[Member]) -> Member | None:
+        """
+        Return the home of `group`, or where that is full the least loaded server; None where all are full.
+
+        Args:
+            group: A group that has no home among `usable` gets one.
+            usable: The servers to choose from.
+        """
+        free = [member for member in usable if member.has_room]
+        if not free:
+            return None
+        home = self._homes.get(group)
+        if home is None or home not in usable:
+            home = self._choose(group, usable, free)
+        if home in free:
+            return home
+        return min(free, key=lambda member: member.load)
+
+    def _choose(self, group: int, usable: Sequence[Member], free: Sequence[Member]) -> Member:
+        mean = sum(member.limit.in_flight + 1 for member in usable) / sum(
+            member.limit.max_concurrent_requests for member in usable
+        )
+        calm = [member for member in free if member.load <= MAX_LOAD * mean] or free
+        home = max(calm, key=lambda member: _score(group, member))
+        self._homes[group] = home
+        self._homes.move_to_end(group)
+        if len(self._homes) > MAX_GROUPS:
+            self._homes.popitem(last=False)
+        return home
+
+
+def _score(group: int, member: Member) -> float:
+    """Rendezvous hashing with weights: a server's chance is its limit's share of all limits."""
+    mixed = zlib.crc32(group.to_bytes(8, "little", signed=True), member.seed)
+    return -member.limit.max_concurrent_requests / math.log((mixed + 1) / 0x1_0000_0001)

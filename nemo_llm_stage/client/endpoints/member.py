@@ -1,0 +1,137 @@
+"""
+One server of a pool: its address, its limit, its state, and the requests that are in flight there.
+
+Lives on one event loop. Knows nothing of other servers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from nemo_llm_stage.client.endpoint_status import EndpointMeter, EndpointStatus, percentile_s
+from nemo_llm_stage.client.endpoints.address import Endpoint
+from nemo_llm_stage.client.endpoints.state import Breaker, EndpointPolicy
+from nemo_llm_stage.client.limit import Limit
+
+if TYPE_CHECKING:
+    from nemo_llm_stage.client.endpoints.pool import EndpointPool
+
+
+class Member:
+    """
+    One server.
+
+    Args:
+        endpoint: Where it is.
+        limit: How many requests it gets at once; whoever adapts it calls `Limit.resize`.
+        breaker: Its state.
+
+    Attributes:
+        is_own: Whether this worker is the one to ask it; otherwise it is a last resort.
+        leases: The requests in flight there, oldest first.
+        meter: Counts what came of them.
+        answered_at_s: Monotonic time of the last answer; that of joining before the first.
+        mode: How the limit is set, for people.
+        seed: Of its hashes.
+    """
+
+    __slots__ = ("answered_at_s", "breaker", "endpoint", "is_own", "leases", "limit", "meter", "mode", "seed")
+
+    def __init__(self, endpoint: Endpoint, limit: Limit, breaker: Breaker) -> None:
+        self.endpoint = endpoint
+        self.limit = limit
+        self.breaker = breaker
+        self.is_own = True
+        self.leases: dict[Lease, None] = {}
+        self.meter = EndpointMeter(endpoint.base_url)
+        self.answered_at_s = breaker.since_s
+        self.mode = "fixed"
+        self.seed = zlib.crc32(endpoint.base_url.encode())
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it may get another request."""
+        return self.limit.in_flight < self.limit.max_concurrent_requests
+
+    @property
+    def load(self) -> float:
+        """Requests in flight, with one more, relative to the limit."""
+        return (self.limit.in_flight + 1) / self.limit.max_concurrent_requests
+
+    def silence_s(self, now_s: float) -> float:
+        """Return for how long it has owed an answer to a request that may still be recalled, and given none."""
+        oldest = next((lease for lease in self.leases if not lease.is_final), None)
+        return 0.0 if oldest is None else now_s - max(oldest.started_s, self.answered_at_s)
+
+    def is_silent(self, members: Iterable[Member], policy: EndpointPolicy, now_s: float) -> bool:
+        """Whether it has given no answer for much longer than the others take, and they have given some meanwhile."""
+        silence_s = self.silence_s(now_s)
+        if silence_s < policy.silent_after_s:
+            return False
+        peers = [peer for peer in members if peer is not self and peer.answered_at_s > now_s - silence_s]
+        slowest_s = max((peer.p99_s() or 0.0 for peer in peers), default=None)
+        return slowest_s is not None and silence_s > policy.silent_factor * slowest_s
+
+    def recall(self) -> None:
+        """Cancel the requests in flight, so that they go to other servers."""
+        for lease in list(self.leases):
+            lease.recall()
+
+    def p99_s(self) -> float | None:
+        """What 99 % of the answers took at most; None before the first."""
+        return percentile_s(self.meter.latencies, 0.99)
+
+    def status(self, now_s: float) -> EndpointStatus:
+        """Return how it stands at the monotonic time `now_s`."""
+        breaker, now = self.breaker, time.time()
+        return replace(
+            self.meter.status(),
+            state=breaker.state,
+            since=now - (now_s - breaker.since_s),
+            limit=self.limit.max_concurrent_requests if self.is_own and breaker.state != "gone" else None,
+            mode=self.mode,
+            reason=breaker.reason,
+            in_flight=self.limit.in_flight,
+            next_try_at=now + breaker.next_try_s - now_s if breaker.state in {"suspect", "resting"} else None,
+        )
+
+
+@dataclass(eq=False, slots=True)
+class Lease:
+    """
+    A permit that one request holds at one server.
+
+    Attributes:
+        pool: That the server is in.
+        member: The server.
+        started_s: Monotonic time.
+        task: That sends the request; None while nothing is being sent.
+        is_probe: Whether it finds out if the server is back.
+        is_final: Whether it stays where it is however long that takes: it has been recalled before.
+        is_recalled: Whether it was cancelled to be sent to another server.
+        outer: The permit that the same task held before.
+    """
+
+    pool: EndpointPool
+    member: Member
+    started_s: float
+    task: asyncio.Task[Any] | None = None
+    is_probe: bool = False
+    is_final: bool = False
+    is_recalled: bool = False
+    outer: Lease | None = None
+
+    def recall(self) -> None:
+        """Cancel what is being sent; `was_recalled` tells that from being cancelled by anyone else."""
+        if not self.is_final and not self.is_recalled and self.task is not None:
+            self.is_recalled = True
+            self.task.cancel()
+
+    def was_recalled(self) -> bool:
+        """Whether the cancellation that the task has just got is this permit's alone; it is taken back then."""
+        return self.is_recalled and self.task is not None and self.task.uncancel() == 0

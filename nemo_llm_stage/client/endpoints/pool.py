@@ -1,0 +1,303 @@
+"""
+Which server gets the next request: the least loaded healthy one, with a limit for each.
+
+The pool is the client's limit: a permit is one for a certain server. Servers that fail or are silent rest, and their
+requests go to others. Lives on one event loop. Knows nothing of what is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
+
+from nemo_llm_stage.client.clock import Clock
+from nemo_llm_stage.client.endpoint_status import EndpointStatus
+from nemo_llm_stage.client.endpoints.address import Endpoint
+from nemo_llm_stage.client.endpoints.affinity import AFFINITY, Homes
+from nemo_llm_stage.client.endpoints.line import WaitingLine
+from nemo_llm_stage.client.endpoints.member import Lease, Member
+from nemo_llm_stage.client.endpoints.share import ALONE, Share, WorkerPlace, shares_of
+from nemo_llm_stage.client.endpoints.source import Source
+from nemo_llm_stage.client.endpoints.state import Breaker, EndpointPolicy
+from nemo_llm_stage.client.endpoints.trail import NOWHERE, TRAIL, is_blameless, is_fault
+from nemo_llm_stage.client.limit import Limit
+from nemo_llm_stage.errors import RequestError, TransientError
+
+_HELD: ContextVar[Lease | None] = ContextVar("_HELD", default=None)
+
+
+def held_lease() -> Lease | None:
+    """Return the permit that the running task holds; None for none."""
+    return _HELD.get()
+
+
+class EndpointPool(Limit):
+    """
+    The servers of one client as its limit: ``async with pool:`` waits for a permit of one of them.
+
+    Where no server is healthy all of them are asked, as if there were no states; where there is none at all, requests
+    wait until one joins.
+
+    Args:
+        source: Where the addresses come from.
+        endpoints: As they are now. One named twice gets twice the limit.
+        max_per_endpoint: Most requests in flight at each, over all workers.
+        clock: Time.
+        policy: When a server rests.
+        worker: Which of several workers this is.
+
+    Attributes:
+        source: Likewise.
+        members: The servers to ask, in order.
+        on_tick: Called about every `policy.tick_s` while requests are in flight or wait; None for nothing.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        endpoints: Iterable[Endpoint],
+        max_per_endpoint: int,
+        clock: Clock,
+        policy: EndpointPolicy,
+        *,
+        worker: WorkerPlace = ALONE,
+    ) -> None:
+        super().__init__(max_per_endpoint)
+        self._max_per_endpoint = max_per_endpoint
+        self._clock = clock
+        self._policy = policy
+        self.source = source
+        self._worker = ALONE if source.is_own else worker
+        self._known: dict[str, Member] = {}
+        self._homes = Homes()
+        self._line = WaitingLine(self._homes)
+        self._turn = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._usable: list[Member] = []
+        self._sick: list[Member] = []
+        self.members: tuple[Member, ...] = ()
+        self.on_tick: Callable[[], None] | None = None
+        self.update(endpoints)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for a permit."""
+        return len(self._line)
+
+    def update(self, endpoints: Iterable[Endpoint]) -> None:
+        """Ask these servers from now on. Those that are gone get no more requests; those in flight there may end."""
+        named = list(endpoints)
+        now_s = self._clock.monotonic()
+        counts = {endpoint: named.count(endpoint) for endpoint in dict.fromkeys(named)}
+        for member in self.members:
+            if member.endpoint not in counts:
+                member.breaker.leave(now_s)
+        self.members = tuple(self._join(endpoint, now_s) for endpoint in counts)
+        shares = shares_of((endpoint.base_url for endpoint in counts), self._worker)
+        for member in self.members:
+            share = shares.get(member.endpoint.base_url)
+            member.is_own = share is not None
+            limit = (share or Share(0, self._worker.count)).of(self._max_per_endpoint * counts[member.endpoint])
+            if member.limit.max_concurrent_requests != limit:
+                member.limit.max_concurrent_requests = limit
+        self._refresh()
+
+    def resize(self, max_concurrent_requests: int) -> None:
+        """Change the limit of each server."""
+        if max_concurrent_requests < 1:
+            raise ValueError(f"max_concurrent_requests is {max_concurrent_requests}; it must be at least 1.")
+        self._max_per_endpoint = max_concurrent_requests
+        self.update([member.endpoint for member in self.members])
+
+    async def __aenter__(self) -> None:
+        """Wait for a permit."""
+        trail, affinity = TRAIL.get(), AFFINITY.get()
+        member = None
+        if not self._line and self._may_send():
+            member = self._pick(trail.tried, affinity)
+        if member is None:
+            member = await self._wait(trail.tried, affinity)
+        else:
+            self._occupy(member)
+        lease = Lease(self, member, self._clock.monotonic(), outer=_HELD.get())
+        if not member.breaker.is_usable and member.breaker.is_due(lease.started_s):
+            lease.is_probe = True
+            member.breaker.begin_probe()
+        lease.is_final = trail.is_final
+        member.leases[lease] = None
+        _HELD.set(lease)
+        if self._timer is None:
+            self._plan_tick()
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Give the permit back: to a request that waits at once."""
+        lease = _HELD.get()
+        assert lease is not None
+        _HELD.set(lease.outer)
+        lease.member.leases.pop(lease, None)
+        if lease.is_probe:
+            lease.member.breaker.end_probe(self._clock.monotonic())
+        self._release(lease.member)
+        if self.on_release is not None:
+            self.on_release()
+
+    def note_answer(self, lease: Lease, latency_s: float) -> None:
+        """Take note of an answer."""
+        member = lease.member
+        member.answered_at_s = lease.started_s + latency_s
+        member.meter.note_answer(latency_s)
+        if member.breaker.state != "healthy" or member.breaker.num_faults:
+            self._note_alive(member)
+        if TRAIL.get() is not NOWHERE:
+            TRAIL.set(NOWHERE)
+
+    def note_failure(self, lease: Lease, error: RequestError) -> None:
+        """
+        Take note of a failed send, and mark an error that is the server's: another one takes the request at once.
+
+        So often only as there are servers where this request has not failed yet. A timeout is the server's if it has
+        answered nobody else meanwhile.
+        """
+        member = lease.member
+        member.meter.note_failure(error)
+        if not isinstance(error, TransientError):
+            self._note_alive(member)
+            return
+        if is_fault(error):
+            now_s = self._clock.monotonic()
+            member.breaker.note_fault(now_s, f"{error.kind}: {error}", is_probe=lease.is_probe)
+            self._refresh()
+        elif error.status is not None:
+            self._note_alive(member)
+        trail = TRAIL.get()
+        others = [other for other in self._usable if other is not member and other not in trail.tried]
+        error.goes_elsewhere = bool(others) and is_blameless(error, lease)
+        error.server = member.breaker if len(self.members) > 1 else None
+        TRAIL.set(trail.after(lease, others))
+
+    def statuses(self) -> tuple[EndpointStatus, ...]:
+        """Return how each server stands, also those that have left. May be called from any thread."""
+        now_s = self._clock.monotonic()
+        members = list(self._known.values())
+        return tuple(member.status(now_s) for member in members if member.is_own or member.meter.num_sends)
+
+    def look(self) -> None:
+        """Look for servers that are silent while their peers answer, and let in the requests that are due as probes."""
+        now_s = self._clock.monotonic()
+        silent = [member for member in self.members if member.is_silent(self.members, self._policy, now_s)]
+        for member in silent:
+            silence_s = member.silence_s(now_s)
+            member.breaker.note_silence(now_s, f"no answer for {silence_s:.0f} s, while other servers answer")
+            member.recall()
+        if silent:
+            self._refresh()
+        elif self._sick:
+            self._let_in()
+
+    def close(self) -> None:
+        """Stop looking after the servers until the next request, if this pool is of the running event loop."""
+        if self._timer is not None and self._loop is asyncio.get_running_loop():
+            self._timer.cancel()
+            self._timer = None
+
+    def _join(self, endpoint: Endpoint, now_s: float) -> Member:
+        member = self._known.get(endpoint.base_url)
+        if member is None:
+            member = Member(endpoint, Limit(self._max_per_endpoint), Breaker(self._policy, now_s))
+            member.limit.on_release = self._refresh  # someone has resized it
+            self._known[endpoint.base_url] = member
+        member.breaker.rejoin(now_s)
+        return member
+
+    def _note_alive(self, member: Member) -> None:
+        member.breaker.note_answer(self._clock.monotonic())
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """See anew which servers get requests and how many, and let in who may enter now."""
+        own = [member for member in self.members if member.is_own]
+        usable = [member for member in own if member.breaker.is_usable]
+        usable = usable or [member for member in self.members if member.breaker.is_usable]
+        self._sick = [member for member in own if not member.breaker.is_usable] if usable else []
+        self._usable = usable or own or list(self.members)
+        self._count()
+        self._let_in()
+        if self.on_release is not None:
+            self.on_release()
+
+    def _count(self) -> None:
+        """Requests at servers that get no more count as part of the cap, so that the rest of it is what is free."""
+        usable = self._usable
+        cap = sum(member.limit.max_concurrent_requests for member in usable)
+        self.max_concurrent_requests = cap + self.in_flight - sum(member.limit.in_flight for member in usable)
+
+    def _pick(self, tried: Sequence[Member], affinity: int | None) -> Member | None:
+        """Return a server with a free permit: one that is due for a probe, else the home, else the least loaded."""
+        if self._sick:
+            now_s = self._clock.monotonic()
+            for member in self._sick:
+                if member not in tried and member.breaker.is_due(now_s) and not member.limit.in_flight:
+                    return member
+        usable = self._usable
+        if len(usable) == 1:
+            return usable[0] if usable[0].has_room else None
+        if tried and not all(member in tried for member in usable):
+            usable = [member for member in usable if member not in tried]
+        if affinity is not None:
+            return self._homes.pick(affinity, usable)
+        best, best_load = None, float("inf")
+        for index in range(len(usable)):
+            member = usable[(self._turn + index) % len(usable)]
+            if member.has_room and (load := member.load) < best_load:
+                best, best_load = member, load
+        self._turn += 1
+        return best
+
+    def _occupy(self, member: Member) -> None:
+        member.limit.in_flight += 1
+        self._take()
+
+    def _release(self, member: Member) -> None:
+        member.limit.in_flight -= 1
+        self.in_flight -= 1
+        if member not in self._usable:
+            self._count()
+        self._let_in()
+
+    async def _wait(self, tried: Sequence[Member], affinity: int | None) -> Member:
+        waiter = self._line.add(tried, affinity)
+        if self._timer is None:
+            self._plan_tick()
+        try:
+            return await waiter.turn
+        except asyncio.CancelledError:
+            if waiter.turn.cancelled():
+                self._line.discard(waiter)
+            else:  # the permit came in the same tick
+                self.note_unsent()
+                self._release(waiter.turn.result())
+            raise
+
+    def _let_in(self) -> None:
+        while self._line and self._may_send():
+            next_one = self._line.take(self._pick, self._usable)
+            if next_one is None:
+                return
+            waiter, member = next_one
+            if not waiter.turn.done():
+                self._occupy(member)
+                waiter.turn.set_result(member)
+
+    def _plan_tick(self) -> None:
+        if len(self.members) > 1 or self.on_tick is not None:
+            self._loop = asyncio.get_running_loop()
+            self._timer = self._loop.call_later(self._policy.tick_s, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.look()
+        if self.on_tick is not None:
+            self.on_tick()
+        if self.in_flight or self._line:
+            self._plan_tick()
