@@ -34,6 +34,20 @@ class LimitStatistics:
     num_waiting: int
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """
+    Why nobody gets a permit.
+
+    Attributes:
+        text: For people.
+        since: Unix seconds.
+    """
+
+    text: str
+    since: float
+
+
 class Limit:
     """
     At most `max_concurrent_requests` holders at a time; waiters get their permits in the order in which they came.
@@ -54,7 +68,7 @@ class Limit:
         self.in_flight = 0
         self.is_paused = False
         self.allowance: Allowance | None = None
-        self.problem: str | None = None
+        self.problem: Problem | None = None
         self.on_release: Callable[[], None] | None = None
         self._queue: deque[asyncio.Future[None]] = deque()
 

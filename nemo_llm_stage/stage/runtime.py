@@ -131,10 +131,16 @@ class Runtime:
         troubles = [health.current_trouble for health in self._healths]
         first = min(filter(None, troubles), key=lambda trouble: trouble.since_monotonic_s, default=None)
         if first is None:
-            return None
+            return self._problem()
         to_wall_s = time.time() - self._clients[troubles.index(first)].clock.monotonic()
         since = first.since_monotonic_s + to_wall_s
         return Outage(first.error, since, first.until_monotonic_s + to_wall_s, since + self._give_up_after_s)
+
+    def _problem(self) -> Outage | None:
+        problem = next((limit.problem for limit in self._limits if limit.problem is not None), None)
+        if problem is None:
+            return None
+        return Outage(problem.text, problem.since, time.time(), problem.since + self._give_up_after_s)
 
     def statistics(self) -> SchedulerStatistics:
         """Return how many rows are started, open and waiting."""
@@ -157,9 +163,8 @@ class Runtime:
         for limit in self._limits:
             if throttle.is_paused != limit.is_paused:
                 limit.pause() if throttle.is_paused else limit.resume()
-            if throttle.max_concurrent_requests not in (None, limit.max_concurrent_requests):
+            if throttle.max_concurrent_requests not in (None, before.max_concurrent_requests):
                 limit.resize(throttle.max_concurrent_requests)
-                self._scheduler.fit_to_limits()
 
     async def _make_scheduler(self, first: Sequence[AsyncLLMClient]) -> Scheduler:
         self._limits = [client.limit for client in self._clients]

@@ -64,13 +64,8 @@ class Scheduler:
         self._num_open = 0
         self._num_started = 0
         self._starting: set[asyncio.Task[None]] = set()  # created, not yet at the limit
-        self.fit_to_limits()
         for limit in limits:
             limit.on_release = self._start_rows
-
-    def fit_to_limits(self) -> None:
-        """Take note that a limit was resized."""
-        self._max_open = 2 * sum(limit.max_concurrent_requests for limit in self._limits) + NUM_OPEN_BEYOND_LIMIT
 
     async def run(
         self,
@@ -120,7 +115,8 @@ class Scheduler:
         )
 
     def _start_rows(self) -> None:
-        while self._runs and self._num_open < self._max_open:
+        max_open = 2 * sum([limit.max_concurrent_requests for limit in self._limits]) + NUM_OPEN_BEYOND_LIMIT
+        while self._runs and self._num_open < max_open:
             if not any(map(self._has_room, self._limits)):
                 return
             run = self._runs[0]

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 from nemo_llm_stage.client.endpoints.address import Endpoint
 from nemo_llm_stage.client.endpoints.pool import EndpointPool
 from nemo_llm_stage.client.endpoints.source import Source
+from nemo_llm_stage.client.limit import Problem
 from nemo_llm_stage.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -62,10 +64,12 @@ class Follower:
             logger.info("%s has joined", endpoint.base_url)
         for endpoint in set(before) - set(endpoints):
             logger.info("%s has left", endpoint.base_url)
-        self._pool.problem = None if endpoints else no_server(self._source)
+        self._pool.problem = problem_of(self._source, endpoints)
+        if self._pool.problem is not None:
+            logger.warning("%s; rows wait for one", self._pool.problem.text)
         self._pool.update(endpoints)
 
 
-def no_server(source: Source) -> str:
-    """Return what to say where `source` names no server."""
-    return f"{source.describe()} names no server"
+def problem_of(source: Source, endpoints: tuple[Endpoint, ...]) -> Problem | None:
+    """Return why no request can be sent; None where there is a server."""
+    return None if endpoints else Problem(f"no_server: {source.describe()} names no server", time.time())

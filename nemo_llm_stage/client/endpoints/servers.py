@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from nemo_llm_stage.client.clock import Clock
 from nemo_llm_stage.client.endpoints.address import Endpoint
-from nemo_llm_stage.client.endpoints.follow import Follower, no_server
+from nemo_llm_stage.client.endpoints.follow import Follower, problem_of
 from nemo_llm_stage.client.endpoints.pool import EndpointPool
 from nemo_llm_stage.client.endpoints.share import ALONE, WorkerPlace, shares_of
 from nemo_llm_stage.client.endpoints.source import BaseURL, source_of
@@ -47,7 +47,7 @@ class Servers:
         """
         endpoints = self.source.read()
         if not endpoints:
-            raise ConfigError(f"base_url: {no_server(self.source)}.")
+            raise ConfigError(f"{self.source.describe()}, which base_url means, names no server.")
         return endpoints
 
     def total_limit(self, place: WorkerPlace) -> int:
@@ -60,7 +60,7 @@ class Servers:
         """Return a pool for the running event loop, which follows the changes of the addresses."""
         endpoints = self.source.read()
         pool = EndpointPool(self.source, endpoints, self._max_per_endpoint, clock, policy, worker=self.place)
-        pool.problem = None if endpoints else no_server(self.source)
+        pool.problem = problem_of(self.source, endpoints)
         if self.source.poll_s is not None:
             pool.on_tick = Follower(self.source, pool, endpoints, policy.poll_s or self.source.poll_s).tick
         return pool
