@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from pathlib import Path
 
@@ -33,7 +32,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     assert [endpoint.host for endpoint in source.read()] == ["a"]
     new = tmp_path / "new"
     new.write_text("http://b:8000\n")
-    os.replace(new, path)
+    new.replace(path)
     assert [endpoint.host for endpoint in source.read()] == ["b"]
 
 
@@ -55,7 +54,7 @@ def test_a_file_that_is_no_list_is_refused(tmp_path: Path, text: bytes, message:
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     """By its name."""
-    with pytest.raises(ConfigError, match="none.txt"):
+    with pytest.raises(ConfigError, match=r"none\.txt"):
         urls(str(tmp_path / "none.txt"))
 
 
