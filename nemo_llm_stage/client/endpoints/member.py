@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -135,3 +135,13 @@ class Lease:
     def was_recalled(self) -> bool:
         """Whether the cancellation that the task has just got is this permit's alone; it is taken back then."""
         return self.is_recalled and self.task is not None and self.task.uncancel() == 0
+
+
+def least_loaded(members: Sequence[Member], turn: int) -> Member | None:
+    """Return the member with room and the lowest load, the first one from `turn` on among equals; None for none."""
+    best, best_load = None, float("inf")
+    for index in range(turn, turn + len(members)):
+        member = members[index % len(members)]
+        if member.has_room and (load := member.load) < best_load:
+            best, best_load = member, load
+    return best

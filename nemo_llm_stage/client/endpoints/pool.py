@@ -16,7 +16,7 @@ from nemo_llm_stage.client.endpoint_status import EndpointStatus
 from nemo_llm_stage.client.endpoints.address import Endpoint
 from nemo_llm_stage.client.endpoints.affinity import AFFINITY, Homes
 from nemo_llm_stage.client.endpoints.line import WaitingLine
-from nemo_llm_stage.client.endpoints.member import Lease, Member
+from nemo_llm_stage.client.endpoints.member import Lease, Member, least_loaded
 from nemo_llm_stage.client.endpoints.share import ALONE, Share, WorkerPlace, shares_of
 from nemo_llm_stage.client.endpoints.source import Source
 from nemo_llm_stage.client.endpoints.state import Breaker, EndpointPolicy
@@ -164,14 +164,15 @@ class EndpointPool(Limit):
         if not isinstance(error, TransientError):
             self._note_alive(member)
             return
-        if is_fault(error):
+        if is_fault(error) and not lease.is_recalled:  # else its silence has been noted
             now_s = self._clock.monotonic()
             member.breaker.note_fault(now_s, f"{error.kind}: {error}", is_probe=lease.is_probe)
             self._refresh()
         elif error.status is not None:
             self._note_alive(member)
         trail = TRAIL.get()
-        others = [other for other in self._usable if other is not member and other not in trail.tried]
+        tried = (*trail.tried, member)
+        others = [other for other in self._choices(tried) if other not in tried]
         error.goes_elsewhere = bool(others) and is_blameless(error, lease)
         error.server = member.breaker if len(self.members) > 1 else None
         TRAIL.set(trail.after(lease, others))
@@ -239,20 +240,19 @@ class EndpointPool(Limit):
             for member in self._sick:
                 if member not in tried and member.breaker.is_due(now_s) and not member.limit.in_flight:
                     return member
-        usable = self._usable
+        usable = self._choices(tried) if tried else self._usable
         if len(usable) == 1:
             return usable[0] if usable[0].has_room else None
-        if tried and not all(member in tried for member in usable):
-            usable = [member for member in usable if member not in tried]
         if affinity is not None:
             return self._homes.pick(affinity, usable)
-        best, best_load = None, float("inf")
-        for index in range(len(usable)):
-            member = usable[(self._turn + index) % len(usable)]
-            if member.has_room and (load := member.load) < best_load:
-                best, best_load = member, load
         self._turn += 1
-        return best
+        return least_loaded(usable, self._turn - 1)
+
+    def _choices(self, tried: Sequence[Member]) -> Sequence[Member]:
+        """Return the servers for a request that has failed at others: those where it has not, if there is any."""
+        untried = [member for member in self._usable if member not in tried]
+        untried = untried or [member for member in self.members if member.breaker.is_usable and member not in tried]
+        return untried or self._usable
 
     def _occupy(self, member: Member) -> None:
         member.limit.in_flight += 1
