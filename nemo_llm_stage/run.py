@@ -120,6 +120,7 @@ def _run_job(
             if job.pending:
                 job.output.remove_success()
                 _run(job, spec_of(job), job.pending, before, keeper, is_shown=start.is_shown)
+            keeper.flush()
             return _finish(job, before.num_rows, started_monotonic_s, keeper.control.failure_limit)
     finally:
         stage.close()

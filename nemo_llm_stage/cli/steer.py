@@ -49,9 +49,12 @@ def set_limits(output: str, assignments: tuple[str, ...]) -> None:
     max_output_tokens, max_duration, requests_per_minute, tokens_per_minute. `null` takes a limit away. Where no run
     goes on, the next one takes the order. The job file stays as it is.
     """
+    from nemo_llm_stage.config.job_settings import JobSettings
     from nemo_llm_stage.config.load import override
+    from nemo_llm_stage.worker.control.control import check_can_be_set
 
     values = override({}, assignments)
+    check_can_be_set(values, JobSettings(price_input=0.0))  # the run knows whether there are prices
     _give(output, "set", values)
 
 

@@ -21,7 +21,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup
 
 from nemo_llm_stage.core import Counters
+from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.recount import output_columns_of
+from nemo_llm_stage.dataset.state.timeline import Timeline, read_timelines
 from nemo_llm_stage.dataset.storage import writing_to
 from nemo_llm_stage.dataset.summary import TMP
 from nemo_llm_stage.dataset.verify import Verification, verify
@@ -38,6 +40,7 @@ from nemo_llm_stage.report.page.sample import (
     sample_rows,
     servers_of,
 )
+from nemo_llm_stage.report.page.timeline_plot import MIN_POINTS, load_plot, speed_plot
 
 MAX_ROWS_SHOWN = 150
 """Rows of the sample that the page holds, beside the failed, slowest and longest ones."""
@@ -84,6 +87,7 @@ def report_page(url: str, verification: Verification | None = None) -> str:
     columns = list(output_columns_of(record))
     verification = verification or verify(output, plan)
     rows = sample_rows(output)
+    timeline = _newest_timeline(output)
     shown = _as_json(_chosen(rows, columns), columns, record)
     style, script = (_FOLDER / "page.css").read_text("utf-8"), (_FOLDER / "page.js").read_text("utf-8")
     return (
@@ -101,6 +105,8 @@ def report_page(url: str, verification: Verification | None = None) -> str:
             columns=columns,
             stages=_stages(record, columns),
             plots=_plots(rows, columns),
+            timeline=timeline,
+            timeline_plots=_timeline_plots(timeline),
             servers=servers_of(rows, columns),
             failures=_failures(verification.counters),
             waste=_waste(verification.counters),
@@ -160,6 +166,24 @@ def _verdict(verification: Verification, num_planned: int) -> tuple[str, str]:
 def _stages(record: Mapping[str, Any], columns: Sequence[str]) -> list[tuple[str, Mapping[str, Any]]]:
     stage = record["stage"]
     return list(stage["columns"].items()) if "columns" in stage else [(columns[0], stage)]
+
+
+def _newest_timeline(output: OutputFolder) -> Timeline | None:
+    """Return the timeline of the newest run that was long enough to show; None where there is none."""
+    try:
+        timelines = read_timelines(output.state)
+    except OSError:
+        return None
+    return next((one for one in reversed(timelines) if len(one.points) >= MIN_POINTS), None)
+
+
+def _timeline_plots(timeline: Timeline | None) -> list[Plot]:
+    if timeline is None:
+        return []
+    return [
+        Plot("Rows a second", Markup(speed_plot(timeline))),  # noqa: S704 - numbers, and events that are escaped
+        Plot("Requests in flight, and their limit", Markup(load_plot(timeline))),  # noqa: S704 - likewise
+    ]
 
 
 def _plots(rows: Sequence[SampledRow], columns: Sequence[str]) -> list[Plot]:

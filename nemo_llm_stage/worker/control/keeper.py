@@ -137,6 +137,11 @@ class RunKeeper:
         while len(self._window) > 2 and now_s - self._window[0][0] > RATE_WINDOW_S:
             self._window.popleft()
 
+    def flush(self) -> None:
+        """Write the timeline as it is now."""
+        self._add_point()
+        self._attempt(self._write_timeline)
+
     def _keep(self) -> None:
         next_status = next_timeline = time.monotonic() + self._interval_s
         while not self._is_over.wait(self._look_s):
@@ -175,6 +180,8 @@ class RunKeeper:
             except LLMStageError as error:
                 answer = Answer(False, str(error))
             answer_order(self._state, order_id, answer)
+            if is_first and not answer.is_done:
+                logger.warning("an order that waited for this run is not followed: %s", answer.text)
             if answer.is_done:
                 self._write_status()
 

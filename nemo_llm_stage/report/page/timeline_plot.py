@@ -1,0 +1,82 @@
+"""
+Plots of a run over time as SVG: rows a second, and requests in flight under their limit, with the events as marks.
+
+Pure. Knows the timeline of one run; knows nothing of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from html import escape
+
+from nemo_llm_stage.dataset.state.timeline import COLUMNS, Event, Timeline
+
+WIDTH, HEIGHT = 860, 150
+_LEFT, _RIGHT, _TOP, _BOTTOM = 6, 6, 12, 22
+
+MIN_POINTS = 3
+"""Fewer say nothing."""
+
+SHOWN_EVENTS = 60
+"""Marks of a plot, the newest ones."""
+
+
+def speed_plot(timeline: Timeline) -> str:
+    """Return rows a second over the time of a run, which has at least `MIN_POINTS` points."""
+    return _plot(timeline, [("rows_per_s", "line")], "rows/s")
+
+
+def load_plot(timeline: Timeline) -> str:
+    """Return the requests in flight, and their limit, over the time of a run with at least `MIN_POINTS` points."""
+    return _plot(timeline, [("max_concurrent_requests", "limit"), ("num_in_flight", "line")], "in flight")
+
+
+def _plot(timeline: Timeline, lines: Sequence[tuple[str, str]], unit: str) -> str:
+    seconds = _column(timeline, "seconds")
+    span_s = max(seconds[-1], 1e-9)
+    most = max(max(_column(timeline, name)) for name, _ in lines) or 1.0
+
+    def x(second: float) -> float:
+        return _LEFT + (WIDTH - _LEFT - _RIGHT) * min(1.0, max(0.0, second / span_s))
+
+    def y(number: float) -> float:
+        return HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * number / most
+
+    paths = []
+    for name, style in lines:
+        points = " ".join(
+            f"{x(second):.1f},{y(number):.1f}" for second, number in zip(seconds, _column(timeline, name), strict=True)
+        )
+        paths.append(f'<polyline class="{style}" points="{points}"/>')
+    marks = "".join(_mark(event, timeline.started_at, x) for event in timeline.events[-SHOWN_EVENTS:])
+    text = (
+        f'<text x="{_LEFT}" y="{_TOP - 2}">{most:,.4g} {unit}</text>'
+        f'<text x="{_LEFT}" y="{HEIGHT - 6}">0</text>'
+        f'<text x="{WIDTH - _RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{_span(span_s)}</text>'
+    )
+    box = f'viewBox="0 0 {WIDTH} {HEIGHT}"'
+    return f'<svg class="plot" {box} role="img" xmlns="http://www.w3.org/2000/svg">{marks}{"".join(paths)}{text}</svg>'
+
+
+def _mark(event: Event, started_at: str, x: Callable[[float], float]) -> str:
+    try:
+        second = (datetime.fromisoformat(event.at) - datetime.fromisoformat(started_at)).total_seconds()
+    except (ValueError, TypeError):  # whoever may write the folder may write nonsense
+        return ""
+    at, title = x(second), escape(f"{event.at}  {event.kind}: {event.text}")
+    return (
+        f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}">'
+        f"<title>{title}</title></line>"
+    )
+
+
+def _column(timeline: Timeline, name: str) -> list[float]:
+    place = COLUMNS.index(name)
+    return [point[place] for point in timeline.points]
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

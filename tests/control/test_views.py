@@ -1,0 +1,160 @@
+"""What status, tail, failures and jobs show, on local disks and on other stores, and for runs that are gone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from slow_job import invoke
+
+from nemo_llm_stage.dataset.folder import OutputFolder
+from nemo_llm_stage.dataset.state.holder import is_running, new_holder, publish_holder, read_holder
+from nemo_llm_stage.dataset.state.process import this_process
+from nemo_llm_stage.dataset.state.status import read_status, write_status
+from nemo_llm_stage.dataset.state.timeline import MAX_POINTS, Event, Timeline, read_timelines, write_timeline
+from nemo_llm_stage.job.state import read_state
+from nemo_llm_stage.report.page.render import report_page
+from nemo_llm_stage.testing import Fault
+
+
+def state_of(job: Any) -> Any:
+    return OutputFolder(str(job.folder / "out")).state
+
+
+def test_tail_shows_rows_with_their_answers(job: Any) -> None:
+    """One line each; as JSON for programs."""
+    job.run()
+    assert "user: Say row " in invoke("tail", job.folder / "out").stdout
+    lines = invoke("tail", job.folder / "out", "--json").stdout.splitlines()
+    assert all(set(json.loads(line)) == {"at", "values", "errors"} for line in lines)
+    assert lines
+
+
+def test_a_row_cannot_act_on_the_terminal(job: Any) -> None:
+    """Answers are text."""
+    job.run()
+    status = read_status(state_of(job))
+    assert status is not None
+    rows = [{"at": status.updated_at, "values": {"x": "\x1b[2Jgone"}, "errors": {}}]
+    write_status(state_of(job), replace(status, rows=rows))
+    assert "\x1b" not in invoke("tail", job.folder / "out").stdout
+
+
+def test_failures_are_grouped_by_the_servers_words(job: Any) -> None:
+    """With places, and the commands that retry them."""
+    job.server.faults = [Fault(400, contains="row 3"), Fault("content_filter", contains="row 1")]
+    job.run(max_failed_rows=None)
+    text = invoke("failures", job.folder / "out").stdout
+    assert "11 x bad_request: HTTP 400" in text
+    assert "11 x content_filter: " in text
+    assert "part-00000000.parquet, row 2, column x" in text
+    assert f"retry-failed {job.folder / 'out'} --kind bad_request" in text
+
+
+def test_no_failures(job: Any) -> None:
+    """Say so."""
+    job.run()
+    assert invoke("failures", job.folder / "out").stdout == "no row has failed.\n"
+
+
+def test_jobs_below_a_folder_are_listed(job: Any) -> None:
+    """With their states; other folders are passed over."""
+    for name in ("a", "b/c"):
+        job.run(output=job.folder / "jobs" / name)
+    (job.folder / "jobs" / "other").mkdir()
+    lines = invoke("jobs", job.folder / "jobs").stdout.splitlines()
+    assert [line.split()[:4] for line in lines] == [
+        [str(job.folder / "jobs" / "a"), "finished", "40", "of"],
+        [str(job.folder / "jobs" / "b" / "c"), "finished", "40", "of"],
+    ]
+
+
+def test_status_needs_a_job(tmp_path: Path) -> None:
+    """One message."""
+    result = invoke("status", tmp_path)
+    assert result.exit_code == 2
+    assert "is not the output of a job" in result.stderr
+
+
+def test_a_status_is_kept_on_an_object_store(job: Any, make_bucket: Any) -> None:
+    """The same commands, on S3."""
+    url = f"{make_bucket()}/out"
+    job.run(output=url)
+    state = read_state(url)
+    assert (state.state, state.num_committed) == ("finished", state.num_partitions)
+    assert state.status is not None
+    assert state.status.interval_s == 10
+    assert invoke("status", url).exit_code == 0
+    assert read_holder(OutputFolder(url).state) is None
+
+
+def test_a_run_on_another_machine_is_judged_by_its_heartbeat(job: Any) -> None:
+    """A fresh one goes on, one that has stood still is dead."""
+    job.run()
+    state = state_of(job)
+    elsewhere = replace(this_process(), host="elsewhere", machine="elsewhere/1")
+    holder = replace(new_holder("run"), process=elsewhere)
+    publish_holder(state, holder)
+    assert is_running(state, holder)
+    result = invoke("status", job.folder / "out")
+    assert "starting" in result.stdout
+    old = replace(holder, started_at="2026-01-01T00:00:00.000Z")
+    assert not is_running(state, old)
+
+
+def test_a_process_id_that_was_given_away_again_is_no_run() -> None:
+    """Another process has it, which started at another time."""
+    assert this_process().is_alive()
+    assert replace(this_process(), started="1").is_alive() is False
+    assert replace(this_process(), pid=2**22 + 1).is_alive() is False
+    assert replace(this_process(), machine="other").is_alive() is None
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b'{"version": 1}', b'{"version": 99}', b"\xff\xfe"])
+def test_a_damaged_status_is_told_and_stops_no_run(job: Any, damage: bytes) -> None:
+    """The next run replaces it."""
+    job.run()
+    state = state_of(job)
+    state.fs.pipe_file(state.path("status.json"), damage)
+    assert "status.json" in invoke("status", job.folder / "out").stderr
+    assert job.run(restart=True).counters.num_rows == 40
+    assert invoke("status", job.folder / "out").exit_code == 0
+
+
+def test_a_timeline_stays_small(tmp_path: Path) -> None:
+    """However long the run: older points are thinned out, events in the middle go."""
+    timeline = Timeline("2026-11-25T00:00:00.000Z")
+    for second in range(50_000):
+        timeline.add_point(second, second, 1.0, 4, 4, 0, 0.0)
+    for number in range(2000):
+        timeline.add_event("set", f"event {number}")
+    assert MAX_POINTS // 2 <= len(timeline.points) <= MAX_POINTS
+    assert timeline.points[0][0] == 0
+    assert timeline.points[-1][0] > 49_000
+    assert len(timeline.events) == 500
+    assert timeline.events[-1].text == "event 1999"
+    state = OutputFolder(str(tmp_path)).state
+    write_timeline(state, "run", timeline)
+    (read,) = read_timelines(state)
+    assert (read.points, read.events) == (timeline.points, timeline.events)
+
+
+def test_the_report_shows_a_run_over_time(job: Any) -> None:
+    """Speed, load and limit; events as marks and as a list, escaped."""
+    job.run()
+    timeline = Timeline("2026-11-25T00:00:00.000Z")
+    for second in range(0, 60, 2):
+        timeline.add_point(second, 10 * second, 5.0 + second, min(8, second), 8, 0, 0.0)
+    timeline.events.append(Event("2026-11-25T00:00:30.000Z", "pause", "paused </svg><script>alert(1)</script>"))
+    timeline.events.append(Event("nonsense", "set", "x"))
+    write_timeline(state_of(job), "run", timeline)
+    page = report_page(str(job.folder / "out"))
+    assert "Over time" in page
+    assert page.count('<polyline class="line"') == 2
+    assert page.count('<polyline class="limit"') == 1
+    assert page.count('<line class="mark"') == 2
+    assert "<script>alert(1)" not in page
+    assert "paused &lt;/svg&gt;" in page
