@@ -40,7 +40,7 @@ ADVICE = {
     "connection_failed": Advice(
         "No connection to the server: nothing listens there, the host is unknown, or TLS failed.",
         "Check that the server runs and that `base_url` is its address as seen from the machine that sends the "
-        f"requests. {_RETRY}",
+        f"requests; `nemo-llm-stage doctor JOB.yaml` tries it. {_RETRY}",
     ),
     "connection_dropped": Advice(
         "The server or a proxy closed the connection before the whole answer had arrived.",
@@ -124,11 +124,13 @@ ADVICE = {
     ),
     "authentication": Advice(
         "The server does not accept the key (status 401 or 403), or no key was sent to a server that wants one.",
-        "Set `api_key_env` to the name of the environment variable that holds the key, or `api_key_file`.",
+        "Set `api_key_env` to the name of the environment variable that holds the key, or `api_key_file`; "
+        "`nemo-llm-stage doctor JOB.yaml` tells whether a key is sent and accepted.",
     ),
     "not_found": Advice(
         "The server has no such model, or no such route (status 404).",
-        "Check `model` and `base_url`, which ends where `/chat/completions` begins, often with `/v1`.",
+        "Check `model` and `base_url`, which ends where `/chat/completions` begins, often with `/v1`; "
+        "`nemo-llm-stage doctor JOB.yaml` lists the server's models.",
     ),
 }
 """Kind → what to know about it."""

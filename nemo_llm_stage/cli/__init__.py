@@ -16,6 +16,7 @@ import click
 from nemo_llm_stage import __version__
 from nemo_llm_stage.cli import (
     corpus,
+    doctor,
     explain,
     init,
     preview,
@@ -68,6 +69,6 @@ for command in (
     *(status.command, status.tail, status.failures, status.jobs),
     *(steer.pause, steer.resume, steer.drain, steer.set_limits),
     *(retry_failed.command, verify.command, report.command),
-    *(explain.command, schema.command, corpus.command, serve_local.command, simulate_server.command),
+    *(doctor.command, explain.command, schema.command, corpus.command, serve_local.command, simulate_server.command),
 ):
     main.add_command(command)

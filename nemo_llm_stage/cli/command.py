@@ -14,7 +14,7 @@ from nemo_llm_stage.text import printable
 EXIT_RUN, EXIT_INPUT, EXIT_FAILED_ROWS, EXIT_STOPPED, EXIT_SIGNAL = 1, 2, 3, 4, 128
 EXIT_CODES = {
     0: "every row is accounted for; rows may have failed, within `max_failed_rows`",
-    EXIT_RUN: "the run broke, or `verify` found rows missing; what is committed stays",
+    EXIT_RUN: "the run broke, `verify` found rows missing, or `doctor` found a problem; what is committed stays",
     EXIT_INPUT: "the settings, the input or the output folder cannot work; no request was paid for",
     EXIT_FAILED_ROWS: "more rows failed than `max_failed_rows` allows; the output stays, without `_SUCCESS`",
     EXIT_STOPPED: "a limit or an order stopped the run; run the same command again to resume",

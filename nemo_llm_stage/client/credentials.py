@@ -55,6 +55,11 @@ class Sent:
     secrets: Secrets
     encoded_query: str = field(default="", repr=False)
 
+    @property
+    def has_key(self) -> bool:
+        """Whether a key is sent, or a header of the user's that may hold one."""
+        return self.key is not None or any(name not in HARMLESS_HEADERS for name in self.headers)
+
     def add_query(self, url: str) -> str:
         """Return `url` with the query parameters."""
         if not self.encoded_query:

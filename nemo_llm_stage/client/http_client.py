@@ -225,7 +225,8 @@ class AsyncHTTPClient(AsyncLLMClient):
             url, request.body, headers=request.headers, timeout_s=request.timeout_s, on_event_bytes=stream.feed
         )
         if response.status != _OK:
-            raise error_of_response(response, endpoint.url(request.path), model, secrets)
+            has_key = session.sent.has_key
+            raise error_of_response(response, endpoint.url(request.path), model, secrets, has_key=has_key)
         answer = stream.whole() if response.was_streamed else decode_answer(response.body)
         latency_s = time.monotonic() - started_monotonic_s
         return completion_of_answer(answer, endpoint=endpoint.base_url, latency_s=latency_s)

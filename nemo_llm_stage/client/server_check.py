@@ -23,6 +23,7 @@ from nemo_llm_stage.client.endpoints.address import Endpoint
 from nemo_llm_stage.client.errors.refusal import error_of_refusal, read_refusal
 from nemo_llm_stage.client.generation import GenerationConfig
 from nemo_llm_stage.client.http.transport import HTTPResponse, Transport
+from nemo_llm_stage.client.scheme import url_that_answers
 from nemo_llm_stage.client.wire import encode_request
 from nemo_llm_stage.errors import ConnectionFailedError, NotFoundError, RequestError, TransientError
 from nemo_llm_stage.suggest import did_you_mean
@@ -80,10 +81,18 @@ class ServerCheck:
         try:
             answer = await self._send("models", None)
         except TransientError as error:
-            raise ConnectionFailedError(f"{error} Is the server up, and is base_url its address?") from error
+            hint = await self._other_scheme() or "Is the server up, and is base_url its address?"
+            raise ConnectionFailedError(f"{error} {hint}") from error
+        if answer.status == HTTPStatus.BAD_REQUEST and (other := await self._other_scheme()):
+            raise ConnectionFailedError(f"{self.endpoint.base_url} answers HTTP 400. {other}")
         names = _names_in(answer.body) if answer.status == HTTPStatus.OK else None
         if names is None or self.model not in names:
             await self._ask_for_one_token(names)
+
+    async def _other_scheme(self) -> str | None:
+        """Say that the server speaks http where https is written, or the reverse; None where it does not."""
+        url = await url_that_answers(self.endpoint)
+        return None if url is None else f"The server speaks {url.partition(':')[0]}: write base_url: {url}"
 
     async def _ask_for_one_token(self, names: list[str] | None) -> None:
         config = GenerationConfig(max_tokens=1, seed=None, temperature=None, top_p=None)
@@ -102,6 +111,7 @@ class ServerCheck:
             url=self.endpoint.url(request.path),
             model=self.model,
             secrets=self.sent.secrets,
+            has_key=self.sent.has_key,
         )
         if answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND}:
             raise error

@@ -59,6 +59,15 @@ def check_room(num_actors: int, num_cpus: float) -> None:
         )
 
 
+def cluster_words() -> str:
+    """Return the size of the connected cluster in words."""
+    import ray
+
+    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    num_nodes = len([node for node in ray.nodes() if node["Alive"]])  # type: ignore[no-untyped-call]
+    return f"{num_nodes:,} nodes with {total.get('CPU', 0.0):g} CPUs and {total.get('GPU', 0.0):g} GPUs"
+
+
 def quiet_ray_data() -> Any:
     """
     Silence Ray Data's own progress and plan lines, and let a job wait as long as its servers need.

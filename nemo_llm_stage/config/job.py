@@ -93,6 +93,15 @@ class JobConfig(_JobFields):
                 clients.append(column.client)
         return clients
 
+    @property
+    def servers(self) -> list[tuple[ClientConfig, str | None]]:
+        """The clients and models that the columns use, each pair once."""
+        pairs: list[tuple[ClientConfig, str | None]] = []
+        for column in self._columns:
+            if (column.client, column.model) not in pairs:
+                pairs.append((column.client, column.model))
+        return pairs
+
     @contextmanager
     def open_stage(self) -> Iterator[Stage]:
         """

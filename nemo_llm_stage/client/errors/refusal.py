@@ -136,6 +136,7 @@ def error_of_refusal(
     model: str | None = None,
     retry_after_s: float | None = None,
     secrets: Iterable[str] = (),
+    has_key: bool | None = None,
 ) -> RequestError:
     """
     Return the error that an answer with this status stands for.
@@ -147,6 +148,7 @@ def error_of_refusal(
         model: The request's model; named where the server does not know it.
         retry_after_s: Seconds the server asked to wait.
         secrets: Texts that the message must not show, should the server repeat them.
+        has_key: Whether the request had a key; None where that is not known.
     """
     refusal = read_refusal(body, secrets)
     message = _sentence(f"HTTP {status}: {refusal.text or _phrase(status)}")
@@ -167,8 +169,7 @@ def error_of_refusal(
     if status == HTTPStatus.NOT_FOUND:
         return NotFoundError(_not_found(message, refusal, url, model), status=status)
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-        where = f" of {url}" if url else ""
-        return AuthenticationError(f"{message} Check the API key{where} and what it may use.", status=status)
+        return AuthenticationError(f"{message} {_advice_on_key(url, has_key)}", status=status)
     return error_from_status(status, message, retry_after_s=retry_after_s)
 
 
@@ -219,6 +220,16 @@ def _not_found(message: str, refusal: Refusal, url: str | None, model: str | Non
     if url is None:
         return message
     return f"{message} Asked was {url}; is base_url right? It mostly ends in /v1."
+
+
+def _advice_on_key(url: str | None, has_key: bool | None) -> str:
+    if has_key is False:
+        return (
+            f"No API key was sent{f' to {url}' if url else ''}. Set api_key_env (--api-key-env) to the name of the "
+            "environment variable that holds it, or api_key_file."
+        )
+    sent = " It was sent: correct the value that api_key_env or api_key_file names." if has_key else ""
+    return f"Check the API key{f' of {url}' if url else ''} and what it may use.{sent}"
 
 
 def _phrase(status: int) -> str:

@@ -12,7 +12,9 @@ from nemo_llm_stage.client.http.transport import HTTPResponse
 from nemo_llm_stage.errors import RequestError
 
 
-def error_of_response(response: HTTPResponse, url: str, model: str, secrets: Secrets) -> RequestError:
+def error_of_response(
+    response: HTTPResponse, url: str, model: str, secrets: Secrets, *, has_key: bool | None = None
+) -> RequestError:
     """
     Return the error for a response whose status is not 200.
 
@@ -21,6 +23,7 @@ def error_of_response(response: HTTPResponse, url: str, model: str, secrets: Sec
         url: That the request was sent to.
         model: That was asked.
         secrets: Hidden in the server's words.
+        has_key: Whether the request had a key; None where that is not known.
     """
     url = url.partition("?")[0]
     if response.status < HTTPStatus.BAD_REQUEST:
@@ -33,4 +36,5 @@ def error_of_response(response: HTTPResponse, url: str, model: str, secrets: Sec
         model=model,
         retry_after_s=retry_after_s,
         secrets=secrets,
+        has_key=has_key,
     )

@@ -1,0 +1,105 @@
+"""
+What `nemo-llm-stage doctor` looks at on this machine: versions, extras, file descriptors, the Ray cluster.
+
+Each look gives one `Finding`; nothing is changed. Servers are looked at in `server_findings`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+from collections.abc import Collection
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+from nemo_llm_stage.errors import LLMStageError
+
+EXTRAS = {
+    "local": "xllamacpp",
+    "s3": "s3fs",
+    "gcs": "gcsfs",
+    "cluster": "aiohttp_cors",  # of ray[default]
+    "curator": "nemo_curator",
+    "report": "matplotlib",
+}
+"""Extra → a module that only this extra brings."""
+
+_OTHER_FILES = 256
+"""File descriptors that a process needs beside one for each request: Python, Ray, input and output files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """
+    What one look found.
+
+    Attributes:
+        name: What was looked at.
+        text: What it is; for a problem also what to do.
+        is_ok: Whether a job can run with it.
+    """
+
+    name: str
+    text: str
+    is_ok: bool = True
+
+
+def versions() -> Finding:
+    """Return the versions that a bug report needs."""
+    packages = ", ".join(f"{name} {_version(name)}" for name in ("ray", "pyarrow", "openai", "pydantic"))
+    return Finding("versions", f"Python {platform.python_version()} on {platform.platform()}; {packages}")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"
+
+
+def extras(wanted: Collection[str] = ()) -> Finding:
+    """Return which extras are installed; it is a problem if one of `wanted` is not."""
+    missing = [name for name, module in EXTRAS.items() if find_spec(module) is None]
+    installed = ", ".join(name for name in EXTRAS if name not in missing) or "none"
+    needed = [name for name in missing if name in wanted]
+    if needed:
+        return Finding("extras", f"the job needs: pip install 'nemo-llm-stage[{','.join(needed)}]'", is_ok=False)
+    return Finding("extras", f"installed: {installed}; not installed: {', '.join(missing) or 'none'}")
+
+
+def open_files(max_concurrent_requests: int) -> Finding:
+    """Return whether the limit of open files is high enough for this many requests in flight in one process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max_concurrent_requests + _OTHER_FILES
+    limits = (
+        f"soft limit {_shown(soft)}, hard limit {_shown(hard)}; {wanted:,} are enough for {max_concurrent_requests:,}"
+    )
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        way = f"run `ulimit -n {wanted}` first, on a cluster before `ray start`"
+        if hard != resource.RLIM_INFINITY and hard < wanted:
+            way = (
+                "lower max_concurrent_requests, or have the hard limit raised (limits.conf, or the container's ulimits)"
+            )
+        return Finding("open files", f"{limits} requests in flight: {way}", is_ok=False)
+    return Finding("open files", f"{limits} requests in flight")
+
+
+def _shown(limit: int) -> str:
+    return "none" if limit == resource.RLIM_INFINITY else f"{limit:,}"
+
+
+def cluster(address: str | None, actors: int, num_cpus_per_actor: float) -> Finding:
+    """Return whether the Ray cluster lets this process in and has room for the actors."""
+    target = address or os.environ.get("RAY_ADDRESS")
+    if target is None:
+        return Finding("cluster", "no address is given: a job with engine: ray starts a Ray on this machine")
+    from nemo_llm_stage.cluster.connect import check_room, cluster_words, connect
+
+    try:
+        connect(target)
+        check_room(actors, num_cpus_per_actor)
+        return Finding("cluster", f"{target}: {cluster_words()}")
+    except LLMStageError as error:
+        return Finding("cluster", str(error), is_ok=False)
