@@ -47,6 +47,11 @@ ADVICE = {
         "Look for crashes and restarts in the server's log and for a short idle timeout in the proxy; "
         f"`generation_config: {{stream: true}}` keeps a connection busy. {_RETRY}",
     ),
+    "repeated_response": Advice(
+        "The server or a proxy sent an earlier response a second time, where the next one was due.",
+        "Look for a proxy that repeats responses. Connections to such a server are used once each, so that no row gets "
+        f"the answer of another. {_RETRY}",
+    ),
     "timeout": Advice(
         "The whole answer did not arrive within `timeout` seconds, in any attempt.",
         "Lower `max_concurrent_requests` if the server is overloaded, lower `max_tokens` if answers are long, or raise "

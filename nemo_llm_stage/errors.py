@@ -14,6 +14,7 @@ LLMStageError
     ├── TransientError               ask again
     │   ├── ConnectionFailedError      refused, unknown host, TLS
     │   ├── ConnectionDroppedError     reset before or within the answer
+    │   │   └── RepeatedResponseError    it was the one to an earlier request
     │   ├── RequestTimeoutError        no answer in time
     │   ├── RateLimitError             429
     │   ├── ServerError                5xx, 408, 409, 425
@@ -145,6 +146,12 @@ class ConnectionDroppedError(TransientError):
     """The connection ended before the whole answer had come."""
 
     kind = "connection_dropped"
+
+
+class RepeatedResponseError(ConnectionDroppedError):
+    """The server sent an earlier response again. The next send is on a new connection and uses no retry."""
+
+    kind = "repeated_response"
 
 
 class RequestTimeoutError(TransientError):

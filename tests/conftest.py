@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -16,6 +17,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from ray_cluster import RayCluster
 
 pytest_plugins = ["job_fixtures"]
+
+hypothesis.settings.register_profile("any machine", deadline=None)  # one example may be slow beside other work
+hypothesis.settings.load_profile("any machine")
 
 S3_KEY = "AKIDCANARY0123456789"
 S3_SECRET = "canary-secret-7f1c5e0d9b"

@@ -26,6 +26,7 @@ from nemo_llm_stage.errors import (
     ConnectionDroppedError,
     ConnectionFailedError,
     LLMStageError,
+    RepeatedResponseError,
     RequestError,
     TransientError,
 )
@@ -114,18 +115,19 @@ class Sends(RetryCallState):
         """
         Add a failed send.
 
-        A failure after which another server takes the request uses up no retry, nor does a refused connection where
-        requests wait while the server is down.
+        A repeated response uses up no retry, nor does a failure after which another server takes the request, or a
+        refused connection where requests wait while the server is down.
         """
         self.error = as_request_error(error)
-        is_free = self.goes_elsewhere or (is_gated and isinstance(self.error, ConnectionFailedError))
+        is_refused = isinstance(self.error, ConnectionFailedError)
+        is_free = self.goes_elsewhere or (is_gated and is_refused) or isinstance(self.error, RepeatedResponseError)
         self.attempt_number += not is_free
         self.outcome_timestamp = now_monotonic_s
         self.kinds += (self.error.kind,)
         signature = f"{self.error.kind} {_VARYING.sub('#', str(self.error)[:300])}"
         self.num_same = self.num_same + 1 if signature == self.signature else 1
         self.signature = signature
-        self.num_refused = self.num_refused + 1 if isinstance(self.error, ConnectionFailedError) else 0
+        self.num_refused = self.num_refused + 1 if is_refused else 0
 
 
 class Server(Protocol):
@@ -263,6 +265,6 @@ class _WaitAsAsked(wait_base):
         error = state.error if isinstance(state, Sends) else None
         if isinstance(error, TransientError) and error.retry_after_s is not None:
             return error.retry_after_s + random.uniform(0, self._jitter_s)  # noqa: S311 - jitter, not a secret
-        if isinstance(error, ConnectionDroppedError) and state.attempt_number == 1:
+        if isinstance(error, ConnectionDroppedError) and state.attempt_number <= 1:
             return 0.0
         return self._otherwise(state)

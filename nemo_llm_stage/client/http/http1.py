@@ -23,12 +23,9 @@ from nemo_llm_stage.client.http.transport import (
     TransportConfig,
     TransportStatistics,
 )
-from nemo_llm_stage.errors import ConnectionDroppedError
+from nemo_llm_stage.errors import RepeatedResponseError
 
 _OK = HTTPStatus.OK.value
-
-_MAX_SENDS = 2
-"""Sends of one request: the second where the first got a copy of an earlier response."""
 
 
 class HTTP1Transport(Transport):
@@ -63,25 +60,21 @@ class HTTP1Transport(Transport):
             route = self._routes[url] = find_route(url, config.proxy)
         request = self._request(url, route, body, headers)
         connection = self._pool.take(route.server)
-        for _ in range(_MAX_SENDS):
-            if connection is None:
-                await self._end.watch()
-                connection = await self._connector.connect(route, min(config.connect_timeout_s, total_s))
-            response = await connection.exchange(
-                request,
-                route.shown_url,
-                deadline_s=deadline_s,
-                read_timeout_s=config.read_timeout_s,
-                max_bytes=config.max_response_bytes,
-                on_event_bytes=on_event_bytes,
-            )
-            if body is None or response.status != _OK or not self._pool.is_repeated(connection):
-                self._pool.put(connection)
-                return response
-            if response.was_streamed:
-                break
-            connection = None  # the response was another request's: ask again on a new connection
-        raise ConnectionDroppedError(f"{route.shown_url} sent a response twice; the connection was closed.")
+        if connection is None:
+            await self._end.watch()
+            connection = await self._connector.connect(route, min(config.connect_timeout_s, total_s))
+        response = await connection.exchange(
+            request,
+            route.shown_url,
+            deadline_s=deadline_s,
+            read_timeout_s=config.read_timeout_s,
+            max_bytes=config.max_response_bytes,
+            on_event_bytes=on_event_bytes,
+        )
+        if body is not None and response.status == _OK and self._pool.is_repeated(connection):
+            raise RepeatedResponseError(f"{route.shown_url} sent a response twice; the connection was closed.")
+        self._pool.put(connection)
+        return response
 
     def statistics(self) -> TransportStatistics:
         """Return how the connections stand. Can be called from any thread."""
