@@ -12,13 +12,14 @@ import pyarrow.parquet as pq
 View = Any
 Reader = Callable[[Path, Sequence[str]], View]
 
+NOT_CARRIED = (b"nemo_llm_stage", b"org.apache.spark.sql.parquet.row.metadata")
+"""Metadata of a file: what a job notes itself, and a list of columns by which Spark would not see new ones."""
+
 
 def with_pyarrow(path: Path, columns: Sequence[str]) -> View:
     """Types, metadata of schema and columns, null flags, values."""
     table = pq.read_table(path).select(list(columns))
-    metadata = {
-        key: value for key, value in (table.schema.metadata or {}).items() if not key.startswith(b"nemo_llm_stage")
-    }
+    metadata = {key: value for key, value in (table.schema.metadata or {}).items() if not key.startswith(NOT_CARRIED)}
     return [metadata, *map(_described, table.schema), *(str(column.combine_chunks()) for column in table.columns)]
 
 
