@@ -26,7 +26,7 @@ def main(way: str, source: str, output: str, base_url: str, text: str) -> None:
 
     mark("imported")
     stage = nls.LLMStage(
-        client=nls.AsyncHTTPClient(base_url, max_concurrent_requests=settings["limit"] // settings["actors"]),
+        client=nls.AsyncHTTPClient(base_url, max_concurrent_requests=settings["limit"]),
         model="sim",
         prompt="Summarize in one sentence:\n\n{{ text }}",
         output_column="summary",

@@ -61,7 +61,7 @@ def run_once(options: argparse.Namespace, load: str, num_servers: int, order: st
     with ExitStack() as stack:
         servers = [stack.enter_context(SimulatedServerProcess(config)) for _ in range(num_servers)]
         stage = LLMStage(
-            client=AsyncHTTPClient([server.base_url for server in servers], max_concurrent_requests=48 * num_servers),
+            client=AsyncHTTPClient([server.base_url for server in servers], max_concurrent_requests=48),
             model="sim",
             system_prompt="You read documents closely. " * (120 if load == "system" else 1),
             prompt="{{ text }}\n\nQuestion {{ question }}",

@@ -47,7 +47,7 @@ def run_once(options: argparse.Namespace, engine: str, slots: int, actors: int, 
         if engine == "barrier":
             asyncio.run(ask_with_barrier(server.base_url, texts, slots, rows_per_partition))
         else:
-            run_engine(make_engine(engine, actors), source, options, server.base_url, slots // actors, partitions)
+            run_engine(make_engine(engine, actors), source, options, server.base_url, slots, partitions)
         stats = server.stats
     return summarize(stats, times, slots) | {
         "engine": engine, "slots": slots, "actors": actors, "partitions": partitions, "sigma": sigma,

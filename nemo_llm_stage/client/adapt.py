@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from nemo_llm_stage.client.endpoint_status import EndpointStatus
+from nemo_llm_stage.client.endpoints.share import WorkerPlace
 from nemo_llm_stage.client.limit import LoopLocal
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
 from nemo_llm_stage.core import Completion, Message
@@ -132,6 +133,11 @@ class ForeignClient(AsyncLLMClient):
         """Let the client check, if it can."""
         if isinstance(self.client, AsyncLLMClient):
             await self.client.check(model)
+
+    def take_place(self, place: WorkerPlace) -> None:
+        """Let the client be that of one of several workers."""
+        if isinstance(self.client, AsyncLLMClient):
+            self.client.take_place(place)
 
     def endpoint_statuses(self) -> tuple[EndpointStatus, ...]:
         """Return how the client's servers stand, if it counts."""

@@ -260,7 +260,8 @@ class AsyncHTTPClient(AsyncLLMClient):
 
     def take_place(self, place: WorkerPlace) -> None:
         """Ask only the servers that are this worker's, or have its share of their limits."""
-        self._servers.place, self._limits = place, None
+        if place != self._servers.place:
+            self._servers.place, self._limits = place, None
 
     def total_limit(self, place: WorkerPlace = ALONE) -> int:
         """Return the most requests in flight of the worker in this place, at the servers that there are now."""

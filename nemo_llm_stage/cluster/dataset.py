@@ -48,7 +48,7 @@ def map_dataset(
     Args:
         stage: What to ask; each actor holds one copy with a client and a limit of its own.
         dataset: With the columns that the prompt uses.
-        num_actors: Each keeps up to the client's ``max_concurrent_requests`` in flight.
+        num_actors: Each keeps up to the client's ``max_concurrent_requests`` in flight at each server.
         num_cpus_per_actor: Reserved in Ray. None reserves 0.5, and nothing on a cluster with fewer than 4 CPUs for each
             actor: reads and writes need whole CPUs, and would wait for ever for one.
         rows_per_block: None takes twice the limit, at least 64: with 8 blocks at once an actor has 16 rows for each

@@ -57,7 +57,8 @@ class RayEngine:
         connect(self.address)
         check_room(self.num_actors, self.num_cpus_per_actor)
         handout = handout_of(spec, partitions, self.num_actors)
-        slots = [_Slot(spec, self.num_cpus_per_actor) for _ in range(handout.num_workers)]
+        num_actors = handout.num_workers
+        slots = [_Slot(spec.at(index, num_actors), self.num_cpus_per_actor) for index in range(num_actors)]
         try:
             yield from drive(slots, handout, monitor, control)
         except ray.exceptions.RayError as error:

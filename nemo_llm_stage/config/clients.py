@@ -33,7 +33,8 @@ class ClientSettings(Settings):
     The settings of every type of client.
 
     Attributes:
-        max_concurrent_requests: Most requests in flight in each actor.
+        max_concurrent_requests: Most requests in flight at each server, from all actors together. With `type: openai`,
+            in each actor.
         max_retries: Most retries of a request after transient failures, before the row itself is put off and retried.
         base_delay: Seconds. A retry waits a random time up to this, twice as long before each further retry.
         timeout: Seconds for one attempt, from sending to the whole answer.
@@ -61,6 +62,10 @@ class ClientSettings(Settings):
             ConfigError: A setting cannot work.
         """
 
+    def total_limit(self, num_actors: int) -> int:
+        """Return the most requests in flight over all actors, as far as the settings alone tell."""
+        return self.max_concurrent_requests
+
     def _common(self) -> dict[str, Any]:
         return {
             "max_concurrent_requests": self.max_concurrent_requests,
@@ -75,7 +80,9 @@ class ServerSettings(ClientSettings):
     The settings of the clients that reach a server over the network.
 
     Attributes:
-        base_url: The server's address, e.g. ``http://localhost:8000/v1``. With several, requests rotate among them.
+        base_url: The server's address, e.g. ``http://localhost:8000/v1``, or several: a list, a file that may change
+            (``file:/path/endpoints.txt``, one address a line), ``dns+http://name:port/v1`` for all addresses of a name,
+            ``node-local`` or ``http://{node_ip}:port/v1`` for the server on the actor's own node.
         api_key_env: Name of the environment variable that holds the key; read where the requests are sent from.
         api_key_file: Path of a file that holds the key; read where the requests are sent from.
         api_key_header: Header for the key. ``Authorization`` holds ``Bearer KEY``; any other header, e.g. ``api-key``
@@ -155,6 +162,11 @@ class HTTPClientConfig(ServerSettings):
     type: Literal["http"] = "http"
     check_server: bool = _DEFAULTS["check_server"]
 
+    def total_limit(self, num_actors: int) -> int:
+        """Return the sum over the servers that are named."""
+        num_servers = len(self.base_url) if isinstance(self.base_url, tuple) else 1
+        return self.max_concurrent_requests * num_servers
+
     def make(self) -> AsyncLLMClient:
         """Return the client."""
         return AsyncHTTPClient(
@@ -182,6 +194,10 @@ class OpenAIClientConfig(ServerSettings):
         if isinstance(base_url, tuple):
             raise ValueError("the openai client takes one base_url; use `type: http` for several")  # noqa: TRY004 - pydantic's
         return base_url
+
+    def total_limit(self, num_actors: int) -> int:
+        """Return the sum over the actors: each has a limit of its own."""
+        return self.max_concurrent_requests * num_actors
 
     def make(self) -> AsyncLLMClient:
         """Return the client."""

@@ -81,8 +81,12 @@ class JobConfig(_JobFields):
 
     @property
     def max_concurrent_requests(self) -> int:
-        """Most requests in flight in each actor."""
+        """Sum of the clients' settings of this name."""
         return sum(client.max_concurrent_requests for client in self._clients)
+
+    def total_limit(self) -> int:
+        """Return the most requests in flight, over all clients, servers and actors."""
+        return sum(client.total_limit(self.settings.actors) for client in self._clients)
 
     @property
     def _clients(self) -> list[ClientConfig]:

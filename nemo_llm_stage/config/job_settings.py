@@ -41,7 +41,7 @@ class JobSettings:
 
     Attributes:
         engine: ``ray`` runs the workers in Ray actors; ``local`` runs them in this process, without Ray.
-        actors: Number of workers. Each has clients of its own, and so its own limit of requests in flight.
+        actors: Number of workers. They divide the servers, or share their limits where the servers are fewer.
         num_cpus_per_actor: CPUs that Ray reserves for each actor.
         address: Ray cluster to join; by default ``RAY_ADDRESS``, or a Ray started on this machine.
         output_format: File format of the output: ``parquet`` or ``jsonl``.

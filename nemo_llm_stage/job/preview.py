@@ -108,8 +108,7 @@ def preview_job(config: JobConfig, num_rows: int = 5, *, is_dry: bool = False) -
     else:
         with config.model_copy(update={"give_up_after": 0.0}).open_stage() as stage:
             rows = _asked(plan, stage, num_rows)
-    limit = config.max_concurrent_requests * settings.actors
-    return Preview(tuple(rows), plan.num_rows, plan.is_exact, limit)
+    return Preview(tuple(rows), plan.num_rows, plan.is_exact, config.total_limit())
 
 
 def _asked(plan: Plan, stage: Stage, num_rows: int) -> list[PreviewedRow]:

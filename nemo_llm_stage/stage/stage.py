@@ -15,6 +15,7 @@ import orjson
 import pyarrow as pa
 
 from nemo_llm_stage.client.adapt import as_async_client
+from nemo_llm_stage.client.endpoints.share import ALONE, WorkerPlace
 from nemo_llm_stage.client.llm_client import AsyncLLMClient
 from nemo_llm_stage.client.throttle import OPEN, Spending, Throttle
 from nemo_llm_stage.core import Outcome
@@ -101,8 +102,17 @@ class Stage:
 
     @property
     def max_concurrent_requests(self) -> int:
-        """Most requests in flight at once, over all clients."""
-        return sum(client.max_concurrent_requests for client in unique(self._client_of.values()))
+        """Most requests in flight at once, over all clients and servers."""
+        return self.total_limit(ALONE)
+
+    def total_limit(self, place: WorkerPlace) -> int:
+        """Return the most requests in flight at once of the worker in this place, over all clients and servers."""
+        return sum(client.total_limit(place) for client in unique(self._client_of.values()))
+
+    def take_place(self, place: WorkerPlace) -> None:
+        """Be the stage of one of several workers that share the servers. Called while the stage is closed."""
+        for client in unique(self._client_of.values()):
+            client.take_place(place)
 
     def check_columns(self, available: Sequence[str]) -> None:
         """

@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Protocol
 
 from nemo_llm_stage.client.endpoint_status import merge_endpoints
+from nemo_llm_stage.client.endpoints.share import WorkerPlace
 from nemo_llm_stage.core import sum_counters
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.errors import RunError
@@ -57,10 +58,12 @@ class WorkerSlot(Protocol):
 def handout_of(spec: WorkerSpec, partitions: Sequence[Partition], num_workers: int) -> Handout:
     """Return a handout of `partitions` to at most `num_workers`: fewer if there are not enough rows for all."""
     num_rows = len(partitions) * spec.rows_per_partition
+    limit = spec.stage.total_limit(WorkerPlace(0, num_workers))
+    num_workers = min(num_workers, max(len(partitions), num_rows // limit))
     return Handout(
         partitions,
-        num_workers=min(num_workers, max(len(partitions), num_rows // spec.max_concurrent_requests)),
-        max_concurrent_requests=spec.max_concurrent_requests,
+        num_workers=num_workers,
+        max_concurrent_requests=spec.stage.total_limit(WorkerPlace(0, num_workers)),
         rows_per_partition=spec.rows_per_partition,
         can_cut=spec.retry_kinds is None,
     )

@@ -38,7 +38,8 @@ class LocalEngine:
     ) -> Iterator[PartitionReport]:
         """See `nemo_llm_stage.worker.engine.Engine.run`."""
         handout = handout_of(spec, partitions, self.num_workers)
-        slots = [_Slot(spec), *(_Slot(_copy(spec)) for _ in range(1, handout.num_workers))]
+        specs = [spec, *(_copy(spec) for _ in range(1, handout.num_workers))]
+        slots = [_Slot(spec.at(index, len(specs))) for index, spec in enumerate(specs)]
         try:
             yield from drive(slots, handout, monitor, control)
         finally:

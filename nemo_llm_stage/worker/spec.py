@@ -6,10 +6,11 @@ Knows settings; knows nothing of what a worker does with them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from nemo_llm_stage.client.endpoints.share import ALONE, WorkerPlace
 from nemo_llm_stage.config.job_settings import JobSettings
 from nemo_llm_stage.dataset.files import InputFile
 from nemo_llm_stage.dataset.layout import Layout
@@ -33,6 +34,7 @@ class WorkerSpec:
         retry_kinds: None runs partitions that have no committed file. Otherwise the partitions are committed, and
             their rows that failed with one of these kinds are retried; an empty set retries all failed rows.
         files: The input, as it was when the job was planned.
+        place: Which of several workers it is.
     """
 
     stage: Stage
@@ -44,11 +46,16 @@ class WorkerSpec:
     settings: JobSettings
     retry_kinds: frozenset[str] | None = None
     files: tuple[InputFile, ...] = ()
+    place: WorkerPlace = ALONE
+
+    def at(self, index: int, num_workers: int) -> WorkerSpec:
+        """Return what makes one of several workers; `index` counts from 0."""
+        return replace(self, place=WorkerPlace(index, num_workers))
 
     @property
     def max_concurrent_requests(self) -> int:
-        """Requests that a worker keeps in flight."""
-        return self.stage.max_concurrent_requests
+        """Requests that the worker keeps in flight."""
+        return self.stage.total_limit(self.place)
 
 
 def spec_of(job: Job) -> WorkerSpec:

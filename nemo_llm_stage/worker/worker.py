@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from nemo_llm_stage.client.endpoints.share import ALONE
 from nemo_llm_stage.client.throttle import OPEN, Spending
 from nemo_llm_stage.core import Counters, Origin, Outcome, sum_counters
 from nemo_llm_stage.dataset.arrow_types import conform
@@ -58,6 +59,7 @@ class PartitionWorker:
 
     def __init__(self, spec: WorkerSpec) -> None:
         self.spec = spec
+        spec.stage.take_place(spec.place)
         self.backlog = Backlog(max(MAX_QUEUED_ROWS, 4 * spec.max_concurrent_requests))
         self._output = OutputFolder(spec.output_url, spec.settings.output_format, spec.layout)
         self._source = RowSource(spec, self._output)
@@ -136,7 +138,8 @@ class PartitionWorker:
 
     def _close(self) -> None:
         self.spec.stage.close()
-        self.spec.stage.throttle(OPEN)  # whoever uses the stage next is not held back
+        self.spec.stage.throttle(OPEN)  # whoever uses the stage next is not held back, and asks all servers
+        self.spec.stage.take_place(ALONE)
         self._source.close()
         collect_as_usual(self)
 
