@@ -19,7 +19,7 @@ from typing import Any
 from nemo_llm_stage.client.credentials import Credentials, Sent, secrets_of_request
 from nemo_llm_stage.client.endpoint_status import EndpointStatus, merge_endpoints
 from nemo_llm_stage.client.endpoints.address import Endpoint
-from nemo_llm_stage.client.endpoints.pool import held_lease
+from nemo_llm_stage.client.endpoints.member import HELD
 from nemo_llm_stage.client.endpoints.servers import Servers, pools_of
 from nemo_llm_stage.client.endpoints.share import ALONE, WorkerPlace
 from nemo_llm_stage.client.endpoints.source import BaseURL
@@ -176,7 +176,7 @@ class AsyncHTTPClient(AsyncLLMClient):
 
     async def _ask(self, request: WireRequest, model: str, secrets: Secrets) -> Completion:
         """Send `request` to the server that the permit is for."""
-        lease = held_lease()
+        lease = HELD.get()
         if lease is None or lease.pool.source is not self._servers.source:
             async with self.limit:
                 return await self._ask(request, model, secrets)
@@ -243,12 +243,10 @@ class AsyncHTTPClient(AsyncLLMClient):
             AuthenticationError: A server does not take the key.
             NotFoundError: A server does not have the model; names those that it has.
         """
-        if not self.check_server:
+        if not self.check_server or self._servers.source.is_own:  # a node without workers need not have a server
             return
-        if not self._servers.source.is_own:  # else the node of whoever checks need not have one
-            session, endpoints = self._opened(), await asyncio.to_thread(self._servers.at_start)
-            checks = (ServerCheck(session.transport, endpoint, model, session.sent) for endpoint in set(endpoints))
-            await check_all(list(checks))
+        session, endpoints = self._opened(), await asyncio.to_thread(self._servers.at_start)
+        await check_all([ServerCheck(session.transport, endpoint, model, session.sent) for endpoint in set(endpoints)])
 
     def statistics(self) -> TransportStatistics:
         """Return how the connections stand, those of all event loops together. Can be called from any thread."""
@@ -300,6 +298,5 @@ class AsyncHTTPClient(AsyncLLMClient):
         )
 
     def __repr__(self) -> str:
-        names = ("max_concurrent_requests", "max_retries", "timeout")
-        settings = ", ".join(f"{name}={getattr(self, name)}" for name in names)
-        return f"{type(self).__name__}({self._servers.source.describe()}, {settings}, {self._credentials!r})"
+        shown = (f"{name}={getattr(self, name)}" for name in ("max_concurrent_requests", "max_retries", "timeout"))
+        return f"{type(self).__name__}({self._servers.source.describe()}, {', '.join(shown)}, {self._credentials!r})"

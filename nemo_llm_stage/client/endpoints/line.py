@@ -46,25 +46,25 @@ class WaitingLine:
 
     Args:
         homes: Of their groups.
+
+    Attributes:
+        waiters: Oldest first.
     """
 
     def __init__(self, homes: Homes) -> None:
         self._homes = homes
-        self._waiters: deque[Waiter] = deque()
-
-    def __len__(self) -> int:
-        return len(self._waiters)
+        self.waiters: deque[Waiter] = deque()
 
     def add(self, tried: Sequence[Member], affinity: int | None) -> Waiter:
         """Add a request and return it."""
         waiter = Waiter(asyncio.get_running_loop().create_future(), tried, affinity)
-        self._waiters.append(waiter)
+        self.waiters.append(waiter)
         return waiter
 
     def discard(self, waiter: Waiter) -> None:
         """Take a request out, if it is still there."""
-        if waiter in self._waiters:
-            self._waiters.remove(waiter)
+        if waiter in self.waiters:
+            self.waiters.remove(waiter)
 
     def take(self, pick: Pick, usable: Collection[Member]) -> tuple[Waiter, Member] | None:
         """
@@ -74,22 +74,22 @@ class WaitingLine:
         a home, else the first.
         """
         start = 0
-        if self._waiters and self._waiters[0].affinity is not None:
+        if self.waiters and self.waiters[0].affinity is not None:
             homeless = None
-            for index, waiter in enumerate(itertools.islice(self._waiters, NUM_LOOKED_AT)):
+            for index, waiter in enumerate(itertools.islice(self.waiters, NUM_LOOKED_AT)):
                 home = None if waiter.affinity is None else self._homes.of(waiter.affinity)
                 if home is None or home not in usable:
                     homeless = index if homeless is None else homeless
                 elif home.has_room and home not in waiter.tried:
                     return self._take_at(index), home
             start = homeless or 0
-        for index, waiter in enumerate(itertools.islice(self._waiters, start, start + NUM_LOOKED_AT), start):
+        for index, waiter in enumerate(itertools.islice(self.waiters, start, start + NUM_LOOKED_AT), start):
             member = pick(waiter.tried, waiter.affinity)
             if member is not None:
                 return self._take_at(index), member
         return None
 
     def _take_at(self, index: int) -> Waiter:
-        waiter = self._waiters[index]
-        del self._waiters[index]
+        waiter = self.waiters[index]
+        del self.waiters[index]
         return waiter

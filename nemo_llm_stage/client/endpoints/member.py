@@ -10,6 +10,7 @@ import asyncio
 import time
 import zlib
 from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -110,21 +111,21 @@ class Lease:
         pool: That the server is in.
         member: The server.
         started_s: Monotonic time.
-        task: That sends the request; None while nothing is being sent.
+        outer: The permit that the same task held before.
         is_probe: Whether it finds out if the server is back.
+        task: That sends the request; None while nothing is being sent.
         is_final: Whether it stays where it is however long that takes: it has been recalled before.
         is_recalled: Whether it was cancelled to be sent to another server.
-        outer: The permit that the same task held before.
     """
 
     pool: EndpointPool
     member: Member
     started_s: float
+    outer: Lease | None
+    is_probe: bool
     task: asyncio.Task[Any] | None = None
-    is_probe: bool = False
     is_final: bool = False
     is_recalled: bool = False
-    outer: Lease | None = None
 
     def recall(self) -> None:
         """Cancel what is being sent; `was_recalled` tells that from being cancelled by anyone else."""
@@ -140,8 +141,15 @@ class Lease:
 def least_loaded(members: Sequence[Member], turn: int) -> Member | None:
     """Return the member with room and the lowest load, the first one from `turn` on among equals; None for none."""
     best, best_load = None, float("inf")
-    for index in range(turn, turn + len(members)):
-        member = members[index % len(members)]
-        if member.has_room and (load := member.load) < best_load:
-            best, best_load = member, load
+    start = turn % max(1, len(members))
+    for member in (*members[start:], *members[:start]):
+        limit = member.limit
+        if limit.in_flight < limit.max_concurrent_requests:
+            load = (limit.in_flight + 1) / limit.max_concurrent_requests
+            if load < best_load:
+                best, best_load = member, load
     return best
+
+
+HELD: ContextVar[Lease | None] = ContextVar("HELD", default=None)
+"""The permit that the running task holds; None for none."""

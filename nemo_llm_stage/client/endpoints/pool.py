@@ -9,27 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from contextvars import ContextVar
 
 from nemo_llm_stage.client.clock import Clock
 from nemo_llm_stage.client.endpoint_status import EndpointStatus
 from nemo_llm_stage.client.endpoints.address import Endpoint
 from nemo_llm_stage.client.endpoints.affinity import AFFINITY, Homes
 from nemo_llm_stage.client.endpoints.line import WaitingLine
-from nemo_llm_stage.client.endpoints.member import Lease, Member, least_loaded
+from nemo_llm_stage.client.endpoints.member import HELD, Lease, Member, least_loaded
 from nemo_llm_stage.client.endpoints.share import ALONE, Share, WorkerPlace, shares_of
 from nemo_llm_stage.client.endpoints.source import Source
 from nemo_llm_stage.client.endpoints.state import Breaker, EndpointPolicy
 from nemo_llm_stage.client.endpoints.trail import NOWHERE, TRAIL, is_blameless, is_fault
 from nemo_llm_stage.client.limit import Limit
 from nemo_llm_stage.errors import RequestError, TransientError
-
-_HELD: ContextVar[Lease | None] = ContextVar("_HELD", default=None)
-
-
-def held_lease() -> Lease | None:
-    """Return the permit that the running task holds; None for none."""
-    return _HELD.get()
 
 
 class EndpointPool(Limit):
@@ -65,13 +57,14 @@ class EndpointPool(Limit):
     ) -> None:
         super().__init__(max_per_endpoint)
         self._max_per_endpoint = max_per_endpoint
-        self._clock = clock
+        self._now_s = clock.monotonic
         self._policy = policy
         self.source = source
         self._worker = ALONE if source.is_own else worker
         self._known: dict[str, Member] = {}
         self._homes = Homes()
         self._line = WaitingLine(self._homes)
+        self._waiters = self._line.waiters
         self._turn = 0
         self._timer: asyncio.TimerHandle | None = None
         self._usable: list[Member] = []
@@ -83,12 +76,12 @@ class EndpointPool(Limit):
     @property
     def num_waiting(self) -> int:
         """Requests that wait for a permit."""
-        return len(self._line)
+        return len(self._waiters)
 
     def update(self, endpoints: Iterable[Endpoint]) -> None:
         """Ask these servers from now on. Those that are gone get no more requests; those in flight there may end."""
         named = list(endpoints)
-        now_s = self._clock.monotonic()
+        now_s = self._now_s()
         counts = {endpoint: named.count(endpoint) for endpoint in dict.fromkeys(named)}
         for member in self.members:
             if member.endpoint not in counts:
@@ -114,31 +107,30 @@ class EndpointPool(Limit):
         """Wait for a permit."""
         trail, affinity = TRAIL.get(), AFFINITY.get()
         member = None
-        if not self._line and self._may_send():
+        if not self._waiters and self._may_send():
             member = self._pick(trail.tried, affinity)
         if member is None:
             member = await self._wait(trail.tried, affinity)
         else:
             self._occupy(member)
-        lease = Lease(self, member, self._clock.monotonic(), outer=_HELD.get())
-        if not member.breaker.is_usable and member.breaker.is_due(lease.started_s):
-            lease.is_probe = True
-            member.breaker.begin_probe()
-        lease.is_final = trail.is_final
+        lease = Lease(self, member, self._now_s(), HELD.get(), member.breaker.is_probing)
+        if trail is not NOWHERE:
+            lease.is_final = trail.is_final
         member.leases[lease] = None
-        _HELD.set(lease)
+        HELD.set(lease)
         if self._timer is None:
             self._plan_tick()
 
     async def __aexit__(self, *exc: object) -> None:
         """Give the permit back: to a request that waits at once."""
-        lease = _HELD.get()
+        lease = HELD.get()
         assert lease is not None
-        _HELD.set(lease.outer)
-        lease.member.leases.pop(lease, None)
+        HELD.set(lease.outer)
+        member = lease.member
+        del member.leases[lease]
         if lease.is_probe:
-            lease.member.breaker.end_probe(self._clock.monotonic())
-        self._release(lease.member)
+            member.breaker.end_probe(self._now_s())
+        self._release(member)
         if self.on_release is not None:
             self.on_release()
 
@@ -147,8 +139,7 @@ class EndpointPool(Limit):
         member = lease.member
         member.answered_at_s = lease.started_s + latency_s
         member.meter.note_answer(latency_s)
-        if member.breaker.state != "healthy" or member.breaker.num_faults:
-            self._note_alive(member)
+        self._note_alive(member)
         if TRAIL.get() is not NOWHERE:
             TRAIL.set(NOWHERE)
 
@@ -165,7 +156,7 @@ class EndpointPool(Limit):
             self._note_alive(member)
             return
         if is_fault(error) and not lease.is_recalled:  # else its silence has been noted
-            now_s = self._clock.monotonic()
+            now_s = self._now_s()
             member.breaker.note_fault(now_s, f"{error.kind}: {error}", is_probe=lease.is_probe)
             self._refresh()
         elif error.status is not None:
@@ -179,13 +170,13 @@ class EndpointPool(Limit):
 
     def statuses(self) -> tuple[EndpointStatus, ...]:
         """Return how each server stands, also those that have left. May be called from any thread."""
-        now_s = self._clock.monotonic()
+        now_s = self._now_s()
         members = list(self._known.values())
         return tuple(member.status(now_s) for member in members if member.is_own or member.meter.num_sends)
 
     def look(self) -> None:
         """Look for servers that are silent while their peers answer, and let in the requests that are due as probes."""
-        now_s = self._clock.monotonic()
+        now_s = self._now_s()
         silent = [member for member in self.members if member.is_silent(self.members, self._policy, now_s)]
         for member in silent:
             silence_s = member.silence_s(now_s)
@@ -212,8 +203,12 @@ class EndpointPool(Limit):
         return member
 
     def _note_alive(self, member: Member) -> None:
-        member.breaker.note_answer(self._clock.monotonic())
-        self._refresh()
+        breaker = member.breaker
+        if breaker.state == "healthy":
+            breaker.num_faults = 0
+        else:
+            breaker.note_answer(self._now_s())
+            self._refresh()
 
     def _refresh(self) -> None:
         """See anew which servers get requests and how many, and let in who may enter now."""
@@ -236,13 +231,14 @@ class EndpointPool(Limit):
     def _pick(self, tried: Sequence[Member], affinity: int | None) -> Member | None:
         """Return a server with a free permit: one that is due for a probe, else the home, else the least loaded."""
         if self._sick:
-            now_s = self._clock.monotonic()
+            now_s = self._now_s()
             for member in self._sick:
-                if member not in tried and member.breaker.is_due(now_s) and not member.limit.in_flight:
+                if member not in tried and member.breaker.is_due(now_s):
                     return member
         usable = self._choices(tried) if tried else self._usable
         if len(usable) == 1:
-            return usable[0] if usable[0].has_room else None
+            member, limit = usable[0], usable[0].limit
+            return member if limit.in_flight < limit.max_concurrent_requests else None
         if affinity is not None:
             return self._homes.pick(affinity, usable)
         self._turn += 1
@@ -257,13 +253,16 @@ class EndpointPool(Limit):
     def _occupy(self, member: Member) -> None:
         member.limit.in_flight += 1
         self._take()
+        if self._sick and not member.breaker.is_usable:
+            member.breaker.begin_probe()
 
     def _release(self, member: Member) -> None:
         member.limit.in_flight -= 1
         self.in_flight -= 1
         if member not in self._usable:
             self._count()
-        self._let_in()
+        if self._waiters:
+            self._let_in()
 
     async def _wait(self, tried: Sequence[Member], affinity: int | None) -> Member:
         waiter = self._line.add(tried, affinity)
@@ -276,11 +275,12 @@ class EndpointPool(Limit):
                 self._line.discard(waiter)
             else:  # the permit came in the same tick
                 self.note_unsent()
+                waiter.turn.result().breaker.end_probe(self._now_s())
                 self._release(waiter.turn.result())
             raise
 
     def _let_in(self) -> None:
-        while self._line and self._may_send():
+        while self._waiters and self._may_send():
             next_one = self._line.take(self._pick, self._usable)
             if next_one is None:
                 return
@@ -299,5 +299,5 @@ class EndpointPool(Limit):
         self.look()
         if self.on_tick is not None:
             self.on_tick()
-        if self.in_flight or self._line:
+        if self.in_flight or self._waiters:
             self._plan_tick()
