@@ -341,6 +341,28 @@ class Counters:
                 _add_to(mine, key, num)
         self.examples.update(dict(other.examples))
 
+    def since(self, before: Counters) -> Counters:
+        """Return what these counts have more than those of `before`, a moment earlier."""
+        more = Counters(examples=dict(self.examples))
+        for name in COUNTER_NAMES:
+            setattr(more, name, getattr(self, name) - getattr(before, name))
+        for mine, now, then in (
+            (more.errors, self.errors, before.errors),
+            (more.errors_by_column, self.errors_by_column, before.errors_by_column),
+        ):
+            mine.update({key: num - then.get(key, 0) for key, num in now.items() if num != then.get(key, 0)})
+        return more
+
+    def without_resumed(self) -> Counters:
+        """Return these counts without what earlier runs had paid."""
+        paid = sum_counters([self])
+        paid.num_attempts = self.num_attempts - self.resumed_attempts
+        paid.num_wasted_attempts = self.num_wasted_attempts - self.resumed_wasted_attempts
+        paid.input_tokens = self.input_tokens - self.resumed_input_tokens
+        paid.output_tokens = self.output_tokens - self.resumed_output_tokens
+        paid.wasted_output_tokens = self.wasted_output_tokens - self.resumed_wasted_output_tokens
+        return paid
+
 
 def _add_to(counts: dict[str, int], key: str, num: int) -> None:
     counts[key] = counts.get(key, 0) + num

@@ -10,15 +10,15 @@ from __future__ import annotations
 import logging
 import shlex
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from nemo_llm_stage.config.job_settings import JobKeywords, JobSettings, WorkerKeywords, takes
-from nemo_llm_stage.core import Counters, sum_counters
+from nemo_llm_stage.core import Counters
 from nemo_llm_stage.dataset.files import check_unchanged
-from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.verify import Verification, verify
 from nemo_llm_stage.errors import OutputConflictError, RunError
 from nemo_llm_stage.job.failure_limit import FailureLimit
@@ -26,16 +26,13 @@ from nemo_llm_stage.job.failures import FailureGroup, group_failures
 from nemo_llm_stage.job.prepare import Job, prepare_job, prepare_retry
 from nemo_llm_stage.job.record import open_output, read_record
 from nemo_llm_stage.job.result import JobResult
-from nemo_llm_stage.report.progress import Progress
+from nemo_llm_stage.report.progress.progress import Progress
+from nemo_llm_stage.report.summary import summary
 from nemo_llm_stage.stage.llm_stage import LLMStage
 from nemo_llm_stage.stage.multi import as_stage
 from nemo_llm_stage.stage.stage import Stage
+from nemo_llm_stage.watch import FailedBefore, WatchedRetry, WatchedRun
 from nemo_llm_stage.worker.control.hold import keep_run, make_room
-from nemo_llm_stage.worker.control.keeper import RunKeeper, Standing
-from nemo_llm_stage.worker.engine import Engine, RunStatus
-from nemo_llm_stage.worker.in_process import LocalEngine
-from nemo_llm_stage.worker.interrupts import Interrupts, RunInterrupted
-from nemo_llm_stage.worker.spec import WorkerSpec, spec_of
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +77,10 @@ def run_job(
         RunError: The run broke. Committed files stay; run the job again to resume it.
         RunInterrupted: Ctrl-C or SIGTERM came, and what was in flight is finished; a KeyboardInterrupt.
     """
-    how = _Start(restart=restart, takeover=takeover, is_shown=progress)
-    return _run_job(as_stage(stage), input, output, JobSettings(**settings), how, config)
+    how = JobSettings(**settings)
+    with Progress(is_shown=progress, log_format=how.log_format) as shown:
+        start = _Start(restart=restart, takeover=takeover, shown=shown)
+        return _run_job(as_stage(stage), input, output, how, start, config)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,13 +90,13 @@ class _Start:
 
     Attributes:
         restart: See `run_job`; takeover likewise.
-        is_shown: Whether progress is shown.
+        shown: Shows how it goes.
         command: The command line that resumes it; None in Python.
     """
 
+    shown: Progress
     restart: bool = False
     takeover: bool = False
-    is_shown: bool = True
     command: str | None = None
 
 
@@ -110,6 +109,7 @@ def _run_job(
     config: Mapping[str, Any] | None,
 ) -> JobResult:
     started_monotonic_s = time.monotonic()
+    run = Counters()
     try:
         make_room(str(output), takeover=start.takeover)
         job = prepare_job(stage, inputs, output, settings, restart=start.restart, config=config)
@@ -119,11 +119,13 @@ def _run_job(
         ) as keeper:
             if job.pending:
                 job.output.remove_success()
-                _run(job, spec_of(job), job.pending, before, keeper, is_shown=start.is_shown)
+                run = WatchedRun(job, start.shown, keeper).run()
             keeper.flush()
-            return _finish(job, before.num_rows, started_monotonic_s, keeper.control.failure_limit)
+            result = _finish(job, before.num_rows, run, started_monotonic_s, keeper.control.failure_limit)
     finally:
         stage.close()
+    start.shown.finish(summary(result))
+    return result
 
 
 @takes(WorkerKeywords)
@@ -153,36 +155,30 @@ def retry_failed(
         RequestError: The server cannot be reached, or refuses every request.
         RunError: The run broke, or partitions of the job are still missing.
     """
-    return _retry_failed(as_stage(stage), output, kinds, JobSettings(**settings), progress)
+    how = JobSettings(**settings)
+    with Progress(is_shown=progress, log_format=how.log_format) as shown:
+        return _retry_failed(as_stage(stage), output, kinds, how, shown)
 
 
 def _retry_failed(
-    stage: Stage, output: str | Path, kinds: Collection[str], settings: JobSettings, progress: bool
+    stage: Stage, output: str | Path, kinds: Collection[str], settings: JobSettings, shown: Progress
 ) -> JobResult:
     started_monotonic_s = time.monotonic()
     end_limit = FailureLimit(settings.max_failed_rows)
     try:
         make_room(str(output), takeover=False)
         job, partitions = prepare_retry(stage, output, kinds, settings)
-        num_failed = sum(_num_failed(job.output.read_counters(job.output.name_of(part)), kinds) for part in partitions)
-        spec = replace(spec_of(job), retry_kinds=frozenset(kinds))
+        failed = FailedBefore.of(job, partitions, kinds)
         job = replace(job, settings=replace(job.settings, max_failed_rows=None))
         command = shlex.join(["nemo-llm-stage", "retry-failed", str(output)])
-        with keep_run(job, before=Counters(), num_rows=num_failed, command=command, takeover=False) as keeper:
-            if partitions:
-                _run(job, spec, partitions, Counters(), keeper, is_shown=progress)
-            result = _finish(job, job.plan.num_rows - num_failed, started_monotonic_s, end_limit)
+        with keep_run(job, before=Counters(), num_rows=failed.num_rows, command=command, takeover=False) as keeper:
+            run = WatchedRetry(job, shown, keeper, failed).run() if partitions else Counters()
+            result = _finish(job, job.plan.num_rows - failed.num_rows, run, started_monotonic_s, end_limit)
     finally:
         stage.close()
-    return replace(result, num_retried=num_failed)
-
-
-def _engine(settings: JobSettings) -> Engine:
-    if settings.engine == "local":
-        return LocalEngine(settings.actors)
-    from nemo_llm_stage.cluster.ray_engine import RayEngine
-
-    return RayEngine(settings.actors, settings.num_cpus_per_actor, settings.address)
+    result = replace(result, num_retried=failed.num_rows)
+    shown.finish(summary(result))
+    return result
 
 
 def run_config(
@@ -194,10 +190,20 @@ def run_config(
     command: str | None = None,
 ) -> JobResult:
     """Run the job that a job file or a command line describes, which `command` resumes; raises as `run_job`."""
-    start = _Start(restart=restart, takeover=takeover, is_shown=progress, command=command)
-    with config.open_stage() as stage:
-        record = config.model_dump(mode="json")
+    record = config.model_dump(mode="json")
+    with _open(config, progress) as (stage, shown):
+        start = _Start(restart=restart, takeover=takeover, shown=shown, command=command)
         return _run_job(stage, config.input, config.output, config.settings, start, record)
+
+
+@contextmanager
+def _open(config: JobConfig, is_shown: bool) -> Iterator[tuple[Stage, Progress]]:
+    """Start what the job needs, and show that it starts."""
+    with Progress(is_shown=is_shown, log_format=config.settings.log_format) as shown:
+        if config.starts_model:
+            shown.wait_for("the embedded model to load")
+        with config.open_stage() as stage:
+            yield stage, shown
 
 
 def retry_output(url: str, kinds: Collection[str], *, progress: bool = True) -> JobResult:
@@ -215,8 +221,8 @@ def retry_output(url: str, kinds: Collection[str], *, progress: bool = True) -> 
             f"the job in {url!r} was run from Python; retry its failed rows there, with retry_failed(stage=…)."
         )
     config = make_config(recorded, f"the job in {url!r}", is_record=True)
-    with config.open_stage() as stage:
-        return _retry_failed(stage, url, kinds, config.settings, progress)
+    with _open(config, progress) as (stage, shown):
+        return _retry_failed(stage, url, kinds, config.settings, shown)
 
 
 def head(url: str, num_rows: int) -> list[dict[str, Any]]:
@@ -239,58 +245,6 @@ def verify_output(url: str, *, compares_rows: bool = False) -> Verification:
     return verify(*open_output(url), reads_bytes=True, compares_rows=compares_rows)
 
 
-def _num_failed(counters: Counters, kinds: Collection[str]) -> int:
-    return sum(num for kind, num in counters.errors.items() if not kinds or kind in kinds)
-
-
-def _run(
-    job: Job,
-    spec: WorkerSpec,
-    partitions: Sequence[Partition],
-    before: Counters,
-    keeper: RunKeeper,
-    *,
-    is_shown: bool,
-) -> None:
-    """Run `partitions`, show progress and check the limits. `before` counts the rows of earlier runs."""
-    engine, control = _engine(job.settings), keeper.control
-    done = Counters()
-    num_rows = keeper.num_rows
-    progress = Progress(num_rows, is_exact=job.plan.is_exact, num_rows_before=before.num_rows, is_shown=is_shown)
-    num_kept = num_committed = 0
-    with progress as shown, Interrupts(job.settings.grace_period, control) as interrupts:
-        for notice in job.notices:
-            shown.note(notice)
-
-        def monitor(status: RunStatus) -> None:
-            nonlocal num_kept
-            interrupts.check()
-            run = sum_counters([done, status.open])
-            num_kept = run.num_rows
-            total = sum_counters([before, run])
-            shown.update(total, status.num_in_flight, status.trouble)
-            keeper.update(Standing(status.phase, total, status.stage))
-            control.check(run)
-
-        for report in engine.run(spec, partitions, monitor, interrupts):
-            num_committed += 1
-            done.add(report.counters if report.is_first else job.output.read_counters(report.name))
-            control.failure_limit.check(done)
-        keeper.update(Standing("running", sum_counters([before, done])))
-        if num_committed < len(partitions):
-            words = _stopped_words(before.num_rows + done.num_rows, num_kept - done.num_rows, num_rows)
-            if interrupts.signum is not None:
-                raise RunInterrupted(words, interrupts.signum)
-            control.raise_end(words)
-        if spec.retry_kinds is None:
-            shown.update(sum_counters([before, done]), 0)
-
-
-def _stopped_words(num_committed: int, num_kept: int, num_rows: int) -> str:
-    kept = f", {num_kept:,} more rows are answered and kept" if num_kept > 0 else ""
-    return f"stopped: {num_committed:,} of {num_rows:,} rows are committed{kept}; run the same command again to go on."
-
-
 def _write_report(job: Job, verification: Verification) -> None:
     """Write the report. The job is done by then, so what goes wrong here is only logged."""
     from nemo_llm_stage.report.page.render import write_report
@@ -301,7 +255,9 @@ def _write_report(job: Job, verification: Verification) -> None:
         logger.warning("the report of %s could not be written", job.output.url, exc_info=True)
 
 
-def _finish(job: Job, num_rows_before: int, started_monotonic_s: float, failure_limit: FailureLimit) -> JobResult:
+def _finish(
+    job: Job, num_rows_before: int, run: Counters, started_monotonic_s: float, failure_limit: FailureLimit
+) -> JobResult:
     """Check the output as a whole, and only then mark it as complete. One that is marked already is not judged anew."""
     if job.pending:
         check_unchanged(job.plan.files)
@@ -325,4 +281,8 @@ def _finish(job: Job, num_rows_before: int, started_monotonic_s: float, failure_
         output_columns=job.stage.output_columns,
         bad_files=verification.bad_files,
         left_out=verification.left_out,
+        output_format=job.settings.output_format,
+        this_run=run.without_resumed(),
+        price_input=job.settings.price_input,
+        price_output=job.settings.price_output,
     )

@@ -36,8 +36,8 @@ MAY_IMPORT = {
     "cli": CLUSTER | {"cluster", "report", "run", "testing"},
     "testing": BASE | {"client"},
 }
-FACADES = {("stage/stage.py", "cluster")}
-"""`Stage.map` only hands over to the cluster room, when it is called."""
+FACADES = {("stage/stage.py", "cluster"), ("job/result.py", "report")}
+"""`Stage.map` only hands over to the cluster room, and a `JobResult` in a notebook to the report, when it is called."""
 
 HEAVY = {
     "ray": {"cluster"},

@@ -103,13 +103,4 @@ def show_summary(result: JobResult) -> None:
     from nemo_llm_stage.report.console import PlainConsole
     from nemo_llm_stage.report.summary import summary
 
-    PlainConsole().print(
-        summary(
-            result.counters,
-            output=result.output,
-            num_partitions=result.num_partitions,
-            elapsed_s=result.elapsed_s,
-            num_rows_before=result.num_rows_before,
-            left_out=result.left_out,
-        )
-    )
+    PlainConsole().print(summary(result))

@@ -16,7 +16,7 @@ from pydantic import Field, create_model, model_validator
 from nemo_llm_stage.client.http_client import AsyncHTTPClient
 from nemo_llm_stage.client.llm_client import AsyncLLMClient
 from nemo_llm_stage.config.answers import Section
-from nemo_llm_stage.config.clients import ClientConfig
+from nemo_llm_stage.config.clients import ClientConfig, LocalClientConfig
 from nemo_llm_stage.config.columns import ColumnConfig, ColumnSettings, with_defaults
 from nemo_llm_stage.config.job_settings import JobSettings, setting_types
 from nemo_llm_stage.rows.query import GIVE_UP_AFTER_S
@@ -105,6 +105,11 @@ class JobConfig(_JobFields):
             if (column.client, column.model) not in pairs:
                 pairs.append((column.client, column.model))
         return pairs
+
+    @property
+    def starts_model(self) -> bool:
+        """Whether `open_stage` starts an embedded model, which takes a while."""
+        return any(isinstance(client, LocalClientConfig) for client in self._clients)
 
     @contextmanager
     def open_stage(self) -> Iterator[Stage]:

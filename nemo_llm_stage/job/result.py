@@ -38,3 +38,14 @@ class JobResult:
     bad_files: tuple[str, ...] = ()
     num_retried: int | None = None
     left_out: tuple[BadInput, ...] = ()
+    output_format: str = "parquet"
+    this_run: Counters = field(default_factory=Counters)
+    price_input: float | None = None
+    price_output: float | None = None
+
+    def _repr_html_(self) -> str:
+        """Return the summary, which a notebook shows for a cell that ends with this result."""
+        from nemo_llm_stage.report.progress.displays import as_html
+        from nemo_llm_stage.report.summary import summary
+
+        return as_html(summary(self))

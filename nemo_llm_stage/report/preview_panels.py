@@ -19,7 +19,7 @@ from rich.table import Table
 from nemo_llm_stage.core import Message, RowResult
 from nemo_llm_stage.report.console import shown
 from nemo_llm_stage.report.estimate import CONFIDENCE, Estimate, estimate_total
-from nemo_llm_stage.report.progress import duration
+from nemo_llm_stage.report.units import duration
 
 MAX_SHOWN_CHARS = 2_000
 """Most of one text that is shown, unless all of it is asked for."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from nemo_llm_stage.dataset.state.status import JobStatus
 from nemo_llm_stage.job.state import KILLED, JobState
-from nemo_llm_stage.report.progress import duration
+from nemo_llm_stage.report.units import duration
 from nemo_llm_stage.text import one_line
 
 

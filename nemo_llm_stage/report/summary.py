@@ -6,11 +6,12 @@ Knows counts; knows nothing of how they came about.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -18,68 +19,129 @@ from nemo_llm_stage.core import Counters
 from nemo_llm_stage.dataset.bad_input import BadInput
 from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.verify import Verification
+from nemo_llm_stage.job.result import JobResult
 from nemo_llm_stage.report.console import shown
-from nemo_llm_stage.report.progress import duration
+from nemo_llm_stage.report.units import duration, money, percent
+from nemo_llm_stage.text import printable
 
 _MAX_EXAMPLE_CHARS = 160
 _MAX_SHOWN_CHARS = 300
 
 
-def summary(
-    counters: Counters,
-    *,
-    output: str,
-    num_partitions: int,
-    elapsed_s: float,
-    num_rows_before: int = 0,
-    left_out: Sequence[BadInput] = (),
-) -> Group:
-    """
-    Return the end table of a job.
+def summary(result: JobResult) -> Group:
+    """Return what a person sees at the end: rows by outcome, what was sent and paid, the failures, what to do next."""
+    counters = result.counters
+    parts: list[RenderableType] = [_outcomes(result), _costs(result)]
+    if result.left_out:
+        parts.append(_left_out(result.left_out, result.output))
+    if counters.num_failed:
+        parts.append(failures(counters))
+    return Group(*parts, _next_steps(result))
 
-    Args:
-        counters: Over the whole output.
-        output: Where it lies.
-        num_partitions: Files in it.
-        elapsed_s: Of this run.
-        num_rows_before: Rows that earlier runs had committed.
-        left_out: Some of what was left out of the input.
-    """
+
+def _outcomes(result: JobResult) -> Table:
+    counters = result.counters
+    table = _plain_table()
+    table.add_row("rows", f"{counters.num_rows:,}", f"in {result.num_partitions:,} files")
+    if result.num_rows_before:
+        table.add_row("  done before", f"{result.num_rows_before:,}", "not sent again")
+    if counters.num_resumed:
+        table.add_row("  resumed", f"{counters.num_resumed:,}", "answers that an earlier run had journaled")
+    notes = {
+        "answered": "",
+        "failed": "",
+        "skipped": "",
+        "dropped": ", keep_if was false; not in the output",
+    }
+    for name, note in notes.items():
+        num = getattr(counters, f"num_{name}")
+        if num or name in ("answered", "failed"):
+            table.add_row(f"  {name}", f"{num:,}", percent(num, counters.num_rows) + note)
+    if counters.num_cut_off:
+        share = percent(counters.num_cut_off, counters.num_answered)
+        table.add_row("  cut off", f"{counters.num_cut_off:,}", f"{share} of the answered rows, at max_tokens")
+    if counters.num_shared:
+        table.add_row("  shared", f"{counters.num_shared:,}", "answered by an identical request")
+    if result.left_out:
+        table.add_row("left out", f"{counters.num_left_out:,}", "rows of the input that cannot be read")
+    return table
+
+
+def _costs(result: JobResult) -> Table:
+    """Return what this run took, and beside it what the whole job did where earlier runs had a part in it."""
+    run, whole = result.this_run, result.counters
+    is_alone = run.num_attempts == whole.num_attempts and run.input_tokens == whole.input_tokens
+    table = Table(box=box.SIMPLE, show_header=not is_alone, pad_edge=False)
+    table.add_column(style="bold")
+    for heading in ("this run",) if is_alone else ("this run", "whole job"):
+        table.add_column(heading, justify="right")
+    table.add_column(style="dim")
+    for name, of, note in _cost_rows(result):
+        cells = [of(run)] if is_alone else [of(run), of(whole)]
+        if any(cell not in ("0", "0.00 %", "") for cell in cells) or name == "requests":
+            table.add_row(name, *cells, note)
+    rate = run.num_rows / result.elapsed_s if result.elapsed_s > 0 else 0.0
+    note = f"{rate:,.1f} rows/s, start and end included" if run.num_rows else "nothing was sent: every row was done"
+    table.add_row("time", duration(result.elapsed_s), *[""] * (not is_alone), note)
+    return table
+
+
+def _cost_rows(result: JobResult) -> Iterator[tuple[str, Callable[[Counters], str], str]]:
+    """Yield a name, how its number is told, and a note."""
+
+    def cost(counters: Counters) -> str:
+        tokens = (
+            counters.input_tokens * (result.price_input or 0),
+            counters.output_tokens * (result.price_output or 0),
+        )
+        return money(sum(tokens) / 1e6)
+
+    yield "requests", lambda counters: f"{counters.num_attempts:,}", ""
+    yield "  wasted", lambda counters: percent(counters.num_wasted_attempts, counters.num_attempts), _WASTED
+    yield "  failed", lambda counters: f"{counters.num_failed_answers:,}", "sent again, or the row failed"
+    yield "  rate limited", lambda counters: f"{counters.num_rate_limited:,}", "status 429, sent again; not wasted"
+    yield "refused connections", lambda counters: f"{counters.num_refused_connections:,}", "no server was reached"
+    yield "input tokens", lambda counters: f"{counters.input_tokens:,}", _cached(result.counters)
+    yield "output tokens", lambda counters: f"{counters.output_tokens:,}", ""
+    yield "  wasted", lambda counters: percent(counters.wasted_output_tokens, counters.output_tokens), _WASTED
+    if result.price_input is not None or result.price_output is not None:
+        yield "cost", cost, ""
+
+
+_WASTED = "of sends that no row could use"
+
+
+def _cached(counters: Counters) -> str:
+    return f"{counters.cached_tokens:,} from the prefix cache" if counters.cached_tokens else ""
+
+
+def _next_steps(result: JobResult) -> Text:
+    """Return how to open the output, and the commands that may come next."""
+    output = printable(result.output.rstrip("/"))
+    is_local = "://" not in output
+    word = shlex.quote(output) if is_local else output
+    lines = [f"output   {output}"]
+    if result.output_format == "jsonl":
+        lines.append(f"open     polars.read_ndjson({output + '/part-*.jsonl'!r})")
+    else:
+        lines.append(f"open     pandas.read_parquet({output!r})   polars.read_parquet({output + '/part-*.parquet'!r})")
+    lines.append(f"look     nemo-llm-stage report {word}   nemo-llm-stage verify {word}")
+    if result.counters.num_failed:
+        lines.append(f"retry    nemo-llm-stage retry-failed {word}")
+    return Text("\n".join(lines))
+
+
+def _plain_table() -> Table:
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_column(style="dim")
-    table.add_row("rows", f"{counters.num_rows:,}", f"in {num_partitions:,} files")
-    if num_rows_before:
-        table.add_row("  done before", f"{num_rows_before:,}", "not asked again")
-    table.add_row("  answered", f"{counters.num_answered:,}", _percent(counters.num_answered, counters.num_rows))
-    table.add_row("  failed", f"{counters.num_failed:,}", _percent(counters.num_failed, counters.num_rows))
-    if counters.num_skipped:
-        table.add_row("  skipped", f"{counters.num_skipped:,}", _percent(counters.num_skipped, counters.num_rows))
-    if counters.num_dropped:
-        share = _percent(counters.num_dropped, counters.num_rows)
-        table.add_row("  dropped", f"{counters.num_dropped:,}", f"{share}, keep_if was false; not in the output")
-    if left_out:
-        table.add_row("left out", f"{counters.num_left_out:,}", "rows of the input that cannot be read")
-    if counters.num_resumed:
-        table.add_row("  resumed", f"{counters.num_resumed:,}", "answered by an earlier run, not asked again")
-    if counters.num_shared:
-        table.add_row("  shared", f"{counters.num_shared:,}", "answered by an identical request")
-    _add_costs(table, counters)
-    rate = (counters.num_rows - num_rows_before) / elapsed_s if elapsed_s > 0 else 0.0
-    table.add_row("time", duration(elapsed_s), f"{rate:,.1f} rows/s, start and end included")
-    table.add_row("output", "", shown(output))
-    parts = [table]
-    if left_out:
-        parts.append(_left_out(left_out, output))
-    if counters.num_failed:
-        parts.append(failures(counters))
-    return Group(*parts)
+    return table
 
 
 def _add_costs(table: Table, counters: Counters) -> None:
     """Say what was sent and what came, and which part of it was of no use: retries, re-asks, failed rows."""
-    wasted = _percent(counters.num_wasted_attempts, counters.num_attempts)
+    wasted = percent(counters.num_wasted_attempts, counters.num_attempts)
     table.add_row("requests", f"{counters.num_attempts:,}", f"{wasted} wasted" if counters.num_wasted_attempts else "")
     for name, num, note in (
         ("  failed", counters.num_failed_answers, "sent again, or the row failed"),
@@ -91,7 +153,7 @@ def _add_costs(table: Table, counters: Counters) -> None:
     if counters.input_tokens or counters.output_tokens:
         cached = f"{counters.cached_tokens:,} from the prefix cache" if counters.cached_tokens else ""
         table.add_row("input tokens", f"{counters.input_tokens:,}", cached)
-        wasted = _percent(counters.wasted_output_tokens, counters.output_tokens)
+        wasted = percent(counters.wasted_output_tokens, counters.output_tokens)
         note = f"{wasted} wasted" if counters.wasted_output_tokens else ""
         table.add_row("output tokens", f"{counters.output_tokens:,}", note)
 
@@ -200,7 +262,3 @@ def _answer(row: Mapping[str, Any], output_column: str) -> Any:
 def _one_line(value: Any) -> str:
     text = " ".join(str("" if value is None else value).split())
     return text if len(text) <= _MAX_SHOWN_CHARS else f"{text[:_MAX_SHOWN_CHARS]}…"
-
-
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.2f} %" if whole else ""

@@ -118,12 +118,13 @@ class Runtime:
         """Return how it stands. May be called from any thread."""
         rows = self._scheduler.statistics()
         num_in_flight = self.num_in_flight
+        outage = self._outage()
         endpoints = (status for client in self._clients for status in client.endpoint_statuses())
         return StageStatus(
             num_in_flight=num_in_flight,
             max_in_flight=sum(limit.max_concurrent_requests for limit in self._limits),
             num_retrying=max(0, rows.num_open - num_in_flight - sum(limit.num_waiting for limit in self._limits)),
-            outage=self._outage(),
+            outage=outage,
             endpoints=merge_endpoints(endpoints),
         )
 

@@ -16,14 +16,19 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from nemo_llm_stage.cli import main
+from nemo_llm_stage.client.endpoint_status import EndpointStatus
 from nemo_llm_stage.core import Completion, Counters, RowResult
 from nemo_llm_stage.dataset.bad_input import BadInput
 from nemo_llm_stage.job.preview import PreviewedColumn
+from nemo_llm_stage.job.result import JobResult
 from nemo_llm_stage.report.console import PlainConsole
 from nemo_llm_stage.report.preview_panels import row_panel
-from nemo_llm_stage.report.progress import Progress
+from nemo_llm_stage.report.progress.progress import Progress
+from nemo_llm_stage.report.progress.view import JobTitle
 from nemo_llm_stage.report.summary import failures, sample, summary
+from nemo_llm_stage.stage.status import Outage, StageStatus
 from nemo_llm_stage.testing import Fault, SimulatedServer
+from nemo_llm_stage.worker.engine import RunStatus
 
 NASTY = "[/INST] [bold]x[/bold] :smile: \x1b]0;owned\x07 \x1b[2J \x9b31m \u202egnp.exe"
 ACTS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -64,8 +69,9 @@ def test_an_example_of_a_failure_is_text(counters: Counters) -> None:
 def test_the_summary_is_text(counters: Counters) -> None:
     """With what was left out of the input, and where the output is."""
     left_out = [BadInput(f"{NASTY}.jsonl", 3, 1, NASTY)]
-    table = summary(counters, output=NASTY, num_partitions=1, elapsed_s=1.0, left_out=left_out)
-    assert_plain(shown_on(PlainConsole, table))
+    result = JobResult(NASTY, counters, num_partitions=1, elapsed_s=1.0, left_out=tuple(left_out))
+    assert_plain(shown_on(PlainConsole, summary(result)))
+    assert ACTS.findall(result._repr_html_()) == []
 
 
 def test_a_sample_is_text() -> None:
@@ -85,9 +91,14 @@ def test_a_preview_is_text() -> None:
 def test_progress_is_text(is_terminal: bool) -> None:
     """Notes, and why rows wait; what is left of escapes on a terminal is the bar's own."""
     console = PlainConsole(file=io.StringIO(), width=400, force_terminal=is_terminal, color_system=None)
-    with Progress(10, console=console) as progress:
+    with Progress(console=console) as progress:
+        progress.wait_for(NASTY)
+        progress.begin(JobTitle((NASTY,), (NASTY,), 10), Counters())
         progress.note(NASTY)
-        progress.update(Counters(num_rows=1), 1, NASTY)
+        endpoint = EndpointStatus(f"http://{NASTY}/v1", state="resting", since=0.0, reason=NASTY)
+        outage = Outage(NASTY, 0.0, 0.0, 0.0)
+        failed = Counters(num_rows=1, num_failed=1, errors={NASTY: 1}, examples={NASTY: f"{NASTY}: {NASTY}"})
+        progress.update(RunStatus(stage=StageStatus(outage=outage, endpoints=(endpoint,))), failed)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     for words in ("\x1b]0;owned", "\x1b[2J \x9b", "\u202e"):
         assert words not in text

@@ -106,7 +106,7 @@ def test_a_rate_limit_without_end_is_waited_for_and_told(
     server.faults = [Fault(429, retry_after_s=retry_after_s)]
     with subprocess.Popen(command(server.base_url, folder), stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        said = next(line for line in process.stderr if "rows wait for the" in line)
+        said = next(line for line in process.stderr if "event=outage_begins" in line and "429" in line)
         server.faults = []
         rest = process.stderr.read()
     assert process.returncode == 0, said + rest

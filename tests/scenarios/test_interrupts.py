@@ -61,10 +61,10 @@ def interrupt(process: subprocess.Popen[str], server: BusyServer, *signums: int)
 
     Two equal signals at the same instant may arrive as one.
     """
-    assert server.is_busy.wait(60)
+    assert server.is_busy.wait(120)
     for signum in signums:
         process.send_signal(signum)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     assert "Traceback" not in said
     return said
 
@@ -78,7 +78,7 @@ def test_the_first_signal_finishes_what_is_in_flight(server: BusyServer, folder:
     assert "run the same command again to go on" in said
     assert len(list((folder / "out").glob("part-*"))) >= 1
     with start(server, folder) as again:
-        _, said = again.communicate(timeout=60)
+        _, said = again.communicate(timeout=120)
     assert again.returncode == 0, said
     assert (server.stats.num_requests, server.stats.num_duplicates) == (NUM_ROWS, 0)
     assert pq.read_table(folder / "out").num_rows == NUM_ROWS
@@ -109,7 +109,7 @@ def test_signals_end_a_run_on_ray_in_order(server: BusyServer, folder: Path, sig
     said = interrupt(process, server, *signums)
     assert process.returncode == 128 + signums[0], said
     with start(server, folder) as again:
-        _, said = again.communicate(timeout=60)
+        _, said = again.communicate(timeout=120)
     assert again.returncode == 0, said
     assert server.stats.num_repaid == 0
     assert pq.read_table(folder / "out").num_rows == NUM_ROWS

@@ -22,6 +22,7 @@ from nemo_llm_stage.dataset.state.timeline import Event, Timeline
 from nemo_llm_stage.errors import ConfigError, RunError, RunStoppedError
 from nemo_llm_stage.job.failure_limit import FailureLimit
 from nemo_llm_stage.worker.control.allowances import BUDGETS, RATES, Allowances
+from nemo_llm_stage.worker.engine import Phase
 from nemo_llm_stage.worker.orders import Need, Orders
 
 CAN_BE_SET = ("max_concurrent_requests", "max_failed_rows", *BUDGETS, "max_duration", *RATES)
@@ -65,7 +66,7 @@ class RunControl:
         self.rows: deque[dict[str, Any]] = deque(maxlen=MAX_ROWS_SHOWN)
 
     @property
-    def phase(self) -> str:
+    def phase(self) -> Phase:
         """``running``, ``paused`` or ``draining``."""
         return "draining" if self._end else "paused" if self._is_paused else "running"
 

@@ -1,0 +1,118 @@
+"""
+What a job tells of its progress: where it stands, to a display that fits the place it runs in.
+
+Knows counts and clocks; knows nothing of how the rows come about.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+from typing import Literal, Self
+
+from rich.console import RenderableType
+
+from nemo_llm_stage.core import Counters
+from nemo_llm_stage.report.console import PlainConsole
+from nemo_llm_stage.report.progress.displays import (
+    Display,
+    LogDisplay,
+    NoDisplay,
+    NotebookDisplay,
+    ScreenDisplay,
+    is_notebook,
+)
+from nemo_llm_stage.report.progress.meter import Meter
+from nemo_llm_stage.report.progress.view import JobTitle, View
+from nemo_llm_stage.worker.engine import RunStatus
+
+
+class Progress:
+    """
+    Shows how a job stands: on a terminal as a screen, in a notebook as one output, else as lines on stderr.
+
+    Args:
+        is_shown: False shows nothing.
+        log_format: Of the lines, ``text`` or ``json``.
+        console: Where to; stderr if not given.
+    """
+
+    def __init__(
+        self,
+        *,
+        is_shown: bool = True,
+        log_format: Literal["text", "json"] = "text",
+        console: PlainConsole | None = None,
+    ) -> None:
+        self._is_shown = is_shown
+        self._log_format = log_format
+        self._console = console or PlainConsole(file=sys.stderr)
+        self._display: Display = NoDisplay()
+        self._started_s = self._viewed_s = time.monotonic()
+        self._view = View()
+        self._meter: Meter | None = None
+        self._last: RenderableType | None = None
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+        if self._is_shown and is_notebook():
+            self._display = NotebookDisplay()
+        elif self._is_shown and self._console.is_terminal:
+            self._display = ScreenDisplay(self._console, self._present)
+        elif self._is_shown:
+            self._display = LogDisplay(self._console.file, self._log_format)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """End the display."""
+        self._display.close(self._last)
+
+    def wait_for(self, what: str) -> None:
+        """Say what the job waits for before it can run, e.g. ``Ray``."""
+        self._set(replace(self._view, phase="starting", waits_for=what))
+
+    def begin(self, title: JobTitle, before: Counters) -> None:
+        """
+        Say what runs from now on.
+
+        Args:
+            title: The job.
+            before: Counts of the rows that earlier runs had committed.
+        """
+        self._meter = Meter(title, before, self._started_s)
+        self._view = replace(self._view, title=title, counters=before)
+
+    def update(self, status: RunStatus, run: Counters, drain_left_s: float | None = None) -> None:
+        """
+        Show how the run stands.
+
+        Args:
+            status: From the engine.
+            run: Counts of this run so far, open partitions included.
+            drain_left_s: For how long requests in flight are still waited for while it stops; None otherwise.
+        """
+        assert self._meter is not None, "begin comes first"
+        now_s = time.monotonic()
+        self._set(self._meter.view(status, run, monotonic_s=now_s, now=time.time(), drain_left_s=drain_left_s))
+
+    def note(self, text: str) -> None:
+        """Show a line that stays."""
+        self._display.note(text)
+
+    def finish(self, last: RenderableType) -> None:
+        """Say that the job is complete; a notebook's output ends with `last`."""
+        self._last = last
+
+    def _set(self, view: View) -> None:
+        self._viewed_s = time.monotonic()
+        self._view = self._present(view)
+        self._display.show(self._view)
+
+    def _present(self, view: View | None = None) -> View:
+        """Return the newest view with the times of this moment."""
+        view, now_s = view or self._view, time.monotonic()
+        left_s = view.drain_left_s
+        if left_s is not None:
+            left_s = max(0.0, left_s - (now_s - self._viewed_s))
+        return replace(view, now=time.time(), elapsed_s=now_s - self._started_s, drain_left_s=left_s)

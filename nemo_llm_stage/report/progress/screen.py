@@ -1,0 +1,167 @@
+"""
+A view as lines of a terminal, at any width from 60 columns on. Pure: a view in, lines out.
+
+A line never wraps: what does not fit is left out or cut with an ellipsis. All text from outside is escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.text import Text
+
+from nemo_llm_stage.core import Counters
+from nemo_llm_stage.report.progress.servers import server_lines
+from nemo_llm_stage.report.progress.view import View
+from nemo_llm_stage.report.progress.words import time_left, wait_words
+from nemo_llm_stage.report.units import duration, money, percent, rate
+from nemo_llm_stage.text import one_line
+
+WIDE = 100
+"""From so many columns on there is room for more."""
+
+MIN_BAR, MAX_BAR = 8, 60
+SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+
+
+def lines(view: View, width: int) -> list[Text]:
+    """Return the lines of the whole screen, each at most `width` cells wide."""
+    every = [_title(view, width)]
+    if view.phase == "starting":
+        every.append(_starting(view))
+    else:
+        every += _running(view, width)
+    every.append(_keys(view))
+    for line in every:
+        line.no_wrap, line.overflow = True, "ellipsis"
+        line.truncate(width, overflow="ellipsis")
+    return every
+
+
+def _running(view: View, width: int) -> Iterator[Text]:
+    yield _bar(view, width)
+    yield _fitting(_speed(view), width)
+    yield _fitting(_outcomes(view.counters), width)
+    yield _fitting(_requests(view), width)
+    yield from server_lines(view, width)
+    yield from _failures(view.counters, 4 if width >= WIDE else 2)
+    yield from _waits(view, width)
+
+
+def _title(view: View, width: int) -> Text:
+    title = view.title
+    about = "" if title.is_exact else "about "
+    columns, models = one_line(", ".join(title.columns)), one_line(", ".join(title.models))
+    ran = f"{'starting' if view.phase == 'starting' else 'running'} {duration(view.elapsed_s)} "
+    line = Text(" ")
+    line.append(columns or "nemo-llm-stage", style="bold")
+    if title.num_rows:
+        line.append(f"  {about}{title.num_rows:,} rows")
+    if models:
+        line.append(f"  {models}", style="dim")
+    line.truncate(max(1, width - len(ran) - 1), overflow="ellipsis")
+    line.append(" " * (width - line.cell_len - len(ran)))
+    return line.append(ran, style="dim")
+
+
+def _starting(view: View) -> Text:
+    frame = SPINNER[int(view.now * 5) % len(SPINNER)]
+    return Text.assemble((f" {frame} ", "cyan"), f"waiting for {one_line(view.waits_for or 'the first answer')}")
+
+
+def _bar(view: View, width: int) -> Text:
+    done, total = view.counters.num_rows, view.title.num_rows
+    share = min(1.0, done / total) if total else 0.0
+    about = "" if view.title.is_exact else "~"
+    num = Text(f"  {done:,} / {about}{total:,}  {int(100 * share)} %")
+    left = Text(f"  {time_left(view)} ", style="yellow" if view.stalled_since else "")
+    room = width - 1 - num.cell_len - left.cell_len
+    bar = min(MAX_BAR, room) if room >= MIN_BAR else 0
+    gap = " " * max(0, room - bar)
+    filled = int(2 * bar * share)
+    full, half = divmod(filled, 2)
+    line = Text(" ").append("━" * full + "╸" * half, style="green")
+    line.append("━" * (bar - full - half), style="bright_black")
+    return line.append_text(num).append(gap).append_text(left)
+
+
+def _speed(view: View) -> Iterator[Text]:
+    if view.rows_per_s is None:
+        yield Text("no answer yet")
+    else:
+        yield Text(f"{rate(view.rows_per_s)} rows/s")
+        yield Text(f"{rate(view.output_per_s)} tok/s out")
+        yield Text(f"{rate(view.input_per_s)} tok/s in")
+    if view.cost is not None:
+        expected = "" if view.expected_cost is None else f" of about {money(view.expected_cost)}"
+        yield Text(f"cost {money(view.cost)}{expected}")
+
+
+def _outcomes(counters: Counters) -> Iterator[Text]:
+    yield Text(f"answered {counters.num_answered:,}", style="green")
+    failed = f"failed {counters.num_failed:,}"
+    share = f" ({percent(counters.num_failed, counters.num_rows)})" if counters.num_failed else ""
+    yield Text(failed + share, style="red" if counters.num_failed else "")
+    for words, num in (("skipped", counters.num_skipped), ("dropped", counters.num_dropped)):
+        if num:
+            yield Text(f"{words} {num:,}")
+    if counters.num_cut_off:
+        yield Text(f"cut off {counters.num_cut_off:,}", style="yellow")
+    if counters.num_resumed_rows:
+        yield Text(f"resumed {counters.num_resumed_rows:,}", style="dim")
+
+
+def _requests(view: View) -> Iterator[Text]:
+    stage, endpoints = view.stage, [endpoint.status for endpoint in view.endpoints]
+    yield Text(f"in flight {stage.num_in_flight:,} of {stage.max_in_flight:,}")
+    if stage.num_retrying:
+        yield Text(f"waiting to retry {stage.num_retrying:,}")
+    num_limited = sum(endpoint.num_rate_limited for endpoint in endpoints)
+    num_refused = sum(endpoint.num_refused for endpoint in endpoints)
+    if num_limited:
+        yield Text(f"429s {num_limited:,}")
+    if num_refused:
+        yield Text(f"refused {num_refused:,}")
+    counters = view.counters
+    if counters.num_wasted_attempts:
+        yield Text(f"wasted {percent(counters.num_wasted_attempts, counters.num_attempts)}")
+
+
+def _failures(counters: Counters, max_kinds: int) -> Iterator[Text]:
+    kinds = sorted(counters.errors.items(), key=lambda item: -item[1])
+    for kind, num in kinds[:max_kinds]:
+        example = one_line(counters.examples.get(kind, "").partition(": ")[2])
+        yield Text.assemble((f" {one_line(kind)} ×{num:,}", "red"), (f"  {example}", "dim"))  # noqa: RUF001
+    if len(kinds) > max_kinds:
+        num = sum(num for _, num in kinds[max_kinds:])
+        yield Text(f" and {num:,} more failures of {len(kinds) - max_kinds:,} other kinds", style="red")
+
+
+def _waits(view: View, width: int) -> Iterator[Text]:
+    words = wait_words(view)
+    if words is None:
+        return
+    when, why = words
+    if width >= WIDE:
+        yield Text(f" {when}: {why}", style="yellow")
+    else:
+        yield Text(f" {when}:", style="yellow")
+        yield Text(f"   {why}", style="yellow")
+
+
+def _keys(view: View) -> Text:
+    if view.drain_left_s is None:
+        return Text(" Ctrl-C: finish what is in flight and stop   again: stop now", style="dim")
+    num = view.stage.num_in_flight
+    waits = f"waiting for {num:,} requests in flight, at most {duration(view.drain_left_s)}" if num else "committing"
+    return Text(f" stopping: {waits}   Ctrl-C: stop now", style="yellow")
+
+
+def _fitting(parts: Iterator[Text], width: int) -> Text:
+    """Return as many of the parts, from the first on, as fit on one line."""
+    line = Text()
+    for part in parts:
+        if line.cell_len + 3 + part.cell_len > width:
+            break
+        line.append("   " if line.cell_len else " ").append_text(part)
+    return line

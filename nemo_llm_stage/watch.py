@@ -1,0 +1,209 @@
+"""
+One run of a job's partitions through an engine: shown while it goes on, stopped by too many failures or by a signal.
+
+Knows the order of things within a run; what comes before and after it is `run`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from nemo_llm_stage.config.job_settings import JobSettings
+from nemo_llm_stage.core import Counters, sum_counters
+from nemo_llm_stage.dataset.plan import Partition
+from nemo_llm_stage.job.prepare import Job
+from nemo_llm_stage.report.progress.progress import Progress
+from nemo_llm_stage.report.progress.view import JobTitle
+from nemo_llm_stage.worker.control.keeper import RunKeeper, Standing
+from nemo_llm_stage.worker.engine import Engine, RunStatus
+from nemo_llm_stage.worker.in_process import LocalEngine
+from nemo_llm_stage.worker.interrupts import Interrupts, RunInterrupted
+from nemo_llm_stage.worker.spec import WorkerSpec, spec_of
+from nemo_llm_stage.worker.task import PartitionReport
+
+
+class WatchedRun:
+    """
+    Runs a job's pending partitions.
+
+    Args:
+        job: Ready to run.
+        shown: Told how the run stands.
+        keeper: Told likewise, for those who look from outside; brings orders and limits.
+    """
+
+    def __init__(self, job: Job, shown: Progress, keeper: RunKeeper) -> None:
+        self._job = job
+        self._shown = shown
+        self._keeper = keeper
+        self._done = Counters()
+        self._run = Counters()
+        self._num_committed = 0
+        self._interrupts = Interrupts(job.settings.grace_period, keeper.control)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the whole job."""
+        return self._job.plan.num_rows
+
+    @property
+    def before(self) -> Counters:
+        """What earlier runs have committed."""
+        return self._job.before
+
+    @property
+    def partitions(self) -> Sequence[Partition]:
+        """To run."""
+        return self._job.pending
+
+    @property
+    def spec(self) -> WorkerSpec:
+        """What makes the workers."""
+        return spec_of(self._job)
+
+    def run(self) -> Counters:
+        """
+        Run the partitions and return what that counts.
+
+        Raises:
+            RunInterrupted: A signal came before all of them were committed.
+            RunStoppedError: An order or a limit ended it before.
+            RunError: The run broke; also what the workers raise.
+        """
+        self._shown.begin(self._title(), self.before)
+        for notice in self._job.notices:
+            self._shown.note(notice)
+        partitions = self.partitions
+        with self._interrupts as interrupts:
+            for report in _engine(self._job.settings).run(self.spec, partitions, self._monitor, interrupts):
+                self._num_committed += 1
+                self._done.add(self._count(report))
+                self._keeper.control.failure_limit.check(self._done)
+        self._keeper.update(Standing("running", sum_counters([self.before, self._done])))
+        if self._num_committed < len(partitions):
+            if interrupts.signum is not None:
+                raise RunInterrupted(self._stopped_words(), interrupts.signum)
+            self._keeper.control.raise_end(self._stopped_words())
+        self._shown.update(RunStatus(), self._done)
+        return self._done
+
+    def _count(self, report: PartitionReport) -> Counters:
+        """Return what the run has done for a partition that is committed now."""
+        return report.counters if report.is_first else self._job.output.read_counters(report.name)
+
+    def _monitor(self, status: RunStatus) -> None:
+        self._interrupts.check()
+        self._run = sum_counters([self._done, status.open])
+        control = self._keeper.control
+        shown = replace(status, phase=control.phase) if status.phase == "running" else status
+        self._shown.update(shown, self._run, self._interrupts.seconds_left)
+        self._keeper.update(Standing(status.phase, sum_counters([self.before, self._run]), status.stage))
+        control.check(self._run)
+
+    def _stopped_words(self) -> str:
+        num_committed, num_kept = self._done.num_rows, self._run.num_rows - self._done.num_rows
+        kept = f", {num_kept:,} more rows are answered and kept" if num_kept > 0 else ""
+        return (
+            f"stopped: {self.before.num_rows + num_committed:,} of {self.num_rows:,} rows are committed{kept}; "
+            "run the same command again to go on."
+        )
+
+    def _title(self) -> JobTitle:
+        stage, settings = self._job.stage, self._job.settings
+        return JobTitle(
+            columns=stage.output_columns,
+            models=tuple(dict.fromkeys(column.model for column in stage.columns)),
+            num_rows=self.num_rows,
+            is_exact=self._job.plan.is_exact,
+            price_input=settings.price_input,
+            price_output=settings.price_output,
+        )
+
+
+@dataclass(frozen=True)
+class FailedBefore:
+    """
+    The failed rows that a retry sends again.
+
+    Attributes:
+        partitions: That have such rows.
+        kinds: Kinds of failure to retry; empty for all.
+        counters: What each partition's file counted before, by the file's name.
+    """
+
+    partitions: Sequence[Partition]
+    kinds: frozenset[str]
+    counters: Mapping[str, Counters]
+
+    @classmethod
+    def of(cls, job: Job, partitions: Sequence[Partition], kinds: Collection[str]) -> FailedBefore:
+        """Return the failed rows of these kinds, none for all, in committed partitions of `job`."""
+        names = map(job.output.name_of, partitions)
+        return cls(partitions, frozenset(kinds), {name: job.output.read_counters(name) for name in names})
+
+    @property
+    def num_rows(self) -> int:
+        """How many they are."""
+        return sum(map(self.num_of, self.counters.values()))
+
+    def num_of(self, counters: Counters) -> int:
+        """Return how many `counters` has."""
+        return sum(num for kind, num in counters.errors.items() if self.has(kind))
+
+    def has(self, kind: str) -> bool:
+        """Whether failures of this kind are retried."""
+        return not self.kinds or kind in self.kinds
+
+
+class WatchedRetry(WatchedRun):
+    """
+    Retries failed rows of a finished job; only these rows are counted.
+
+    Args:
+        job: The finished job.
+        shown: Told how the run stands.
+        keeper: Likewise.
+        failed: What to retry.
+    """
+
+    def __init__(self, job: Job, shown: Progress, keeper: RunKeeper, failed: FailedBefore) -> None:
+        super().__init__(job, shown, keeper)
+        self._failed = failed
+
+    @property
+    def num_rows(self) -> int:
+        """Rows to retry."""
+        return self._failed.num_rows
+
+    @property
+    def before(self) -> Counters:
+        """Nothing: none of the rows is retried yet."""
+        return Counters()
+
+    @property
+    def partitions(self) -> Sequence[Partition]:
+        """To run."""
+        return self._failed.partitions
+
+    @property
+    def spec(self) -> WorkerSpec:
+        """What makes the workers."""
+        return replace(spec_of(self._job), retry_kinds=self._failed.kinds)
+
+    def _count(self, report: PartitionReport) -> Counters:
+        """Return what was done with the file's failed rows; the file itself counts all of its rows."""
+        before = self._failed.counters[report.name]
+        num_retried = self._failed.num_of(before)
+        counters = report.counters.since(before)
+        counters.num_rows, counters.num_failed = num_retried, counters.num_failed + num_retried
+        counters.errors = {kind: num for kind, num in report.counters.errors.items() if self._failed.has(kind)}
+        return counters
+
+
+def _engine(settings: JobSettings) -> Engine:
+    if settings.engine == "local":
+        return LocalEngine(settings.actors)
+    from nemo_llm_stage.cluster.ray_engine import RayEngine
+
+    return RayEngine(settings.actors, settings.num_cpus_per_actor, settings.address)
