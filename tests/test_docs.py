@@ -117,3 +117,10 @@ def test_every_pipeline_is_described() -> None:
     assert {path.name for path in (ROOT / "pipelines").glob("*.py")} == set(
         re.findall(r"^\| `(\w+\.py)` ", USING, re.MULTILINE)
     )
+
+
+def test_every_file_named_in_the_architecture_exists() -> None:
+    """In the package, or from the root."""
+    package = Path(nemo_llm_stage.__file__).parent
+    for name in re.findall(r"`([a-z_]+(?:/[a-z_0-9]+)*\.py)`", ROOMS):
+        assert (package / name).exists() or (ROOT / name).exists(), name
