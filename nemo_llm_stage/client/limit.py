@@ -77,6 +77,11 @@ class Limit:
         """Requests that wait for a permit."""
         return len(self._queue)
 
+    @property
+    def num_ahead(self) -> int:
+        """Requests that should wait, so that permits that come free are taken at once."""
+        return max(4, self.max_concurrent_requests // 4)
+
     def statistics(self) -> LimitStatistics:
         """Return how the limit stands."""
         return LimitStatistics(self.max_concurrent_requests, self.in_flight, self.num_waiting)

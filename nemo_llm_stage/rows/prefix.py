@@ -6,6 +6,7 @@ Pure. Knows prompts as bytes; knows nothing of rows, servers or time.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +16,9 @@ BLOCK_BYTES = 64
 
 NUM_LEVELS = 10
 """Prefixes of 64, 128, 256 … 32,768 bytes beyond the common one are compared."""
+
+MAX_GROUP_SHARE = 0.25
+"""A prefix that more of the prompts have makes no group."""
 
 MIN_SHARED = 0.05
 """Sharing less than this share of all prompt bytes is not worth an order of its own."""
@@ -32,12 +36,21 @@ class PrefixOrder:
         shared: Share of all prompt bytes, 0 to 1, that stand in a prefix which some earlier prompt of the new order
             has too, the common prefix not counted. A cache that holds one group saves about this much prompt work.
         shared_as_given: The same for the order as given, where only the prompt before counts.
+        groups: For each prompt, in the order as given, a number that it has in common with those that begin like it;
+            None where no other does. No group has more than a quarter of the prompts: what so many share is no reason
+            to send them to one server.
     """
 
     indices: list[int]
     num_common_bytes: int
     shared: float
     shared_as_given: float
+    groups: list[int | None]
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether prompts that begin alike should go to one server: 5 % of the prompt bytes are shared in groups."""
+        return self.shared >= MIN_SHARED and any(group is not None for group in self.groups)
 
     @property
     def is_useful(self) -> bool:
@@ -64,7 +77,19 @@ def order_by_prefix(prompts: Sequence[bytes]) -> PrefixOrder:
     own = [len(prompt) - common for prompt in prompts]
     total = sum(map(len, prompts)) or 1
     shared, as_given = (_shared_bytes(keys, own, order) / total for order in (indices, range(len(keys))))
-    return PrefixOrder(indices, common, shared, as_given)
+    return PrefixOrder(indices, common, shared, as_given, _groups(keys))
+
+
+def _groups(keys: Sequence[Sequence[int]]) -> list[int | None]:
+    """Return for each prompt the hash of its shortest prefix that at most `MAX_GROUP_SHARE` of the prompts have."""
+    most = max(2, int(len(keys) * MAX_GROUP_SHARE))
+    groups: list[int | None] = [None] * len(keys)
+    for level in reversed(range(NUM_LEVELS)):
+        counts = Counter(key[level] for key in keys)
+        for index, key in enumerate(keys):
+            if 2 <= counts[key[level]] <= most:
+                groups[index] = key[level]
+    return groups
 
 
 def _level_keys(prompt: bytes, common: int) -> list[int]:

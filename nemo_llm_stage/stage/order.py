@@ -10,14 +10,14 @@ import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import orjson
 
 from nemo_llm_stage.errors import RowError
 from nemo_llm_stage.prompt import Prompt
 from nemo_llm_stage.rows.column import Row
-from nemo_llm_stage.rows.prefix import order_by_prefix
+from nemo_llm_stage.rows.prefix import PrefixOrder, order_by_prefix
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,19 @@ class OrderStatistics:
     shared_as_given: float = 0.0
 
 
+class RowPlan(NamedTuple):
+    """
+    How to send a window of rows.
+
+    Attributes:
+        indices: Of the rows, in the order to send them.
+        groups: For each row, in the order as given, its group: rows of one go to one server if they can.
+    """
+
+    indices: Sequence[int]
+    groups: Sequence[int | None]
+
+
 class RowOrder:
     """
     Orders windows of rows by the prefixes of one prompt. Safe to use from several threads.
@@ -65,13 +78,15 @@ class RowOrder:
         self._next_skip = 1
         self._seen = OrderStatistics()
 
-    def of(self, rows: Sequence[Row]) -> list[int] | None:
-        """Return the indices of `rows` in the order to send them; None for the order as given."""
+    def of(self, rows: Sequence[Row]) -> RowPlan | None:
+        """Return how to send `rows`; None for the order as given and any servers."""
         if len(rows) < MIN_ROWS or not self._prompt.is_pure or self._skips():
             return None
         order = order_by_prefix([self._sent_for(row) for row in rows])
-        self._learn(order.shared, order.shared_as_given, is_useful=order.is_useful)
-        return order.indices if order.is_useful else None
+        self._learn(order)
+        if not order.is_useful and not order.has_groups:
+            return None
+        return RowPlan(order.indices if order.is_useful else range(len(rows)), order.groups)
 
     def statistics(self) -> OrderStatistics:
         """Return what has been seen so far."""
@@ -88,13 +103,14 @@ class RowOrder:
             self._num_to_skip -= 1
             return True
 
-    def _learn(self, shared: float, shared_as_given: float, *, is_useful: bool) -> None:
+    def _learn(self, order: PrefixOrder) -> None:
+        shared, shared_as_given, is_useful = order.shared, order.shared_as_given, order.is_useful
         with self._lock:
             before = self._seen
             self._seen = OrderStatistics(
                 before.num_windows + 1, before.num_ordered + is_useful, shared, shared_as_given
             )
-            if is_useful:
+            if is_useful or order.has_groups:
                 self._num_to_skip, self._next_skip = 0, 1
             else:
                 self._num_to_skip, self._next_skip = self._next_skip, min(2 * self._next_skip + 1, MAX_WINDOWS_SKIPPED)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from nemo_llm_stage.client.endpoint_status import merge_endpoints
+from nemo_llm_stage.client.endpoints.affinity import AFFINITY
 from nemo_llm_stage.client.llm_client import AsyncLLMClient
 from nemo_llm_stage.client.throttle import OPEN, Allowance, Spending, Throttle
 from nemo_llm_stage.core import Outcome
@@ -26,6 +27,7 @@ from nemo_llm_stage.rows.memo import Memo
 from nemo_llm_stage.rows.query import GIVE_UP_AFTER_S, CompletionStore, Querier
 from nemo_llm_stage.rows.row import Known, RowRunner
 from nemo_llm_stage.stage.loop import LoopThread
+from nemo_llm_stage.stage.order import RowPlan
 from nemo_llm_stage.stage.scheduler import Scheduler, SchedulerStatistics
 from nemo_llm_stage.stage.status import Outage, StageStatus
 
@@ -83,10 +85,10 @@ class Runtime:
         store: CompletionStore | None,
         on_done: OnDone | None,
         on_start: Callable[[], None] | None = None,
-        indices: Sequence[int] | None = None,
+        plan: RowPlan | None = None,
     ) -> concurrent.futures.Future[list[Outcome]]:
-        """Start `rows`, in the order of `indices` if given; see `Stage.submit`."""
-        return self.loop.submit(self._run(rows, known, store, on_done, on_start, indices))
+        """Start `rows`, as `plan` says if given; see `Stage.submit`."""
+        return self.loop.submit(self._run(rows, known, store, on_done, on_start, plan))
 
     async def _run(
         self,
@@ -95,14 +97,16 @@ class Runtime:
         store: CompletionStore | None,
         on_done: OnDone | None,
         on_start: Callable[[], None] | None,
-        indices: Sequence[int] | None,
+        plan: RowPlan | None,
     ) -> list[Outcome]:
         run_row = self._runner.run_row
-        if known is None and indices is None:
+        if known is None and plan is None:
             return await self._scheduler.run(rows, lambda row: run_row(row, store), on_done, on_start)
-        places = range(len(rows)) if indices is None else indices
+        places = range(len(rows)) if plan is None else plan.indices
 
         def run_at(place: int) -> Coroutine[Any, Any, Outcome]:
+            if plan is not None:
+                AFFINITY.set(plan.groups[place])  # called in a task of the row's own
             return run_row(rows[place], store, None if known is None else known[place])
 
         outcomes = await self._scheduler.run(places, run_at, on_done, on_start)

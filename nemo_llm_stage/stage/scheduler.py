@@ -133,9 +133,9 @@ class Scheduler:
             task.add_done_callback(self._close)
 
     def _has_room(self, limit: Limit) -> bool:
-        # Keep a few rows queued so that freed permits are taken at once.
-        num_ahead = max(4, limit.max_concurrent_requests // 4)
-        return limit.num_waiting + len(self._starting) < num_ahead + limit.max_concurrent_requests - limit.in_flight
+        return (
+            limit.num_waiting + len(self._starting) < limit.num_ahead + limit.max_concurrent_requests - limit.in_flight
+        )
 
     async def _run_row(self, run: _Run[R, T], index: int, row: R) -> None:
         self._starting.discard(asyncio.current_task())

@@ -186,8 +186,8 @@ class Stage:
             order: ``input`` sends the rows as given. ``auto`` sends rows whose prompts begin alike one after another,
                 where that lets the server's prefix cache do more.
         """
-        indices = None if order == "input" else self._order.of(rows)
-        return self._open().submit(rows, known, store, on_done, on_start, indices)
+        plan = None if order == "input" else self._order.of(rows)
+        return self._open().submit(rows, known, store, on_done, on_start, plan)
 
     def add_columns(self, table: Any, outcomes: Sequence[Outcome]) -> Any:
         """Return `table` with the columns that `outcomes` make. A value that does not fit the type fails its row."""

@@ -65,3 +65,22 @@ def test_every_prompt_is_there_once(prompts: list[bytes]) -> None:
     assert sorted(order.indices) == list(range(len(prompts)))
     assert 0 <= order.shared <= 1
     assert 0 <= order.shared_as_given <= 1
+
+
+def test_prompts_that_begin_alike_are_of_one_group() -> None:
+    """The common beginning of all makes none, nor does what a prompt has alone."""
+    system = b"You read documents closely. " * 40
+    documents = [bytes([65 + number]) * 2000 for number in range(8)]
+    prompts = [system + document + str(question).encode() * 80 for document in documents for question in range(5)]
+    order = order_by_prefix([*prompts, system + b"?" * 3000])
+    groups = [order.groups[5 * number : 5 * number + 5] for number in range(8)]
+    assert all(len(set(group)) == 1 and group[0] is not None for group in groups)
+    assert len({group[0] for group in groups}) == 8
+    assert order.groups[-1] is None
+    assert order.has_groups
+
+
+def test_what_half_of_all_prompts_share_is_no_group() -> None:
+    """It would leave servers without work."""
+    prompts = [prefix * 2000 + str(number).encode() for prefix in (b"a", b"b") for number in range(20)]
+    assert not order_by_prefix(prompts).has_groups

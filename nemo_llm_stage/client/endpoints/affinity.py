@@ -44,6 +44,11 @@ class Homes:
     def __init__(self) -> None:
         self._homes: OrderedDict[int, Member] = OrderedDict()
 
+    @property
+    def are_used(self) -> bool:
+        """Whether any request had a group."""
+        return bool(self._homes)
+
     def of(self, group: int) -> Member | None:
         """Return the server of `group`; None where it has none yet."""
         return self._homes.get(group)

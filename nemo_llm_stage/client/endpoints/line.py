@@ -16,7 +16,7 @@ from typing import TypeAlias
 from nemo_llm_stage.client.endpoints.affinity import Homes
 from nemo_llm_stage.client.endpoints.member import Member
 
-NUM_LOOKED_AT = 64
+NUM_LOOKED_AT = 256
 """Waiting requests among which one is looked for that suits a server with a free permit."""
 
 

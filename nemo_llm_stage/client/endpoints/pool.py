@@ -78,6 +78,11 @@ class EndpointPool(Limit):
         """Requests that wait for a permit."""
         return len(self._waiters)
 
+    @property
+    def num_ahead(self) -> int:
+        """Likewise; more where requests have homes, so that there is one for each server."""
+        return self.max_concurrent_requests if self._homes.are_used else max(4, self.max_concurrent_requests // 4)
+
     def update(self, endpoints: Iterable[Endpoint]) -> None:
         """Ask these servers from now on. Those that are gone get no more requests; those in flight there may end."""
         named = list(endpoints)
@@ -105,7 +110,8 @@ class EndpointPool(Limit):
 
     async def __aenter__(self) -> None:
         """Wait for a permit."""
-        trail, affinity = TRAIL.get(), AFFINITY.get()
+        trail = TRAIL.get()
+        affinity = AFFINITY.get() if len(self._usable) > 1 else None
         member = None
         if not self._waiters and self._may_send():
             member = self._pick(trail.tried, affinity)

@@ -293,3 +293,19 @@ def test_requests_of_one_group_go_to_one_server_while_it_has_room() -> None:
         endpoints = asyncio.run(scenario(client_of(urls(all_of_them))))
         assert endpoints[:20] == endpoints[20:40] == endpoints[40:]
         assert len(set(endpoints)) == 3
+
+
+def test_rows_that_begin_alike_go_to_one_server() -> None:
+    """Most rows of a document go to the server that has it in its cache; all servers work."""
+    documents = [chr(65 + number) * 2000 for number in range(12)]
+    rows = [{"text": f"{document} {question}"} for question in range(10) for document in documents]
+    with servers(3) as all_of_them:
+        client = client_of(urls(all_of_them), max_concurrent_requests=4)
+        stage = LLMStage(client=client, model="sim", prompt="{{ text }}", output_column="x")
+        outcomes = stage.submit(rows).result(30.0)
+        stage.close()
+        seen = [[request.body["messages"][0]["content"][0] for request in server.requests] for server in all_of_them]
+    assert all(outcome["x"].error is None for outcome in outcomes)
+    at_home = sum(max(letters.count(document[0]) for letters in seen) for document in documents)
+    assert at_home >= 0.7 * len(rows)
+    assert min(map(len, seen)) >= 0.15 * len(rows)
