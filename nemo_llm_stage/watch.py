@@ -39,6 +39,7 @@ class WatchedRun:
         self._keeper = keeper
         self._done = Counters()
         self._run = Counters()
+        self._status = RunStatus()
         self._num_committed = 0
         self._interrupts = Interrupts(job.settings.grace_period, keeper.control)
 
@@ -85,7 +86,8 @@ class WatchedRun:
             if interrupts.signum is not None:
                 raise RunInterrupted(self._stopped_words(), interrupts.signum)
             self._keeper.control.raise_end(self._stopped_words())
-        self._shown.update(RunStatus(), self._done)
+        stage = replace(self._status.stage, num_in_flight=0, num_retrying=0, outage=None)
+        self._shown.update(RunStatus(stage=stage), self._done)
         return self._done
 
     def _count(self, report: PartitionReport) -> Counters:
@@ -94,6 +96,7 @@ class WatchedRun:
 
     def _monitor(self, status: RunStatus) -> None:
         self._interrupts.check()
+        self._status = status
         self._run = sum_counters([self._done, status.open])
         control = self._keeper.control
         shown = replace(status, phase=control.phase) if status.phase == "running" else status
@@ -105,7 +108,7 @@ class WatchedRun:
         num_committed, num_kept = self._done.num_rows, self._run.num_rows - self._done.num_rows
         kept = f", {num_kept:,} more rows are answered and kept" if num_kept > 0 else ""
         return (
-            f"stopped: {self.before.num_rows + num_committed:,} of {self.num_rows:,} rows are committed{kept}; "
+            f"stopped: {self.before.num_rows + num_committed:,} of {self.num_rows:,} rows are committed{kept};\n"
             "run the same command again to go on."
         )
 

@@ -124,7 +124,8 @@ def _next_steps(result: JobResult) -> Text:
     if result.output_format == "jsonl":
         lines.append(f"open     polars.read_ndjson({output + '/part-*.jsonl'!r})")
     else:
-        lines.append(f"open     pandas.read_parquet({output!r})   polars.read_parquet({output + '/part-*.parquet'!r})")
+        lines.append(f"open     pandas.read_parquet({output!r})")
+        lines.append(f"         polars.read_parquet({output + '/part-*.parquet'!r})")
     lines.append(f"look     nemo-llm-stage report {word}   nemo-llm-stage verify {word}")
     if result.counters.num_failed:
         lines.append(f"retry    nemo-llm-stage retry-failed {word}")
