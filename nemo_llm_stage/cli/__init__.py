@@ -28,6 +28,7 @@ from nemo_llm_stage.cli import (
     simulate_server,
     status,
     steer,
+    submit,
     verify,
 )
 from nemo_llm_stage.cli.command import CONTEXT, Command, Commands
@@ -69,6 +70,7 @@ for command in (
     *(status.command, status.tail, status.failures, status.jobs),
     *(steer.pause, steer.resume, steer.drain, steer.set_limits),
     *(retry_failed.command, verify.command, report.command),
-    *(doctor.command, explain.command, schema.command, corpus.command, serve_local.command, simulate_server.command),
+    *(submit.command, doctor.command, explain.command, schema.command),
+    *(corpus.command, serve_local.command, simulate_server.command),
 ):
     main.add_command(command)

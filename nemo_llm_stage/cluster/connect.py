@@ -10,6 +10,7 @@ import logging
 import os
 from typing import Any
 
+from nemo_llm_stage.cluster.submit import LOCKED_ADVICE
 from nemo_llm_stage.errors import ConfigError, RunError
 
 
@@ -39,7 +40,7 @@ def connect(address: str | None = None) -> None:
         ray.init(**options)
     except Exception as error:
         where = f"the Ray cluster at {target!r}" if target else "a local Ray"
-        raise RunError(f"cannot {'join' if target else 'start'} {where}: {_advice(error)}") from error
+        raise RunError(f"cannot {'join' if target else 'start'} {where}: {_advice(error, target)}") from error
 
 
 def check_room(num_actors: int, num_cpus: float) -> None:
@@ -88,13 +89,15 @@ def quiet_ray_data() -> Any:
     return context
 
 
-def _advice(error: Exception) -> str:
+def _advice(error: Exception, target: str | None) -> str:
     text = str(error).strip().partition("\n")[0]
-    if "auth" in str(error).lower() and "token" in str(error).lower():
+    if target and target.startswith("ray://"):
         return (
-            f"{text}. The cluster uses token authentication: set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to the token "
-            "file that `ray start` used (by default ~/.ray/auth_token on the head node), and RAY_AUTH_MODE=token."
+            f"{text}. A ray:// address needs ray[client], and the job ends with this connection. Run the job on the "
+            "cluster itself: nemo-llm-stage submit JOB.yaml --address http://HEAD:8265."
         )
+    if "auth" in str(error).lower() and "token" in str(error).lower():
+        return f"{text}. {LOCKED_ADVICE}"
     if isinstance(error, ConnectionError):
         return f"{text}. Check the address (host:6379, or `auto` on a node of the cluster), or unset RAY_ADDRESS."
     return text

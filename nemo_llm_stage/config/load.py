@@ -86,7 +86,7 @@ def _variable(match: re.Match[str], place: str) -> str:
     name, default = match[1], match[2]
     if name is None:
         return "${"
-    if _SECRET_NAME.search(name):
+    if names_a_secret(name):
         raise ConfigError(
             f"{place}: ${{{name}}} looks like a secret, and a job file must not hold one: name the variable with "
             f"api_key_env, or in headers and query with {{env: {name}}}."
@@ -95,6 +95,11 @@ def _variable(match: re.Match[str], place: str) -> str:
     if value is None:
         raise ConfigError(f"{place}: the environment variable {name} is not set; ${{{name}:-…}} gives it a default.")
     return value
+
+
+def names_a_secret(name: str) -> bool:
+    """Return whether a variable's name says that it holds a secret."""
+    return _SECRET_NAME.search(name) is not None
 
 
 def override(settings: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:

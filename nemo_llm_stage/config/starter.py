@@ -115,7 +115,7 @@ generation_config:
 engine: local                          # or ray, for any number of actors on any number of machines
 #actors: 4
 #num_cpus_per_actor: 0.5
-#address: ray://head:10001
+#address: auto                        # the cluster of this machine; another one: nemo-llm-stage submit {job}
 #output_format: parquet                # or jsonl
 #rows_per_partition: 1000
 #scan_input: auto

@@ -1,0 +1,115 @@
+"""A job file on a running cluster, by `nemo-llm-stage submit`; and the files for KubeRay and Slurm."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from nemo_llm_stage.cli import main
+from nemo_llm_stage.config.load import make_config
+from nemo_llm_stage.testing import SimulatedServer
+
+PIPELINES = Path(__file__).parent.parent.parent / "pipelines"
+
+
+def write_job(folder: Path, **settings: Any) -> Path:
+    job = {"input": str(folder / "in.parquet"), "output": str(folder / "out"), "output_column": "x", "model": "sim"}
+    job |= {"client": {"base_url": "http://127.0.0.1:9/v1"}, "prompt": "{{ text }}"}
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump({**job, **settings}))
+    return path
+
+
+def submit(*words: object) -> Result:
+    return CliRunner().invoke(main, ["submit", *map(str, words)])
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_job_runs_on_the_cluster_and_its_exit_code_comes_back(
+    tmp_path: Path, make_ray_cluster: Callable[..., Any]
+) -> None:
+    """0 with its output where it fits, 2 with the message where a setting does not."""
+    pd.DataFrame({"text": [f"row {i}" for i in range(20)]}).to_parquet(tmp_path / "in.parquet")
+    cluster = make_ray_cluster()
+    words = [sys.executable, "-m", "nemo_llm_stage", "submit", "job.yaml", "--address", cluster.dashboard, "--follow"]
+
+    def run(**settings: Any) -> subprocess.CompletedProcess[str]:
+        write_job(tmp_path, **settings)
+        return subprocess.run(
+            words, cwd=tmp_path, env=cluster.env, capture_output=True, text=True, timeout=180, check=False
+        )
+
+    with SimulatedServer() as server:
+        good = run(client={"base_url": server.base_url})
+        bad = run(client={"base_url": server.base_url}, input=str(tmp_path / "nowhere.parquet"))
+    assert good.returncode == 0, good.stdout + good.stderr
+    assert len(pd.read_parquet(tmp_path / "out")) == 20
+    assert bad.returncode == 2, bad.stdout + bad.stderr
+    assert "nowhere.parquet" in bad.stdout
+
+
+@pytest.mark.parametrize("place", ["input", "output"])
+def test_a_relative_path_is_refused(tmp_path: Path, place: str) -> None:
+    """On the cluster it would be in a copy that is thrown away."""
+    result = submit(
+        write_job(tmp_path, **{place: "here"}), "--address", "http://127.0.0.1:9", "--working-dir", tmp_path
+    )
+    assert result.exit_code == 2
+    assert "'here' is a relative path" in result.stderr
+
+
+def test_an_address_of_another_kind_is_refused(tmp_path: Path) -> None:
+    """With the one to write."""
+    result = submit(write_job(tmp_path), "--address", "ray://head:10001", "--working-dir", tmp_path)
+    assert result.exit_code == 2
+    assert "http://HEAD:8265" in result.stderr
+
+
+def test_a_job_file_outside_the_uploaded_folder_is_refused(tmp_path: Path) -> None:
+    """It would not be there."""
+    (tmp_path / "other").mkdir()
+    result = submit(write_job(tmp_path), "--address", "http://127.0.0.1:9", "--working-dir", tmp_path / "other")
+    assert result.exit_code == 2
+    assert "--working-dir" in result.stderr
+
+
+def test_a_secret_does_not_go_into_the_runtime_environment(tmp_path: Path) -> None:
+    """Ray shows it to everyone."""
+    words = ["--address", "http://127.0.0.1:9", "--working-dir", tmp_path, "--env", "MY_API_KEY=canary"]
+    result = submit(write_job(tmp_path), *words)
+    assert result.exit_code == 2
+    assert "MY_API_KEY" in result.stderr
+    assert "canary" not in result.output
+
+
+def test_the_manifest_holds_a_valid_job_and_runs_it() -> None:
+    """The job file is mounted where the entrypoint looks, in every pod, with the key that it names."""
+    config_map, ray_job = yaml.safe_load_all((PIPELINES / "rayjob.yaml").read_text())
+    config = make_config(yaml.safe_load(config_map["data"]["job.yaml"]))
+    spec = ray_job["spec"]
+    cluster = spec["rayClusterSpec"]
+    assert spec["entrypoint"].split()[-1] == "/job/job.yaml"
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        assert pod["volumes"][0]["configMap"]["name"] == config_map["metadata"]["name"]
+        (container,) = pod["containers"]
+        assert container["volumeMounts"] == [{"name": pod["volumes"][0]["name"], "mountPath": "/job"}]
+        assert [variable["name"] for variable in container["env"]] == [config.client.api_key_env]
+
+
+def test_the_batch_script_is_valid_bash() -> None:
+    """As far as a machine without Slurm can tell."""
+    script = str(PIPELINES / "slurm.sbatch")
+    subprocess.run(["bash", "-n", script], check=True)
+    if shutil.which("shellcheck"):
+        subprocess.run(["shellcheck", script], check=True)
