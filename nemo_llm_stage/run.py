@@ -122,6 +122,7 @@ def _run_job(
                 run = WatchedRun(job, start.shown, keeper).run()
             keeper.flush()
             result = _finish(job, before.num_rows, run, started_monotonic_s, keeper.control.failure_limit)
+            result = replace(result, endpoints=keeper.endpoints)
     finally:
         stage.close()
     start.shown.finish(summary(result))
@@ -174,6 +175,7 @@ def _retry_failed(
         with keep_run(job, before=Counters(), num_rows=failed.num_rows, command=command, takeover=False) as keeper:
             run = WatchedRetry(job, shown, keeper, failed).run() if partitions else Counters()
             result = _finish(job, job.plan.num_rows - failed.num_rows, run, started_monotonic_s, end_limit)
+            result = replace(result, endpoints=keeper.endpoints)
     finally:
         stage.close()
     result = replace(result, num_retried=failed.num_rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from nemo_llm_stage.client.endpoint_status import EndpointStatus
 from nemo_llm_stage.core import Counters
 from nemo_llm_stage.dataset.bad_input import BadInput
 
@@ -26,6 +27,7 @@ class JobResult:
         num_retried: Failed rows that `retry_failed` sent again; None after `run_job`.
         left_out: The first few of what was left out, with file, line and reason; all of it is written down in the
             job's state folder, under ``bad_input/``.
+        endpoints: What each server did in this run.
     """
 
     output: str
@@ -42,6 +44,7 @@ class JobResult:
     this_run: Counters = field(default_factory=Counters)
     price_input: float | None = None
     price_output: float | None = None
+    endpoints: tuple[EndpointStatus, ...] = ()
 
     def _repr_html_(self) -> str:
         """Return the summary, which a notebook shows for a cell that ends with this result."""

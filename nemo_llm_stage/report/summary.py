@@ -21,6 +21,7 @@ from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.verify import Verification
 from nemo_llm_stage.job.result import JobResult
 from nemo_llm_stage.report.console import shown
+from nemo_llm_stage.report.servers import servers
 from nemo_llm_stage.report.units import duration, money, percent
 from nemo_llm_stage.text import printable
 
@@ -36,6 +37,9 @@ def summary(result: JobResult) -> Group:
         parts.append(_left_out(result.left_out, result.output))
     if counters.num_failed:
         parts.append(failures(counters))
+    table = servers(result.endpoints)
+    if table is not None:
+        parts.append(table)
     return Group(*parts, _next_steps(result))
 
 

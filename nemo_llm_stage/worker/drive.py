@@ -99,6 +99,7 @@ def drive(
         if time.monotonic() >= next_tick:
             monitor(_total(supervisors, handout))
             next_tick = time.monotonic() + _tick_s(control)
+    monitor(_total(supervisors, handout))
 
 
 def _tick_s(control: Control) -> float:

@@ -129,6 +129,11 @@ class RunKeeper:
         """Rows of the run and of those before."""
         return self._facts.num_rows
 
+    @property
+    def endpoints(self) -> tuple[EndpointStatus, ...]:
+        """What each server did in this run."""
+        return self._standing.stage.endpoints
+
     def update(self, standing: Standing) -> None:
         """Take note of how the run stands. Called in the driver's thread."""
         now_s = time.monotonic()
