@@ -33,6 +33,7 @@ from nemo_llm_stage.errors import LLMStageError, RunStoppedError
 from nemo_llm_stage.stage.status import StageStatus
 from nemo_llm_stage.text import one_line
 from nemo_llm_stage.worker.control.control import RunControl
+from nemo_llm_stage.worker.control.servers import ServerNews
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class RunKeeper:
         self._holder = holder
         self._facts = facts
         self._standing = Standing(counters=facts.before)
+        self._news = ServerNews()
         self._window: deque[tuple[float, Counters]] = deque()
         self._interval_s = LOCAL_INTERVAL_S if state.is_local else STORE_INTERVAL_S
         self._look_s = LOCAL_LOOK_S if state.is_local else STORE_LOOK_S
@@ -138,6 +140,8 @@ class RunKeeper:
         """Take note of how the run stands. Called in the driver's thread."""
         now_s = time.monotonic()
         self._standing = standing
+        for text in self._news.of(standing.stage.endpoints):
+            self.control.note("server", text)
         self._window.append((now_s, standing.counters))
         while len(self._window) > 2 and now_s - self._window[0][0] > RATE_WINDOW_S:
             self._window.popleft()
