@@ -125,6 +125,7 @@ class TransientError(RequestError):
         retry_after_s: Seconds the server asked to wait; None where it did not say.
         goes_elsewhere: Whether the failure is one server's and another takes the request at once. It uses up no retry.
         server: The server that failed, where there are several; None where that is not known.
+        is_overload: Whether the server is up and has too many requests.
     """
 
     kind = "transient"
@@ -133,6 +134,7 @@ class TransientError(RequestError):
         super().__init__(message, status=status)
         self.retry_after_s = retry_after_s
         self.goes_elsewhere = False
+        self.is_overload = False
         self.server: Outages | None = None
 
 

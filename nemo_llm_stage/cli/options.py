@@ -129,12 +129,35 @@ def _type_of(setting: Setting) -> Any:
         return click.Choice(list(CLIENT_TYPES))
     if {int, float} <= {*setting.kinds}:
         return _NUMBER
+    if int in setting.kinds and (words := _words_of(setting)):
+        return _CountOrWord(words)
     for kind in setting.kinds:
         if get_origin(kind) is Literal:
             return click.Choice(get_args(kind))
         if kind in _TYPES:
             return _TYPES[kind]
     return None
+
+
+def _words_of(setting: Setting) -> tuple[str, ...]:
+    return tuple(word for kind in setting.kinds if get_origin(kind) is Literal for word in get_args(kind))
+
+
+class _CountOrWord(click.ParamType[int | str]):
+    """A whole number, or one of some words."""
+
+    name = "integer"
+
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self._words = words
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> int | str:
+        """Return the number or the word."""
+        if value in self._words:
+            return str(value)
+        if not str(value).isdecimal():
+            self.fail(f"{value!r} is neither a whole number nor {' or '.join(self._words)}", param, context)
+        return int(value)
 
 
 class _Number(click.ParamType[int | float]):

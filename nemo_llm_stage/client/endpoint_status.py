@@ -39,8 +39,10 @@ class EndpointStatus:
             requests because it is silent or fails; ``gone`` where it has left.
         since: When the state began; None where that is not known.
         limit: Most requests in flight there; None where it gets none from here.
-        mode: How the limit is set.
-        reason: Why it gets no requests, in the words of the last failure; None where it does.
+        mode: What the limit follows: ``fixed`` for a number, ``metrics`` of the server, ``throughput``, ``refusals``.
+        reason: Why it gets no requests, in the words of the last failure; else why the limit is what it is.
+        bottleneck: What holds the work back where the limit adapts: ``server``, ``kv cache``, ``rate limit``,
+            ``client cpu``, ``input`` or ``unknown``; None where the limit is fixed.
         in_flight: Requests in flight there.
         num_answered: Answers.
         num_failed: Sends that failed, of every kind.
@@ -65,6 +67,7 @@ class EndpointStatus:
     failures: Mapping[str, int] = field(default_factory=dict)
     next_try_at: float | None = None
     latencies: tuple[int, ...] = ()
+    bottleneck: str | None = None
 
     @property
     def is_down(self) -> bool:

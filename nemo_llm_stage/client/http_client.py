@@ -10,34 +10,30 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import time
 import warnings
 from collections.abc import Iterable, Mapping
-from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
+from nemo_llm_stage.client.attempt import attempt
 from nemo_llm_stage.client.credentials import Credentials, Sent, secrets_of_request
 from nemo_llm_stage.client.endpoint_status import EndpointStatus, merge_endpoints
-from nemo_llm_stage.client.endpoints.address import Endpoint
 from nemo_llm_stage.client.endpoints.member import HELD
 from nemo_llm_stage.client.endpoints.servers import Servers, pools_of
 from nemo_llm_stage.client.endpoints.share import ALONE, WorkerPlace
 from nemo_llm_stage.client.endpoints.source import BaseURL
 from nemo_llm_stage.client.endpoints.state import EndpointPolicy
-from nemo_llm_stage.client.errors.response import error_of_response
+from nemo_llm_stage.client.governor.governor import PLANNED_LIMIT
 from nemo_llm_stage.client.hiding import Secrets
 from nemo_llm_stage.client.http.http1 import HTTP1Transport
-from nemo_llm_stage.client.http.transport import Transport, TransportConfig, TransportStatistics
+from nemo_llm_stage.client.http.transport import HTTPResponse, Transport, TransportConfig, TransportStatistics
 from nemo_llm_stage.client.http_session import HTTPSession
 from nemo_llm_stage.client.limit import Limit
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
 from nemo_llm_stage.client.secret import KeySource, Value
 from nemo_llm_stage.client.server_check import ServerCheck, check_all
-from nemo_llm_stage.client.wire import StreamedAnswer, WireRequest, completion_of_answer, decode_answer, encode_request
+from nemo_llm_stage.client.wire import WireRequest, encode_request
 from nemo_llm_stage.core import Completion, Message
 from nemo_llm_stage.errors import ConfigError, RequestError, RequestTimeoutError
-
-_OK = HTTPStatus.OK.value
 
 
 class AsyncHTTPClient(AsyncLLMClient):
@@ -90,7 +86,7 @@ class AsyncHTTPClient(AsyncLLMClient):
         self,
         base_url: BaseURL,
         *,
-        max_concurrent_requests: int = 64,
+        max_concurrent_requests: int | Literal["auto"] = 64,
         max_retries: int = 3,
         base_delay: float = 1.0,
         timeout: float = 600.0,
@@ -109,7 +105,8 @@ class AsyncHTTPClient(AsyncLLMClient):
         max_response_bytes: int = 64 * 1024 * 1024,
         check_server: bool = True,
     ) -> None:
-        super().__init__(max_concurrent_requests, max_retries, base_delay)
+        planned = PLANNED_LIMIT if max_concurrent_requests == "auto" else max_concurrent_requests
+        super().__init__(planned, max_retries, base_delay)
         for name, value in (("timeout", timeout), ("connect_timeout", connect_timeout), ("read_timeout", read_timeout)):
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ConfigError(f"{name} is {value}; it must be seconds above 0.")
@@ -144,7 +141,11 @@ class AsyncHTTPClient(AsyncLLMClient):
             warnings.warn(f"The API key is sent unencrypted to {exposed[0]}; use https://.", stacklevel=2)
 
     def _make_limit(self) -> Limit:
-        return self._servers.make_pool(self.clock, self.endpoint_policy)
+        return self._servers.make_pool(self.clock, self.endpoint_policy, self._get)
+
+    async def _get(self, url: str, timeout_s: float) -> HTTPResponse:
+        session = self._opened()
+        return await session.transport.send(session.sent.add_query(url), None, timeout_s=timeout_s)
 
     async def _complete_impl(
         self,
@@ -159,8 +160,9 @@ class AsyncHTTPClient(AsyncLLMClient):
         turns = messages if isinstance(messages, list) else list(messages)
         config = session.token_limit.put_into(generation_config, model)
         secrets = secrets_of_request(sent.secrets, config.extra_kwargs)
+        request = encode_request(turns, model, config, conversation_formatter)
         try:
-            completion = await self._ask(encode_request(turns, model, config, conversation_formatter), model, secrets)
+            completion = await self._ask(request, model, secrets, generation_config)
         except RequestError as error:
             secrets.clean(error)
             if not (session.token_limit.learn(error, config, model) or session.renew(error, sent)):
@@ -174,16 +176,16 @@ class AsyncHTTPClient(AsyncLLMClient):
             generation_config=generation_config,
         )
 
-    async def _ask(self, request: WireRequest, model: str, secrets: Secrets) -> Completion:
+    async def _ask(self, request: WireRequest, model: str, secrets: Secrets, config: GenerationConfig) -> Completion:
         """Send `request` to the server that the permit is for."""
         lease = HELD.get()
         if lease is None or lease.pool.source is not self._servers.source:
             async with self.limit:
-                return await self._ask(request, model, secrets)
-        pool, endpoint = lease.pool, lease.member.endpoint
+                return await self._ask(request, model, secrets, config)
+        pool, member = lease.pool, lease.member
         lease.task = asyncio.current_task()
         try:
-            completion = await self._attempt(endpoint, request, model, secrets)
+            completion = await attempt(self._opened(), member, request, model=model, secrets=secrets, config=config)
         except RequestError as error:
             secrets.clean(error)
             pool.note_failure(lease, error)
@@ -191,7 +193,7 @@ class AsyncHTTPClient(AsyncLLMClient):
         except asyncio.CancelledError:
             if not lease.was_recalled():
                 raise
-            silent = RequestTimeoutError(f"{endpoint.base_url} answers nobody, while other servers do.")
+            silent = RequestTimeoutError(f"{member.endpoint.base_url} answers nobody, while other servers do.")
             pool.note_failure(lease, silent)
             raise silent from None
         finally:
@@ -215,21 +217,6 @@ class AsyncHTTPClient(AsyncLLMClient):
             generation_config=GenerationConfig.of(generation_config),
         )
         return list(completion.texts)
-
-    async def _attempt(self, endpoint: Endpoint, request: WireRequest, model: str, secrets: Secrets) -> Completion:
-        session = self._opened()
-        url = session.sent.add_query(endpoint.url(request.path))
-        stream = StreamedAnswer()  # used if the server answers with a stream, asked for or not
-        started_monotonic_s = time.monotonic()
-        response = await session.transport.send(
-            url, request.body, headers=request.headers, timeout_s=request.timeout_s, on_event_bytes=stream.feed
-        )
-        if response.status != _OK:
-            has_key = session.sent.has_key
-            raise error_of_response(response, endpoint.url(request.path), model, secrets, has_key=has_key)
-        answer = stream.whole() if response.was_streamed else decode_answer(response.body)
-        latency_s = time.monotonic() - started_monotonic_s
-        return completion_of_answer(answer, endpoint=endpoint.base_url, latency_s=latency_s)
 
     async def check(self, model: str) -> None:
         """
@@ -298,5 +285,6 @@ class AsyncHTTPClient(AsyncLLMClient):
         )
 
     def __repr__(self) -> str:
-        shown = (f"{name}={getattr(self, name)}" for name in ("max_concurrent_requests", "max_retries", "timeout"))
-        return f"{type(self).__name__}({self._servers.source.describe()}, {', '.join(shown)}, {self._credentials!r})"
+        limit = "auto" if self._servers.is_auto else self.max_concurrent_requests
+        settings = f"max_concurrent_requests={limit}, max_retries={self.max_retries}, timeout={self.timeout}"
+        return f"{type(self).__name__}({self._servers.source.describe()}, {settings}, {self._credentials!r})"

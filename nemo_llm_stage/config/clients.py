@@ -34,24 +34,32 @@ class ClientSettings(Settings):
 
     Attributes:
         max_concurrent_requests: Most requests in flight at each server, from all actors together. With `type: openai`,
-            in each actor.
+            in each actor. With `type: http`, ``auto`` follows what the server can take.
         max_retries: Most retries of a request after transient failures, before the row itself is put off and retried.
         base_delay: Seconds. A retry waits a random time up to this, twice as long before each further retry.
         timeout: Seconds for one attempt, from sending to the whole answer.
     """
 
     section: ClassVar[str] = "Server"
+    adapts: ClassVar[bool] = False
 
     type: str
-    max_concurrent_requests: int = Field(default=_DEFAULTS["max_concurrent_requests"], ge=1)
+    max_concurrent_requests: int | Literal["auto"] = _DEFAULTS["max_concurrent_requests"]
     max_retries: int = Field(default=_DEFAULTS["max_retries"], ge=0)
     base_delay: float = Field(default=_DEFAULTS["base_delay"], ge=0)
     timeout: float = Field(default=_DEFAULTS["timeout"], gt=0)
 
     @field_validator("max_concurrent_requests", mode="before")
     @classmethod
-    def _null_is_the_default(cls, value: Any) -> Any:
-        return cls.model_fields["max_concurrent_requests"].default if value is None else value
+    def _is_a_limit(cls, value: Any) -> Any:
+        if value is None:
+            return cls.model_fields["max_concurrent_requests"].default
+        if value == "auto" and not cls.adapts:
+            raise ValueError("auto is for `type: http`; write a number")
+        is_number = (isinstance(value, int) and not isinstance(value, bool)) or str(value).isdecimal()
+        if value != "auto" and (not is_number or int(value) < 1):
+            raise ValueError("must be a whole number from 1 on" + (", or auto" if cls.adapts else ""))
+        return value if value == "auto" else int(value)
 
     @abstractmethod
     def open(self) -> AbstractContextManager[tuple[AsyncLLMClient, str | None]]:
@@ -159,6 +167,8 @@ class HTTPClientConfig(ServerSettings):
         check_server: Whether to check before the job that the server runs, accepts the key and has the model.
     """
 
+    adapts: ClassVar[bool] = True
+
     type: Literal["http"] = "http"
     check_server: bool = _DEFAULTS["check_server"]
 
@@ -222,7 +232,7 @@ class LocalClientConfig(ClientSettings):
 
     type: Literal["local"]
     gguf: str | None = None
-    max_concurrent_requests: int = Field(default=LOCAL_MAX_CONCURRENT_REQUESTS, ge=1)
+    max_concurrent_requests: int | Literal["auto"] = LOCAL_MAX_CONCURRENT_REQUESTS
 
     @contextmanager
     def open(self) -> Iterator[tuple[AsyncLLMClient, str | None]]:

@@ -47,6 +47,12 @@ class Backlog:
         """Whether fewer rows wait than `want` said."""
         return self.num_waiting < self._num_wanted
 
+    def resize(self, max_queued: int) -> None:
+        """Change the number of queued rows beyond which no more should be read."""
+        with self.changed:
+            self._max_queued = max_queued
+            self.changed.notify_all()
+
     def want(self, num_rows: int) -> None:
         """Set the number of rows that should wait."""
         with self.changed:

@@ -71,6 +71,10 @@ class Handout:
         most = max(MIN_ROWS_AHEAD, 4 * self._max_concurrent_requests)
         return max(fewest, min(most, self._num_rows_left // (2 * self.num_workers)))
 
+    def follow(self, max_concurrent_requests: int) -> None:
+        """Take note of the requests that a worker keeps in flight now, where that adapts."""
+        self._max_concurrent_requests = max(1, max_concurrent_requests)
+
     def take(self, worker: str, *, num_waiting: int, num_open: int) -> list[Task]:
         """
         Assign more tasks to `worker` and return them.

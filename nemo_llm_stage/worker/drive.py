@@ -152,6 +152,7 @@ class _Supervisor:
         yield from (report for report in reports if isinstance(report, PartitionReport))
 
     def _take(self, handout: Handout) -> list[Task]:
+        handout.follow(self.status.stage.max_in_flight)
         return handout.take(self._name, num_waiting=self.status.num_waiting, num_open=self.status.num_open)
 
     def _handle_loss(self, handout: Handout, error: WorkerLostError) -> None:

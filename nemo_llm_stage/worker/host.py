@@ -116,13 +116,15 @@ class WorkerHost:
         with self._changed:
             self._changed.wait_for(self._has_news, timeout_s)
             reports, self._reports = self._reports, []
+        stage = worker.spec.stage.status()
+        worker.fit_to(stage.max_in_flight)
         return WorkerStatus(
             reports=tuple(reports),
             num_waiting=worker.backlog.num_waiting,
             num_open=self._num_open,
             open=worker.open_counters,
             spending=worker.spending,
-            stage=worker.spec.stage.status(),
+            stage=stage,
             rows=worker.samples.take(),
         )
 

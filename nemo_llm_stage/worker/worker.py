@@ -60,7 +60,8 @@ class PartitionWorker:
     def __init__(self, spec: WorkerSpec) -> None:
         self.spec = spec
         spec.stage.take_place(spec.place)
-        self.backlog = Backlog(max(MAX_QUEUED_ROWS, 4 * spec.max_concurrent_requests))
+        self._max_in_flight = spec.max_concurrent_requests
+        self.backlog = Backlog(_max_queued(spec.max_concurrent_requests))
         self._output = OutputFolder(spec.output_url, spec.settings.output_format, spec.layout)
         self._source = RowSource(spec, self._output)
         self._schema = self._source.output_schema
@@ -120,6 +121,12 @@ class PartitionWorker:
         finally:
             self._open.pop(task.partition, None)
             self.backlog.finish_reading(task.partition)
+
+    def fit_to(self, max_in_flight: int) -> None:
+        """Read as far ahead as so many requests in flight need."""
+        if self._max_in_flight != max_in_flight:
+            self._max_in_flight = max_in_flight
+            self.backlog.resize(_max_queued(max_in_flight))
 
     def stop(self) -> None:
         """Abandon all tasks: each `run_task`, now and later, raises `CancelledError`. Journaled answers stay."""
@@ -267,3 +274,7 @@ def _then(chunks: Iterable[Chunk], at_end: Callable[[], None]) -> Iterator[Chunk
     """Yield `chunks`, and call `at_end` after the last."""
     yield from chunks
     at_end()
+
+
+def _max_queued(max_in_flight: int) -> int:
+    return max(MAX_QUEUED_ROWS, 4 * max_in_flight)

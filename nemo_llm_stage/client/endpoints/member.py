@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from nemo_llm_stage.client.endpoint_status import EndpointMeter, EndpointStatus, percentile_s
 from nemo_llm_stage.client.endpoints.address import Endpoint
 from nemo_llm_stage.client.endpoints.state import Breaker, EndpointPolicy
+from nemo_llm_stage.client.governor.governed import Governed
 from nemo_llm_stage.client.limit import Limit
 
 if TYPE_CHECKING:
@@ -37,11 +38,11 @@ class Member:
         leases: The requests in flight there, oldest first.
         meter: Counts what came of them.
         answered_at_s: Monotonic time of the last answer; that of joining before the first.
-        mode: How the limit is set, for people.
+        governed: Moves the limit; None where it is fixed.
         seed: Of its hashes.
     """
 
-    __slots__ = ("answered_at_s", "breaker", "endpoint", "is_own", "leases", "limit", "meter", "mode", "seed")
+    __slots__ = ("answered_at_s", "breaker", "endpoint", "governed", "is_own", "leases", "limit", "meter", "seed")
 
     def __init__(self, endpoint: Endpoint, limit: Limit, breaker: Breaker) -> None:
         self.endpoint = endpoint
@@ -51,13 +52,15 @@ class Member:
         self.leases: dict[Lease, None] = {}
         self.meter = EndpointMeter(endpoint.base_url)
         self.answered_at_s = breaker.since_s
-        self.mode = "fixed"
+        self.governed: Governed | None = None
         self.seed = zlib.crc32(endpoint.base_url.encode())
 
     @property
     def has_room(self) -> bool:
         """Whether it may get another request."""
-        return self.limit.in_flight < self.limit.max_concurrent_requests
+        if self.limit.in_flight >= self.limit.max_concurrent_requests:
+            return False
+        return self.governed is None or self.governed.is_open
 
     @property
     def load(self) -> float:
@@ -90,13 +93,15 @@ class Member:
     def status(self, now_s: float) -> EndpointStatus:
         """Return how it stands at the monotonic time `now_s`."""
         breaker, now = self.breaker, time.time()
+        governed = None if self.governed is None else self.governed.status
         return replace(
             self.meter.status(),
             state=breaker.state,
             since=now - (now_s - breaker.since_s),
             limit=self.limit.max_concurrent_requests if self.is_own and breaker.state != "gone" else None,
-            mode=self.mode,
-            reason=breaker.reason,
+            mode="fixed" if governed is None else governed.mode,
+            reason=breaker.reason or (None if governed is None else governed.reason),
+            bottleneck=None if governed is None else governed.bottleneck,
             in_flight=self.limit.in_flight,
             next_try_at=now + breaker.next_try_s - now_s if breaker.state in {"suspect", "resting"} else None,
         )

@@ -20,6 +20,7 @@ from nemo_llm_stage.client.endpoints.share import ALONE, Share, WorkerPlace, sha
 from nemo_llm_stage.client.endpoints.source import Source
 from nemo_llm_stage.client.endpoints.state import Breaker, EndpointPolicy
 from nemo_llm_stage.client.endpoints.trail import NOWHERE, TRAIL, is_blameless, is_fault
+from nemo_llm_stage.client.governor.governed import Governed
 from nemo_llm_stage.client.limit import Limit
 from nemo_llm_stage.errors import RequestError, TransientError
 
@@ -38,10 +39,12 @@ class EndpointPool(Limit):
         clock: Time.
         policy: When a server rests.
         worker: Which of several workers this is.
+        govern: Returns what moves the limit of the server at a base URL; None where the limits are fixed.
 
     Attributes:
         source: Likewise.
         members: The servers to ask, in order.
+        on_close: Called by `close`; None for nothing.
         on_tick: Called about every `policy.tick_s` while requests are in flight or wait; None for nothing.
     """
 
@@ -54,8 +57,10 @@ class EndpointPool(Limit):
         policy: EndpointPolicy,
         *,
         worker: WorkerPlace = ALONE,
+        govern: Callable[[str, Limit], Governed] | None = None,
     ) -> None:
         super().__init__(max_per_endpoint)
+        self._govern = govern
         self._max_per_endpoint = max_per_endpoint
         self._now_s = clock.monotonic
         self._policy = policy
@@ -71,6 +76,7 @@ class EndpointPool(Limit):
         self._sick: list[Member] = []
         self.members: tuple[Member, ...] = ()
         self.on_tick: Callable[[], None] | None = None
+        self.on_close: Callable[[], None] | None = None
         self.update(endpoints)
 
     @property
@@ -97,15 +103,20 @@ class EndpointPool(Limit):
             share = shares.get(member.endpoint.base_url)
             member.is_own = share is not None
             limit = (share or Share(0, self._worker.count)).of(self._max_per_endpoint * counts[member.endpoint])
-            if member.limit.max_concurrent_requests != limit:
+            if member.governed is None:
                 member.limit.max_concurrent_requests = limit
+            if self._govern is not None and member.governed is None:
+                member.governed = self._govern(member.endpoint.base_url, member.limit)
         self._refresh()
 
     def resize(self, max_concurrent_requests: int) -> None:
-        """Change the limit of each server."""
+        """Change the limit of each server, and fix it where it adapts."""
         if max_concurrent_requests < 1:
             raise ValueError(f"max_concurrent_requests is {max_concurrent_requests}; it must be at least 1.")
         self._max_per_endpoint = max_concurrent_requests
+        for member in self.members:
+            if member.governed is not None:
+                member.governed.pin(max_concurrent_requests)
         self.update([member.endpoint for member in self.members])
 
     async def __aenter__(self) -> None:
@@ -195,6 +206,8 @@ class EndpointPool(Limit):
 
     def close(self) -> None:
         """Stop looking after the servers until the next request, if this pool is of the running event loop."""
+        if self.on_close is not None:
+            self.on_close()
         if self._timer is not None and self._loop is asyncio.get_running_loop():
             self._timer.cancel()
             self._timer = None

@@ -61,7 +61,7 @@ def is_fault(error: TransientError) -> bool:
     """Whether a failure may be the server's: no connection, or a lost one, no answer in time, only a gateway's."""
     if isinstance(error, ConnectionFailedError | ConnectionDroppedError | RequestTimeoutError):
         return True
-    return error.status in _OUTAGE_STATUSES
+    return error.status in _OUTAGE_STATUSES and not error.is_overload
 
 
 def is_blameless(error: TransientError, lease: Lease) -> bool:

@@ -62,12 +62,17 @@ class ByQueue:
         self._queues.append(load.waiting)
         target = max(MIN_QUEUE, QUEUE_SHARE * load.running)
         standing = min(self._queues) if len(self._queues) == NUM_READINGS else 0.0
-        if self._is_preempting(load):
+        is_preempting = self._is_preempting(load)
+        if signals.in_flight > limit + target:
+            self._queues.clear()
+            return Move(limit, f"waits until no more than {limit:.0f} are in flight", "server")
+        if is_preempting:
             return self._give_way(limit, load)
         if standing > 2 * target:
             self._end_start()
             self._queues.clear()
-            smaller = limit - min(standing - target, 0.3 * limit)
+            own_share = min(1.0, signals.in_flight / max(1.0, load.running + load.waiting))
+            smaller = limit - min(own_share * (standing - target), 0.3 * limit)
             return Move(max(1.0, smaller), f"{standing:.0f} wait at the server, {target:.0f} are enough", "server")
         if standing >= target:
             self.has_doubled_enough = True

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
 
 from nemo_llm_stage.client.generation import GenerationConfig
-from nemo_llm_stage.core import Message
 
 MAX_CONFIGS = 64
 """Columns that are told apart: each has a GenerationConfig of its own."""
 
 CHARS_PER_TOKEN = 4.0
-IMAGE_CHARS = 4000
+MAX_FIRST_INPUT_TOKENS = 8192.0
+"""Most that is expected of a prompt before the first answer: an image in it is long as text."""
+
 FIRST_OUTPUT_TOKENS = 256
 """What is expected of answers before the first one, or ``max_tokens`` where that is less."""
 
@@ -44,48 +44,44 @@ class ExpectedTokens:
     """
 
     def __init__(self) -> None:
-        self._outputs: OrderedDict[int, tuple[GenerationConfig, RunningMean]] = OrderedDict()
-        self._chars_per_token = RunningMean()
+        self._learned: OrderedDict[int, _Learned] = OrderedDict()
 
     def of(self, num_chars: int, config: GenerationConfig, hit_rate: float = 0.0) -> float:
         """
         Return the tokens that a request is expected to hold on average.
 
         Args:
-            num_chars: Of its prompt; see `num_chars_of`.
+            num_chars: Of its prompt, or of the whole request: only the same is to be told to `learn`.
             config: Its parameters; the rows of a column share one.
             hit_rate: Share of prompt tokens that come from the prefix cache.
         """
-        known = self._outputs.get(id(config))
-        output = None if known is None else known[1].value
-        if output is None:
+        learned = self._learned.get(id(config))
+        if learned is None or learned.output_tokens.value is None:
             output = min(float(config.max_tokens or FIRST_OUTPUT_TOKENS), FIRST_OUTPUT_TOKENS) * (config.n or 1)
-        return num_chars / (self._chars_per_token.value or CHARS_PER_TOKEN) * (1 - hit_rate) + 0.5 * output
+            prompt = min(MAX_FIRST_INPUT_TOKENS, num_chars / CHARS_PER_TOKEN)
+        else:
+            output = learned.output_tokens.value
+            prompt = num_chars / (learned.chars_per_token.value or CHARS_PER_TOKEN)
+        return prompt * (1 - hit_rate) + 0.5 * output
 
     def learn(self, num_chars: int, config: GenerationConfig, input_tokens: int | None, output_tokens: int) -> None:
         """Take an answer's true numbers."""
-        known = self._outputs.get(id(config))
-        if known is None:
-            known = self._outputs[id(config)] = (config, RunningMean())
-            if len(self._outputs) > MAX_CONFIGS:
-                self._outputs.popitem(last=False)
-        known[1].add(output_tokens)
+        learned = self._learned.get(id(config))
+        if learned is None:
+            learned = self._learned[id(config)] = _Learned(config)
+            if len(self._learned) > MAX_CONFIGS:
+                self._learned.popitem(last=False)
+        learned.output_tokens.add(output_tokens)
         if input_tokens:
-            self._chars_per_token.add(max(0.1, num_chars / input_tokens))
+            learned.chars_per_token.add(max(0.1, num_chars / input_tokens))
 
 
-def num_chars_of(messages: Iterable[Message]) -> int:
-    """Return the characters of a conversation; an image counts as `IMAGE_CHARS`."""
-    num_chars = 0
-    for message in messages:
-        content = message.get("content") if isinstance(message, dict) else None
-        if isinstance(content, str):
-            num_chars += len(content)
-        elif isinstance(content, list):
-            num_chars += sum(map(_chars_of_part, content))
-    return num_chars
+class _Learned:
+    """What is known of one column. Holds its config, so that the config's id stays its own."""
 
+    __slots__ = ("chars_per_token", "config", "output_tokens")
 
-def _chars_of_part(part: object) -> int:
-    text = part.get("text") if isinstance(part, dict) else None
-    return len(text) if isinstance(text, str) else IMAGE_CHARS
+    def __init__(self, config: GenerationConfig) -> None:
+        self.config = config
+        self.output_tokens = RunningMean()
+        self.chars_per_token = RunningMean()

@@ -19,13 +19,16 @@ from nemo_llm_stage.client.governor.signals import BUSY_SHARE, SATURATED_SHARE, 
 logger = logging.getLogger(__name__)
 
 START_LIMIT = 32
+PLANNED_LIMIT = 64
+"""What is planned with before the first answer: how many rows to read ahead, how many workers to start."""
+
 MAX_LIMIT = 4096
 """More connections than this are a matter of several clients."""
 
 TICK_S = 1.0
 """Seconds between two ticks."""
 
-STALE_S = 3 * TICK_S
+STALE_S = 5 * TICK_S
 """A reading of the metrics counts for so long."""
 
 CUT = 0.8
@@ -88,6 +91,7 @@ class Governor:
         self._cut_at_s = self._grown_at_s = self._calm_at_s = -math.inf
         self._kv_slack = KV_SLACK
         self._max_tokens: float | None = None
+        self._is_pinned = False
         self._status = LimitStatus(self.limit, "throughput", "the start", "unknown")
 
     @property
@@ -133,6 +137,8 @@ class Governor:
         Returns:
             Whether the limit was lowered.
         """
+        if self._is_pinned:
+            return False
         self._calm_at_s = max(self._calm_at_s, now_s + max(COOLDOWN_S, retry_after_s or 0.0))
         if sent_at_s < self._cut_at_s:
             return False
@@ -143,8 +149,15 @@ class Governor:
         self._set(limit, "refusals", "the server refused a request because it has too many", "rate limit")
         return True
 
+    def pin(self, limit: int) -> None:
+        """Fix the limit."""
+        self._is_pinned, self._max_tokens = True, None
+        self._set(limit, "fixed", "a number was set", "unknown")
+
     def tick(self, signals: Signals) -> None:
-        """Move the limit, if the signals say so. Called about once a second."""
+        """Move the limit, if the signals say so and it is not pinned. Called about once a second."""
+        if self._is_pinned:
+            return
         if signals.load is not None:
             self._load, self._load_at_s = signals.load, signals.now_s
             self._trust.note(signals.load, signals.in_flight)
@@ -187,14 +200,14 @@ class Governor:
             return
         if is_full and self._status.bottleneck == "kv cache" and load.kv_usage is not None:
             self._kv_slack = max(0.5, 0.98 * self._kv_slack)
-        elif load.kv_usage is not None and load.kv_usage < CUT and load.waiting < 1:  # the expectation was too high
+        elif signals.is_token_bound and (load.kv_usage or 1.0) < CUT and load.waiting < 1:  # less is held than expected
             self._kv_slack = min(4.0, 1.05 * self._kv_slack)
         seen = max(1.0, signals.in_flight, load.running + load.waiting)
         if load.kv_tokens is not None:
             self._max_tokens = self._kv_slack * load.kv_tokens * signals.in_flight / seen if signals.in_flight else None
         elif is_full:
             self._max_tokens = max(1.0, 0.98 * signals.tokens_in_flight)
-        elif self._max_tokens is not None and load.waiting < 1:
+        elif self._max_tokens is not None and signals.is_token_bound and load.waiting < 1:
             self._max_tokens *= 1.02
 
     def _set(self, limit: float, mode: Mode, reason: str, bottleneck: Bottleneck) -> None:

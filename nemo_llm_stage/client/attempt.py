@@ -1,0 +1,93 @@
+"""
+One attempt at one server: a request's bytes out, a Completion or one of our errors back.
+
+Where the server's limit is governed, its governor is told what went out and what came of it. Knows nothing of retries.
+"""
+
+from __future__ import annotations
+
+import time
+from http import HTTPStatus
+
+from nemo_llm_stage.client.endpoints.member import Member
+from nemo_llm_stage.client.errors.response import error_of_response
+from nemo_llm_stage.client.generation import GenerationConfig
+from nemo_llm_stage.client.governor.governed import Governed
+from nemo_llm_stage.client.hiding import Secrets
+from nemo_llm_stage.client.http.transport import HTTPResponse
+from nemo_llm_stage.client.http_session import HTTPSession
+from nemo_llm_stage.client.wire import StreamedAnswer, WireRequest, completion_of_answer, decode_answer
+from nemo_llm_stage.core import Completion
+from nemo_llm_stage.errors import RequestError, TransientError
+
+_OK = HTTPStatus.OK.value
+
+
+async def attempt(
+    session: HTTPSession,
+    member: Member,
+    request: WireRequest,
+    *,
+    model: str,
+    secrets: Secrets,
+    config: GenerationConfig,
+) -> Completion:
+    """
+    Return the server's answer.
+
+    Args:
+        session: The client's connections, and what is sent with each request.
+        member: The server.
+        request: What is sent.
+        model: The model's name, for messages.
+        secrets: Kept out of messages.
+        config: The parameters that the rows of a column share.
+
+    Raises:
+        RequestError: There is none.
+    """
+    governed = member.governed
+    if governed is None:
+        return await _exchange(session, member, request, model, secrets, None)
+    with governed.sending(len(request.body), config) as sending:
+        try:
+            completion = await _exchange(session, member, request, model, secrets, governed)
+        except TransientError as error:
+            error.is_overload = await _is_overload(error, governed)
+            if error.is_overload:
+                governed.note_refusal(sending.sent_at_s, error.retry_after_s)
+            raise
+    governed.note_answer(sending, completion.usage)
+    return completion
+
+
+async def _exchange(
+    session: HTTPSession,
+    member: Member,
+    request: WireRequest,
+    model: str,
+    secrets: Secrets,
+    governed: Governed | None,
+) -> Completion:
+    endpoint = member.endpoint
+    url = session.sent.add_query(endpoint.url(request.path))
+    stream = StreamedAnswer()  # used if the server answers with a stream, asked for or not
+    started_monotonic_s = time.monotonic()
+    response: HTTPResponse = await session.transport.send(
+        url, request.body, headers=request.headers, timeout_s=request.timeout_s, on_event_bytes=stream.feed
+    )
+    if governed is not None:
+        governed.note_headers(response.headers)
+    if response.status != _OK:
+        has_key = session.sent.has_key
+        raise error_of_response(response, endpoint.url(request.path), model, secrets, has_key=has_key)
+    answer = stream.whole() if response.was_streamed else decode_answer(response.body)
+    latency_s = time.monotonic() - started_monotonic_s
+    return completion_of_answer(answer, endpoint=endpoint.base_url, latency_s=latency_s)
+
+
+async def _is_overload(error: RequestError, governed: Governed) -> bool:
+    """Whether a server that is up refused a request because it has too many: 429, or 503 where its health is good."""
+    if error.status == HTTPStatus.TOO_MANY_REQUESTS:
+        return True
+    return error.status == HTTPStatus.SERVICE_UNAVAILABLE and await governed.is_healthy()

@@ -1,0 +1,225 @@
+"""
+One server's governor at work: what is sent there is counted and paced, what comes back moves the limit.
+
+Lives on one event loop. Knows limits and outcomes; knows nothing of connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Self
+
+from nemo_llm_stage.client.clock import Clock
+from nemo_llm_stage.client.generation import GenerationConfig
+from nemo_llm_stage.client.governor.expected import ExpectedTokens, RunningMean
+from nemo_llm_stage.client.governor.governor import Governor, GovernorSettings
+from nemo_llm_stage.client.governor.metrics import ServerLoad
+from nemo_llm_stage.client.governor.pace import Pace
+from nemo_llm_stage.client.governor.rate_headers import parse_rate_windows
+from nemo_llm_stage.client.governor.signals import LimitStatus, Signals
+from nemo_llm_stage.client.limit import Limit
+from nemo_llm_stage.core import Usage
+
+logger = logging.getLogger(__name__)
+
+PROMPT_WORK = 0.2
+"""Work of a prompt token, in tokens of the answer: many of them are computed at once."""
+
+LOGGED_AFTER_S = 60.0
+"""The log gets at most one line of the level info in so long."""
+
+
+class Governed:
+    """
+    A limit that follows its server.
+
+    Args:
+        name: The server's base URL.
+        limit: Moved by `tick` and by refusals.
+        clock: Time and sleep.
+        on_use: Called before each request.
+
+    Attributes:
+        url: The server's base URL.
+        is_healthy: Asks whether the server says that it is up.
+        governor: Finds the limit.
+        tokens_in_flight: Expected tokens of the requests in flight.
+    """
+
+    def __init__(self, name: str, limit: Limit, clock: Clock, on_use: Callable[[], None]) -> None:
+        self.url = name
+        self.is_healthy: Callable[[], Awaitable[bool]] = _is_unknown
+        self.governor = Governor(name, GovernorSettings(start=limit.max_concurrent_requests))
+        self.tokens_in_flight = 0.0
+        self._limit = limit
+        self._clock = clock
+        self._on_use = on_use
+        self._pace = Pace()
+        self._expected = ExpectedTokens()
+        self._mean_cost = RunningMean()
+        self._num_counted = self._peak = 0
+        self._is_token_bound = False
+        self._load: ServerLoad | None = None
+        self._waker: asyncio.Task[None] | None = None
+        self._logged_at_s = float("-inf")
+        self._logged_limit = self.governor.limit
+
+    @property
+    def status(self) -> LimitStatus:
+        """How the limit stands, and why."""
+        return self.governor.status
+
+    @property
+    def in_flight(self) -> int:
+        """Requests in flight."""
+        return self._limit.in_flight
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the pace and the tokens in flight allow another request; where the pace does not, it will wake."""
+        most = self.governor.max_tokens
+        if most is not None and self._limit.in_flight:
+            uncounted = self._limit.in_flight - self._num_counted  # permits that were given a moment ago
+            if self.tokens_in_flight + uncounted * (self._mean_cost.value or 0.0) >= most:
+                self._is_token_bound = True
+                return False
+        wait_s = self._pace.wait_s(self._clock.monotonic())
+        if wait_s <= 0:
+            return True
+        if self._waker is None:
+            self._waker = asyncio.get_running_loop().create_task(self._wake_after(wait_s))
+        return False
+
+    def sending(self, num_bytes: int, config: GenerationConfig) -> Sending:
+        """Return what to enter while a request is in flight."""
+        return Sending(self, num_bytes, config)
+
+    def note_load(self, load: ServerLoad) -> None:
+        """Take a reading of the server's metrics, for the next `tick`."""
+        self._load = load
+
+    def tick(self, num_waiting: int, client_busy: float) -> None:
+        """
+        Move the limit. Called about once a second.
+
+        Args:
+            num_waiting: Requests that wait for a permit.
+            client_busy: Share of a core that this thread used since the last tick.
+        """
+        load, self._load = self._load, None
+        now_s = self._clock.monotonic()
+        signals = Signals(
+            now_s,
+            self.in_flight,
+            max(self._peak, self.in_flight),
+            self.tokens_in_flight,
+            num_waiting,
+            self._is_token_bound,
+            load,
+            client_busy,
+        )
+        self._peak, self._is_token_bound = self.in_flight, False
+        self.governor.tick(signals)
+        self._follow(now_s)
+
+    def pin(self, limit: int) -> None:
+        """Fix the limit."""
+        self.governor.pin(limit)
+        self._follow(self._clock.monotonic())
+
+    def close(self) -> None:
+        """Let go of what waits on the event loop."""
+        if self._waker is not None:
+            self._waker.cancel()
+            self._waker = None
+
+    def begin(self, num_bytes: int, config: GenerationConfig, now_s: float) -> float:
+        """Take note of a request that is sent; return the tokens that it is expected to hold."""
+        self._on_use()
+        cost = self._expected.of(num_bytes, config, self.governor.hit_rate)
+        self._mean_cost.add(cost)
+        self.tokens_in_flight += cost
+        self._num_counted += 1
+        self._peak = max(self._peak, self.in_flight)
+        self._pace.note_sent(now_s, cost)
+        return cost
+
+    def end(self, cost: float) -> None:
+        """Take note that a request is not in flight any more."""
+        self._num_counted -= 1
+        self.tokens_in_flight = self.tokens_in_flight - cost if self._num_counted else 0.0
+
+    def note_answer(self, sending: Sending, usage: Usage | None) -> None:
+        """Take note of an answer's numbers."""
+        tokens = 1.0
+        if usage is not None and usage.output_tokens is not None:
+            tokens = usage.output_tokens + PROMPT_WORK * (usage.input_tokens or 0)
+            self._expected.learn(sending.num_bytes, sending.config, usage.input_tokens, usage.output_tokens)
+        self.governor.note_answer(self._clock.monotonic() - sending.sent_at_s, tokens)
+
+    def note_headers(self, headers: Mapping[bytes, bytes]) -> None:
+        """Take note of what a response says of rate limits."""
+        windows = parse_rate_windows(headers, time.time())
+        if windows != (None, None):
+            self._pace.note_windows(windows, self.in_flight, self._clock.monotonic())
+
+    def note_refusal(self, sent_at_s: float, retry_after_s: float | None) -> None:
+        """Take note that the server has too many requests."""
+        now_s = self._clock.monotonic()
+        self._pace.note_refusal(sent_at_s, now_s, retry_after_s)
+        if self.governor.note_refusal(sent_at_s, now_s, max(0, self.in_flight - 1), retry_after_s):
+            self._follow(now_s)
+
+    def _follow(self, now_s: float) -> None:
+        limit = self.governor.limit
+        if limit != self._limit.max_concurrent_requests:
+            self._limit.resize(limit)
+        is_news = not 0.5 < limit / self._logged_limit < 2
+        if is_news and now_s - self._logged_at_s >= LOGGED_AFTER_S:
+            self._logged_at_s, self._logged_limit = now_s, limit
+            logger.info("%s: %d requests in flight at most: %s", self.url, limit, self.status.reason)
+
+    async def _wake_after(self, seconds: float) -> None:
+        await self._clock.sleep(seconds)
+        self._waker = None
+        self._limit.wake()
+
+
+async def _is_unknown() -> bool:
+    return False
+
+
+class Sending:
+    """
+    A request in flight at a governed server.
+
+    Attributes:
+        num_bytes: Its length.
+        config: Its parameters.
+        sent_at_s: Seconds of the client's clock.
+    """
+
+    __slots__ = ("_cost", "_governed", "config", "num_bytes", "sent_at_s")
+
+    def __init__(self, governed: Governed, num_bytes: int, config: GenerationConfig) -> None:
+        self._governed = governed
+        self._cost = 0.0
+        self.num_bytes = num_bytes
+        self.config = config
+        self.sent_at_s = 0.0
+
+    def __enter__(self) -> Self:
+        """It is sent."""
+        self.sent_at_s = self._governed._clock.monotonic()  # noqa: SLF001 - one thing in two classes
+        self._cost = self._governed.begin(self.num_bytes, self.config, self.sent_at_s)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """It has ended."""
+        self._governed.end(self._cost)
