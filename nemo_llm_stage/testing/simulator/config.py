@@ -50,6 +50,10 @@ class ServerConfig:
         speedup: batching: simulated seconds per real second.
         keep_alive_s: Close a connection that was idle so long; None never does.
         startup_delay_s: Answer 503 for so long after the start.
+        requests_per_minute: Most requests that are taken; more are refused with 429 and Retry-After. They come back
+            evenly, and as many as come back in a second may be sent at once. None: no limit.
+        rate_limit_headers: Tell with each answer what is left of `requests_per_minute` (``x-ratelimit-…-requests``).
+        has_metrics: Whether there is ``/metrics``.
         max_recorded: Requests kept for inspection, the latest ones; 0 keeps none.
         seed: Changes every random choice: times, lengths, faults.
     """
@@ -75,6 +79,9 @@ class ServerConfig:
     speedup: float = 1.0
     keep_alive_s: float | None = None
     startup_delay_s: float = 0.0
+    requests_per_minute: float | None = None
+    rate_limit_headers: bool = False
+    has_metrics: bool = True
     max_recorded: int = 10_000
     seed: int = 0
 
@@ -84,6 +91,8 @@ class ServerConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if self.scheduler not in ("slots", "batching"):
             raise ConfigError(f"scheduler is {self.scheduler!r}; it must be 'slots' or 'batching'.")
+        if self.requests_per_minute is not None and self.requests_per_minute <= 0:
+            raise ConfigError(f"requests_per_minute is {self.requests_per_minute}; it must be above 0.")
         if self.speedup <= 0:
             raise ConfigError(f"speedup is {self.speedup}; it must be above 0.")
         if self.scheduler == "batching" and self.num_kv_blocks * BLOCK_TOKENS < self.max_model_len:

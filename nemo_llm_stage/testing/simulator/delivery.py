@@ -29,7 +29,7 @@ def open_stream(exchange: Exchange, events: list[bytes]) -> None:
 def deliver_body(exchange: Exchange, body: bytes, fault: Fault | None) -> None:
     """Send an answer that comes in one piece."""
     kind = None if fault is None else fault.kind
-    head = head_of(_OK, "application/json", len(body), "")
+    head = head_of(_OK, "application/json", len(body), exchange.rate_headers)
     if kind == "half_body":
         exchange.send(head + body[: len(body) // 2])
         exchange.hang_up()

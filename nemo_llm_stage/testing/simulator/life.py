@@ -96,6 +96,7 @@ class RequestLife:
         exchange.on_end = self._ended
         try:
             service.check_access(exchange)
+            service.check_rate(exchange, now_s)
             self.record.body = body = _parse(exchange.body)
             self.request = check_request(body, is_chat=exchange.path == _CHAT, config=service.config)
             self._meet_fault(attempt)

@@ -39,10 +39,11 @@ class Exchange:
         path: Without the query.
         head: Request line and headers as they came.
         body: The whole body.
+        rate_headers: Header lines of a whole answer, each with its CRLF.
         on_end: Called once: with True when the answer is out, with False if the client left before.
     """
 
-    __slots__ = ("body", "connection", "head", "method", "on_end", "path")
+    __slots__ = ("body", "connection", "head", "method", "on_end", "path", "rate_headers")
 
     def __init__(self, connection: Connection, method: str, path: str, head: bytes, body: bytes) -> None:
         self.connection = connection
@@ -50,6 +51,7 @@ class Exchange:
         self.path = path
         self.head = head
         self.body = body
+        self.rate_headers = ""
         self.on_end: Callable[[bool], None] | None = None
 
     @property

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from nemo_llm_stage.testing.simulator.answers import num_tokens_of, tokens_of
+from nemo_llm_stage.testing.simulator.config import BLOCK_TOKENS, ServerConfig
 from nemo_llm_stage.testing.simulator.stats import ServerStats
 
 DONE = b"data: [DONE]\n\n"
@@ -224,7 +225,7 @@ def models_body(models: tuple[str, ...], max_model_len: int, created: int) -> by
     return orjson.dumps({"object": "list", "data": cards})
 
 
-def metrics_body(stats: ServerStats, model: str) -> bytes:
+def metrics_body(stats: ServerStats, config: ServerConfig) -> bytes:
     """Return the body of /metrics: vLLM's names in Prometheus text format."""
     rows = [
         ("num_requests_running", "gauge", stats.running),
@@ -236,7 +237,11 @@ def metrics_body(stats: ServerStats, model: str) -> bytes:
         ("prompt_tokens_total", "counter", stats.prompt_tokens),
         ("generation_tokens_total", "counter", stats.output_tokens + stats.wasted_tokens),
     ]
+    model = config.models[0]
     lines = []
+    if config.scheduler == "batching":
+        size = f'block_size="{BLOCK_TOKENS}",num_gpu_blocks="{config.num_kv_blocks}"'
+        lines.append(f'vllm:cache_config_info{{{size},engine="0",model_name="{model}"}} 1.0')
     for name, kind, value in rows:
         lines.append(f"# HELP vllm:{name} Simulated.\n# TYPE vllm:{name} {kind}")
         lines.append(f'vllm:{name}{{engine="0",model_name="{model}"}} {float(value)}')

@@ -19,11 +19,13 @@ from nemo_llm_stage.testing.simulator.faults import Fault
 from nemo_llm_stage.testing.simulator.generation import Answerer
 from nemo_llm_stage.testing.simulator.life import RecordedRequest, RequestLife
 from nemo_llm_stage.testing.simulator.protocol import Connection, Exchange
+from nemo_llm_stage.testing.simulator.rate_limit import RateLimit
 from nemo_llm_stage.testing.simulator.replies import Refusal, metrics_body, models_body, wrong_key_body
 from nemo_llm_stage.testing.simulator.slots import Engine, SlotEngine
 from nemo_llm_stage.testing.simulator.stats import ServerStats, StatsRecorder
 
 _OK, _BAD_REQUEST, _UNAUTHORIZED, _NOT_FOUND, _NOT_ALLOWED, _UNAVAILABLE = 200, 400, 401, 404, 405, 503
+_TOO_MANY = 429
 _GENERATE = frozenset({"/v1/chat/completions", "/v1/completions"})
 _CONTROLS = frozenset({"/stats", "/reset", "/faults"})  # always answered, also while the server starts
 
@@ -54,6 +56,8 @@ class Service:
         self.connections: set[Connection] = set()
         self.recorder = StatsRecorder(config.max_num_seqs)
         self.engine: Engine = _make_engine(config, self.recorder)
+        rate = config.requests_per_minute
+        self._rate_limit = None if rate is None else RateLimit(rate, config.speedup)
         self._ready_at_s = time.monotonic() + config.startup_delay_s
         self._created = int(time.time())
         self._number = 0
@@ -100,7 +104,7 @@ class Service:
         routes: dict[str, dict[str, Callable[[Exchange], bytes]]] = {
             "/v1/models": {"GET": self._models},
             "/health": {"GET": lambda _: b""},
-            "/metrics": {"GET": lambda _: metrics_body(self.stats(), self.config.models[0])},
+            "/metrics": {"GET": self._metrics},
             "/stats": {"GET": lambda _: orjson.dumps(self.stats(), option=orjson.OPT_NON_STR_KEYS)},
             "/reset": {"POST": self._reset},
             "/faults": {"POST": self._post_faults, "GET": lambda _: orjson.dumps(self.faults)},
@@ -114,8 +118,29 @@ class Service:
         content_type = "text/plain; version=0.0.4; charset=utf-8" if exchange.path == "/metrics" else "application/json"
         return _OK, methods[exchange.method](exchange), content_type
 
+    def check_rate(self, exchange: Exchange, now_s: float) -> None:
+        """
+        Let a generation request pass.
+
+        Raises:
+            Refusal: There are too many a minute.
+        """
+        limit = self._rate_limit
+        if limit is None:
+            return
+        if not limit.takes(now_s):
+            headers = f"retry-after: {limit.retry_after_s}\r\n"
+            raise Refusal(_TOO_MANY, "Rate limit exceeded: too many requests per minute.", headers=headers)
+        if self.config.rate_limit_headers:
+            exchange.rate_headers = limit.headers()
+
     def _models(self, _: Exchange) -> bytes:
         return models_body(self.config.models, self.config.max_model_len, self._created)
+
+    def _metrics(self, _: Exchange) -> bytes:
+        if not self.config.has_metrics:
+            raise Refusal(_NOT_FOUND, "Not Found")
+        return metrics_body(self.stats(), self.config)
 
     def _reset(self, _: Exchange) -> bytes:
         self.reset()

@@ -1,0 +1,187 @@
+"""A client with ``max_concurrent_requests="auto"`` at servers on this machine: slots, queues, rate limits, odd metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nemo_llm_stage import AsyncHTTPClient, ConfigError, LLMStage, run_job
+from nemo_llm_stage.client.endpoint_status import EndpointStatus
+from nemo_llm_stage.config.load import make_config
+from nemo_llm_stage.testing import SimulatedServer
+from tests.client.conftest import MESSAGES, RawServer, answer_bytes, response
+
+
+class FastClock:
+    """Ten seconds in one."""
+
+    def monotonic(self) -> float:
+        return 10 * time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds / 10)
+
+
+def run_rows(server: SimulatedServer, num_rows: int, limit: Any = "auto") -> EndpointStatus:
+    """Ask `num_rows` rows; all must be answered. Returns how the server stands in the end."""
+    client = AsyncHTTPClient(server.base_url, max_concurrent_requests=limit, max_retries=50, base_delay=0.01)
+    client.clock = FastClock()
+    stage = LLMStage(
+        client=client, model="sim", prompt="{{ n }}", output_column="x", generation_config={"max_tokens": 50}
+    )
+    outcomes = stage.submit([{"n": n} for n in range(num_rows)]).result()
+    [status] = client.endpoint_statuses()
+    stage.close()
+    assert all(outcome["x"].error is None for outcome in outcomes)
+    return status
+
+
+def test_the_servers_slots_are_filled() -> None:
+    """Beyond any number that was there at the start, and with little more than a small queue."""
+    with SimulatedServer(max_num_seqs=150, service_time_s=0.1) as server:
+        status = run_rows(server, 3000)
+        assert server.stats.max_running == 150
+    assert status.mode == "metrics"
+    assert 100 <= (status.limit or 0) <= 300
+
+
+def test_a_number_stays_as_it_is() -> None:
+    """And nothing is asked of the server's metrics."""
+    with SimulatedServer(max_num_seqs=150, service_time_s=0.02) as server:
+        status = run_rows(server, 200, limit=7)
+        assert server.stats.max_in_flight == 7
+    assert (status.mode, status.limit, status.bottleneck) == ("fixed", 7, None)
+
+
+def test_without_metrics_the_work_is_followed() -> None:
+    """A server that has none is asked like any other."""
+    with SimulatedServer(max_num_seqs=150, service_time_s=0.05, has_metrics=False) as server:
+        status = run_rows(server, 4000)
+        assert server.stats.max_running > 48
+    assert status.mode == "throughput"
+
+
+def test_a_rate_limit_is_followed_without_a_storm_of_refusals() -> None:
+    """Few of the requests are refused, and each row is answered."""
+    with SimulatedServer(requests_per_minute=6000, service_time_s=0.05, has_metrics=False) as server:
+        status = run_rows(server, 400)
+        by_status = server.stats.by_status
+    assert by_status[200] == 400
+    assert by_status.get(429, 0) <= 100
+    assert (status.mode, status.state) == ("refusals", "healthy")
+
+
+def test_rate_limit_headers_are_followed_ahead_of_refusals() -> None:
+    """A provider that says what is left refuses hardly anything."""
+    settings = {"requests_per_minute": 6000, "service_time_s": 0.05, "has_metrics": False}
+    with SimulatedServer(rate_limit_headers=True, **settings) as server:
+        run_rows(server, 400)
+        assert server.stats.by_status.get(429, 0) <= 40
+
+
+def test_a_full_queue_is_no_outage() -> None:
+    """503 of a server that says that it is healthy lowers the limit; the server is not left alone."""
+    with SimulatedServer(max_num_seqs=8, max_queue=4, service_time_s=0.05) as server:
+        status = run_rows(server, 400)
+        by_status = server.stats.by_status
+    assert by_status[200] == 400
+    assert by_status.get(503, 0) <= 150
+    assert status.state == "healthy"
+    assert (status.limit or 0) <= 20
+
+
+async def complete(base_url: str, num: int = 40) -> tuple[AsyncHTTPClient, list[Any]]:
+    client = AsyncHTTPClient(base_url, max_concurrent_requests="auto", max_retries=0)
+    client.clock = FastClock()
+    request = (client.complete(messages=MESSAGES, model="sim") for _ in range(num))
+    return client, await asyncio.gather(*request, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        [response(b"vllm:num_requests_running NaN\nvllm:num_requests_waiting x\n" + answer_bytes())],
+        [response(b"#" * (3 << 20))],
+        [response(b"\xff\xfe", "content-encoding: gzip")],
+        [None],
+    ],
+    ids=["odd", "long", "no gzip", "closed"],
+)
+def test_odd_metrics_fail_no_request(script: list[bytes | None]) -> None:
+    """They are left; the requests go on."""
+
+    async def run() -> None:
+        async with RawServer([response(answer_bytes())]) as server:
+            good = server.script[0]
+            client, first = await complete(server.base_url, 1)
+            server.script = [script, good]
+            _, more = await complete(server.base_url, 1)
+            assert not isinstance(first[0], Exception)
+            assert len(more) == 1
+            await client.aclose()
+
+    asyncio.run(run())
+
+
+def test_nothing_goes_on_after_the_client_is_closed() -> None:
+    """No task is left on the event loop."""
+
+    async def run(base_url: str) -> set[asyncio.Task[Any]]:
+        client, _ = await complete(base_url)
+        await client.aclose()
+        await asyncio.sleep(0)
+        return asyncio.all_tasks() - {asyncio.current_task()}
+
+    with SimulatedServer() as server:
+        assert asyncio.run(run(server.base_url)) == set()
+
+
+def test_a_client_can_be_pickled_and_says_what_it_is() -> None:
+    """Before and after its first request."""
+    with SimulatedServer() as server:
+        client, _ = asyncio.run(complete(server.base_url))
+        copy = pickle.loads(pickle.dumps(client))
+        assert "max_concurrent_requests=auto" in repr(copy)
+        [completion] = asyncio.run(complete(server.base_url, 1))[1]
+        assert completion.texts
+
+
+JOB = {"input": "in", "output": "out", "model": "m", "prompt": "{{ x }}", "output_column": "y"}
+
+
+@pytest.mark.parametrize("value", ["auto", 7, "7"])
+def test_a_job_file_takes_auto_or_a_number(value: Any) -> None:
+    """Of a client of type http."""
+    config = make_config({**JOB, "client": {"base_url": "http://h/v1", "max_concurrent_requests": value}})
+    assert config.client.max_concurrent_requests == ("auto" if value == "auto" else 7)
+    assert config.max_concurrent_requests >= 7
+
+
+@pytest.mark.parametrize(
+    ("client_type", "value"), [("http", 0), ("http", "fast"), ("http", 1.5), ("http", True), ("openai", "auto")]
+)
+def test_a_job_file_takes_nothing_else(client_type: str, value: Any) -> None:
+    """The message names the setting."""
+    client = {"type": client_type, "base_url": "http://h/v1", "max_concurrent_requests": value}
+    with pytest.raises(ConfigError, match="max_concurrent_requests"):
+        make_config({**JOB, "client": client})
+
+
+def test_a_job_reads_as_far_ahead_as_the_limit_needs(tmp_path: Path) -> None:
+    """The hand-out of rows follows a limit that grows."""
+    pq.write_table(pa.table({"n": list(range(6000))}), tmp_path / "in.parquet")
+    with SimulatedServer(max_num_seqs=200, service_time_s=0.2) as server:
+        client = AsyncHTTPClient(server.base_url, max_concurrent_requests="auto")
+        client.clock = FastClock()
+        stage = LLMStage(client=client, model="sim", prompt="{{ n }}", output_column="x")
+        settings = {"engine": "local", "progress": False, "rows_per_partition": 500}
+        result = run_job(stage=stage, input=tmp_path / "in.parquet", output=tmp_path / "out", **settings)
+        assert server.stats.max_running == 200
+    assert result.counters.num_rows == 6000
