@@ -16,11 +16,11 @@ from nemo_llm_stage.client.governor.signals import Bottleneck, Move, Signals
 
 FIRST_STEP = 2.0
 SMALLEST_STEP = 1.1
-NEXT_STEP = 1.25
+NEXT_STEP = 1.4
 """Factors of the limit: the first trial, the one that is too small to show a gain, and the first of later trials."""
 
-MIN_ELASTICITY = 0.15
-"""A larger limit is kept where ``ln(work' / work) ≥ 0.15 · ln(limit' / limit)``."""
+MIN_ELASTICITY = 0.12
+"""A larger limit is kept where ``ln(work' / work) ≥ 0.12 · ln(limit' / limit)``."""
 
 MIN_GAIN_OF_LESS = 1.02
 """A smaller limit is kept where the work is so much more."""
@@ -30,7 +30,7 @@ NUM_MEASURED = 32
 """Answers that make a measurement."""
 
 CLEARLY_WORSE = 0.8
-NUM_EPOCHS_AT_REST = 8
+NUM_EPOCHS_AT_REST = 3
 MAX_CHANGE = 0.15
 """A change of the work at the same limit from which on the server, or the rows, are not what they were."""
 

@@ -64,6 +64,7 @@ class Governed:
         self._num_counted = self._peak = 0
         self._is_token_bound = False
         self._load: ServerLoad | None = None
+        self._in_flight_then = 0
         self._waker: asyncio.Task[None] | None = None
         self._logged_at_s = float("-inf")
         self._logged_limit = self.governor.limit
@@ -82,12 +83,12 @@ class Governed:
     def is_open(self) -> bool:
         """Whether the pace and the tokens in flight allow another request; where the pace does not, it will wake."""
         most = self.governor.max_tokens
-        if most is not None and self._limit.in_flight:
-            uncounted = self._limit.in_flight - self._num_counted  # permits that were given a moment ago
-            if self.tokens_in_flight + uncounted * (self._mean_cost.value or 0.0) >= most:
-                self._is_token_bound = True
-                return False
-        wait_s = self._pace.wait_s(self._clock.monotonic())
+        uncounted = max(0, self._limit.in_flight - self._num_counted)  # permits that were given a moment ago
+        expected = self.tokens_in_flight + uncounted * (self._mean_cost.value or 0.0)
+        if most is not None and self._limit.in_flight and expected >= most:
+            self._is_token_bound = True
+            return False
+        wait_s = self._pace.wait_s(self._clock.monotonic(), uncounted)
         if wait_s <= 0:
             return True
         if self._waker is None:
@@ -98,9 +99,15 @@ class Governed:
         """Return what to enter while a request is in flight."""
         return Sending(self, num_bytes, config)
 
-    def note_load(self, load: ServerLoad) -> None:
-        """Take a reading of the server's metrics, for the next `tick`."""
-        self._load = load
+    def note_load(self, load: ServerLoad, in_flight: int) -> None:
+        """
+        Take a reading of the server's metrics, for the next `tick`.
+
+        Args:
+            load: The reading.
+            in_flight: Requests that were in flight all the time from the question to the answer.
+        """
+        self._load, self._in_flight_then = load, in_flight
 
     def tick(self, num_waiting: int, client_busy: float) -> None:
         """
@@ -114,7 +121,7 @@ class Governed:
         now_s = self._clock.monotonic()
         signals = Signals(
             now_s,
-            self.in_flight,
+            self.in_flight if load is None else self._in_flight_then,
             max(self._peak, self.in_flight),
             self.tokens_in_flight,
             num_waiting,

@@ -60,14 +60,21 @@ class Pace:
         """Requests a second that are sent at most; None for any number."""
         return self._rate
 
-    def wait_s(self, now_s: float) -> float:
-        """Return the seconds until the next request may be sent; 0 for at once."""
+    def wait_s(self, now_s: float, num_leaving: int = 0) -> float:
+        """
+        Return the seconds until the next request may be sent; 0 for at once.
+
+        Args:
+            now_s: The time now.
+            num_leaving: Requests that were let go and are not sent yet.
+        """
         wait_s = max(0.0, self._held_until_s - now_s)
-        for kind in (0, 1):
-            if self._left[kind] <= 0:
-                wait_s = max(wait_s, self._ready_at_s[kind] - now_s)
-        if self._rate is not None and self._refill(now_s) < 1:
-            wait_s = max(wait_s, (1 - self._credit) / self._rate)
+        if self._left[0] <= num_leaving:
+            wait_s = max(wait_s, self._ready_at_s[0] - now_s)
+        if self._left[1] <= 0:
+            wait_s = max(wait_s, self._ready_at_s[1] - now_s)
+        if self._rate is not None and self._refill(now_s) < 1 + num_leaving:
+            wait_s = max(wait_s, (1 + num_leaving - self._credit) / self._rate)
         return wait_s
 
     def note_sent(self, now_s: float, tokens: float = 0.0) -> None:

@@ -27,6 +27,9 @@ POLL_TIMEOUT_S = 4.0
 MAX_POLL_PAUSE_S = 300.0
 """A server that has no metrics is asked again after pauses that double up to this."""
 
+MAX_WAIT_S = 0.25
+"""A tick waits so long for the metrics; later ones count at the next tick."""
+
 FIRST_TICKS_S = 0.5
 NUM_FIRST_TICKS = 4
 IDLE_S = 10.0
@@ -92,10 +95,11 @@ class Poller:
         num_ticks = 0
         cpu_s, wall_s = time.thread_time(), time.monotonic()
         while self._clock.monotonic() - self._used_at_s < IDLE_S or any(s.governed.in_flight for s in self._sources):
-            for source in self._sources:
-                source.poll()
             num_ticks += 1
             await self._clock.sleep(FIRST_TICKS_S if num_ticks <= NUM_FIRST_TICKS else TICK_S)
+            polls = [poll for source in self._sources if (poll := source.poll()) is not None]
+            if polls:
+                await asyncio.wait(polls, timeout=MAX_WAIT_S)
             cpu_before_s, wall_before_s = cpu_s, wall_s
             cpu_s, wall_s = time.thread_time(), time.monotonic()
             busy = (cpu_s - cpu_before_s) / max(1e-6, wall_s - wall_before_s)
@@ -119,11 +123,12 @@ class _Source:
         self._is_healthy = False
         self._asked_at_s = float("-inf")
 
-    def poll(self) -> None:
-        """Ask for the metrics, if the last question is answered and requests are in flight."""
+    def poll(self) -> asyncio.Task[None] | None:
+        """Ask for the metrics, if the last question is answered and requests are in flight; return what reads them."""
         is_due = self._clock.monotonic() >= self._next_s and self.governed.in_flight > 0
         if is_due and (self._polling is None or self._polling.done()):
             self._polling = asyncio.get_running_loop().create_task(self._read())
+        return self._polling
 
     async def is_healthy(self) -> bool:
         """Whether ``/health`` says that the server is up; asked at most once in `HEALTH_KEPT_S`."""
@@ -141,12 +146,13 @@ class _Source:
         self.governed.close()
 
     async def _read(self) -> None:
+        in_flight = self.governed.in_flight
         for url in list(self._urls):
             load = await self._load(url)
             if load is not None:
                 self._urls.sort(key=lambda known: known != url)
                 self._pause_s, self._next_s = TICK_S, float("-inf")
-                self.governed.note_load(load)
+                self.governed.note_load(load, min(in_flight, self.governed.in_flight))
                 return
         self._pause_s = min(MAX_POLL_PAUSE_S, 2 * self._pause_s)
         self._next_s = self._clock.monotonic() + self._pause_s

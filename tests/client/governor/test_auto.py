@@ -1,4 +1,4 @@
-"""A client with ``max_concurrent_requests="auto"`` at servers on this machine: slots, queues, rate limits, odd metrics."""
+"""A client with ``max_concurrent_requests="auto"`` at servers: slots, queues, rate limits, odd metrics."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def run_rows(server: SimulatedServer, num_rows: int, limit: Any = "auto") -> End
 
 def test_the_servers_slots_are_filled() -> None:
     """Beyond any number that was there at the start, and with little more than a small queue."""
-    with SimulatedServer(max_num_seqs=150, service_time_s=0.1) as server:
-        status = run_rows(server, 3000)
+    with SimulatedServer(max_num_seqs=150, service_time_s=0.4) as server:
+        status = run_rows(server, 2000)
         assert server.stats.max_running == 150
     assert status.mode == "metrics"
     assert 100 <= (status.limit or 0) <= 300
@@ -94,7 +94,7 @@ def test_a_full_queue_is_no_outage() -> None:
     assert by_status[200] == 400
     assert by_status.get(503, 0) <= 150
     assert status.state == "healthy"
-    assert (status.limit or 0) <= 20
+    assert (status.limit or 0) < 32
 
 
 async def complete(base_url: str, num: int = 40) -> tuple[AsyncHTTPClient, list[Any]]:
