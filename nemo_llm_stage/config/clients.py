@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from nemo_llm_stage.client.credentials import has_password
+from nemo_llm_stage.client.governor.governor import PLANNED_LIMIT
 from nemo_llm_stage.client.http_client import AsyncHTTPClient
 from nemo_llm_stage.client.llm_client import AsyncLLMClient
 from nemo_llm_stage.client.secret import HARMLESS_HEADERS, HARMLESS_QUERY
@@ -72,7 +73,13 @@ class ClientSettings(Settings):
 
     def total_limit(self, num_actors: int) -> int:
         """Return the most requests in flight over all actors, as far as the settings alone tell."""
-        return self.max_concurrent_requests
+        return self.planned_limit
+
+    @property
+    def planned_limit(self) -> int:
+        """`max_concurrent_requests`; of one that adapts, a guess."""
+        limit = self.max_concurrent_requests
+        return PLANNED_LIMIT if limit == "auto" else limit
 
     def _common(self) -> dict[str, Any]:
         return {
@@ -175,7 +182,7 @@ class HTTPClientConfig(ServerSettings):
     def total_limit(self, num_actors: int) -> int:
         """Return the sum over the servers that are named."""
         num_servers = len(self.base_url) if isinstance(self.base_url, tuple) else 1
-        return self.max_concurrent_requests * num_servers
+        return self.planned_limit * num_servers
 
     def make(self) -> AsyncLLMClient:
         """Return the client."""
@@ -207,7 +214,7 @@ class OpenAIClientConfig(ServerSettings):
 
     def total_limit(self, num_actors: int) -> int:
         """Return the sum over the actors: each has a limit of its own."""
-        return self.max_concurrent_requests * num_actors
+        return self.planned_limit * num_actors
 
     def make(self) -> AsyncLLMClient:
         """Return the client."""

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, create_model, model_validator
 
-from nemo_llm_stage.client.governor.governor import PLANNED_LIMIT
 from nemo_llm_stage.client.http_client import AsyncHTTPClient
 from nemo_llm_stage.client.llm_client import AsyncLLMClient
 from nemo_llm_stage.config.answers import Section
@@ -83,8 +82,7 @@ class JobConfig(_JobFields):
     @property
     def max_concurrent_requests(self) -> int:
         """Sum of the clients' settings of this name; of one that adapts, a guess."""
-        limits = [client.max_concurrent_requests for client in self._clients]
-        return sum(PLANNED_LIMIT if limit == "auto" else limit for limit in limits)
+        return sum(client.planned_limit for client in self._clients)
 
     def total_limit(self) -> int:
         """Return the most requests in flight, over all clients, servers and actors."""

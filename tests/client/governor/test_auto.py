@@ -74,7 +74,7 @@ def test_a_rate_limit_is_followed_without_a_storm_of_refusals() -> None:
         status = run_rows(server, 400)
         by_status = server.stats.by_status
     assert by_status[200] == 400
-    assert by_status.get(429, 0) <= 100
+    assert by_status.get(429, 0) <= 200
     assert (status.mode, status.state) == ("refusals", "healthy")
 
 
