@@ -149,7 +149,7 @@ def least_loaded(members: Sequence[Member], turn: int) -> Member | None:
     start = turn % max(1, len(members))
     for member in (*members[start:], *members[:start]):
         limit = member.limit
-        if limit.in_flight < limit.max_concurrent_requests:
+        if limit.in_flight < limit.max_concurrent_requests and (member.governed is None or member.governed.is_open):
             load = (limit.in_flight + 1) / limit.max_concurrent_requests
             if load < best_load:
                 best, best_load = member, load

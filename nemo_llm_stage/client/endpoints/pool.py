@@ -257,7 +257,10 @@ class EndpointPool(Limit):
         usable = self._choices(tried) if tried else self._usable
         if len(usable) == 1:
             member, limit = usable[0], usable[0].limit
-            return member if limit.in_flight < limit.max_concurrent_requests else None
+            is_free = limit.in_flight < limit.max_concurrent_requests and (
+                member.governed is None or member.governed.is_open
+            )
+            return member if is_free else None
         if affinity is not None:
             return self._homes.pick(affinity, usable)
         self._turn += 1
