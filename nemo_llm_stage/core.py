@@ -25,6 +25,9 @@ CUT_OFF_REASONS = frozenset(
 RATE_LIMITED = "rate_limit"
 """Kind of a send that the server did no work for."""
 
+_STOPPED = ("stop",)
+"""The finish reasons of most answers."""
+
 Message = dict[str, Any]
 
 JSON_OBJECT_KEY = b"nemo_llm_stage:json_object"
@@ -135,8 +138,10 @@ class RowResult:
     @property
     def is_cut_off(self) -> bool:
         """Whether one of the answer's texts ended because the number of tokens was limited."""
-        reasons = () if self.completion is None else self.completion.finish_reasons
-        return any(reason not in ("stop", None) and reason.strip().lower() in CUT_OFF_REASONS for reason in reasons)
+        if self.completion is None or self.completion.finish_reasons == _STOPPED:
+            return False
+        reasons = self.completion.finish_reasons
+        return any(reason is not None and reason.strip().lower() in CUT_OFF_REASONS for reason in reasons)
 
     @property
     def is_asked(self) -> bool:
