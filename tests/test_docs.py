@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 import pandas as pd
@@ -11,10 +12,11 @@ import pytest
 import yaml
 
 import nemo_llm_stage
+from nemo_llm_stage import AsyncHTTPClient, LLMStage, run_job
 from nemo_llm_stage.cli import main
 from nemo_llm_stage.cli import reference as made
 from nemo_llm_stage.config.load import make_config
-from nemo_llm_stage.testing import SimulatedServer
+from nemo_llm_stage.testing import Fault, SimulatedServer
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
@@ -24,6 +26,7 @@ DOCUMENTS = [
 ]
 TEXT = "\n".join(path.read_text() for path in DOCUMENTS)
 USING = (ROOT / "pipelines" / "README.md").read_text()
+SOURCE = "\n".join(path.read_text() for path in (ROOT / "nemo_llm_stage").rglob("*.py"))
 ROOMS = (ROOT / "nemo_llm_stage" / "README.md").read_text()
 
 
@@ -31,7 +34,44 @@ def blocks(language: str, text: str = TEXT) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.strip().splitlines()[-1][:40])
+READING = blocks("python", USING[USING.index("## Reading the output") : USING.index("## When something fails")])
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a job with one failed row of 20, and one that was cut off."""
+    folder = tmp_path_factory.mktemp("job")
+    rows = pd.DataFrame({"text": [f"row {i}" for i in range(20)], "limit": [1 if i == 7 else 900 for i in range(20)]})
+    rows.to_parquet(folder / "docs.parquet")
+    with SimulatedServer(model="my-model") as server:
+        server.faults = [Fault(400, contains="row 3")]
+        stage = LLMStage(
+            client=AsyncHTTPClient(server.base_url),
+            model="my-model",
+            prompt="{{ text }}",
+            output_column="summary",
+            generation_config={"max_tokens": "{{ limit }}"},
+        )
+        run_job(stage=stage, input=folder / "docs.parquet", output=folder / "out", engine="local", progress=False)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:Specifying null_placement:FutureWarning")  # of datasets, with pyarrow 25
+@pytest.mark.parametrize("code", READING, ids=lambda code: code.split()[1])
+def test_the_output_is_read(code: str, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each library finds the failed row, the one that was cut off, and the ten longest and dearest."""
+    monkeypatch.chdir(output)
+    names: dict[str, Any] = {"__name__": "readme"}
+    exec(code, names)
+    nums = [len(names[name]) for name in ("rows", "failed", "cut_off", "longest", "dearest")]
+    assert nums == [20, 1, 1, 10, 10]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [code for code in blocks("python") if code not in READING],
+    ids=lambda code: code.strip().splitlines()[-1][:40],
+)
 def test_python_blocks_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a simulated server at the place of the one they name."""
     monkeypatch.chdir(tmp_path)
@@ -94,6 +134,20 @@ def test_settings_in_the_table_are_valid(text: str) -> None:
     if "columns" in given:
         del settings["prompt"], settings["output_column"]
     make_config(settings | given)
+
+
+def symptoms() -> list[tuple[str, str]]:
+    """The headings and the texts of the entries of TROUBLESHOOTING.md."""
+    entries = (ROOT / "pipelines" / "TROUBLESHOOTING.md").read_text().split("\n### ")[1:]
+    return [(heading, text) for heading, _, text in (entry.partition("\n") for entry in entries)]
+
+
+@pytest.mark.parametrize(("heading", "text"), symptoms(), ids=lambda text: text[:30])
+def test_a_symptom_quotes_a_message_and_says_what_to_do(heading: str, text: str) -> None:
+    """The message is the package's; what to do names a command, a setting or a document."""
+    for words in re.findall('^"(.*)"$', heading):
+        assert words in SOURCE, words
+    assert re.search(r"`[^`]+`|\]\(", text)
 
 
 def links() -> list[tuple[Path, str]]:
