@@ -97,6 +97,7 @@ def test_too_many_failures_stop_the_run(server: SimulatedServer, folder: Path) -
     result = run(server, folder, "--max-failed-rows", "5")
     assert result.exit_code == 3
     assert "11 x bad_request" in result.stderr
+    assert "nemo-llm-stage explain bad_request" in result.stderr
     assert "run the same job again" in result.stderr
 
 

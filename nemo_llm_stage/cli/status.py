@@ -93,7 +93,8 @@ def failures(output: str) -> None:
         for example in group.examples:
             click.echo(printable(f"    {example}"))
     kinds = sorted({group.kind for group in groups})
-    click.echo("\nSend them again once the job has finished:")
+    click.echo(f"\nCause and next step:\n  nemo-llm-stage explain {groups[0].kind}")
+    click.echo("Send them again once the job has finished:")
     click.echo(f"  nemo-llm-stage retry-failed {output}")
     if len(kinds) > 1:
         click.echo(f"  nemo-llm-stage retry-failed {output} --kind {kinds[0]}")

@@ -74,7 +74,8 @@ class FailureLimit:
     def _account(self, counters: Counters) -> str:
         return (
             f"{counters.num_failed:,} of {counters.num_rows:,} rows failed, more than max_failed_rows = "
-            f"{self.max_failed_rows}:\n{causes(counters)}"
+            f"{self.max_failed_rows}:\n{causes(counters)}\n  cause and next step: nemo-llm-stage explain "
+            f"{max(counters.errors, key=counters.errors.__getitem__, default='error')}"
         )
 
 
