@@ -37,6 +37,7 @@ class CrashJob:
         output_format: parquet or jsonl.
         keep_raw: As for `run_job`.
         actors: Workers, each with so many requests in flight.
+        takeover: Whether to take the place of a run that was stopped there.
         action: run, restart (thrown away first where another prompt wrote it) or retry (ask the failed rows again).
     """
 
@@ -49,6 +50,7 @@ class CrashJob:
     keep_raw: bool = False
     actors: int = 1
     action: str = "run"
+    takeover: bool = False
 
 
 class Nursery:
@@ -125,6 +127,7 @@ def _run(job: CrashJob, stage: LLMStage) -> None:
         "max_failed_rows": None,
         "keep_raw": job.keep_raw,
         "progress": False,
+        "takeover": job.takeover,
     }
     try:
         run_job(**settings)

@@ -114,6 +114,8 @@ def _run_job(
         make_room(str(output), takeover=start.takeover)
         job = prepare_job(stage, inputs, output, settings, restart=start.restart, config=config)
         before = job.before
+        if not job.pending and job.output.is_complete():  # its status stays as the run that made it left it
+            return _finish(job, before.num_rows, started_monotonic_s, FailureLimit(settings.max_failed_rows))
         with keep_run(
             job, before=before, num_rows=job.plan.num_rows, command=start.command, takeover=start.takeover
         ) as keeper:

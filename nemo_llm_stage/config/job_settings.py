@@ -60,6 +60,8 @@ class JobSettings:
         max_duration: Seconds that a run may take.
         requests_per_minute: Most requests a minute, over all actors.
         tokens_per_minute: Most tokens of prompts and answers a minute, over all actors.
+        on_drift: What to do when rates of failed, refused, unparsed or cut-off rows or of wasted requests, or the
+            length of the answers, leave the range of the first 500 rows: ``warn``, or ``stop`` the run as at a limit.
         keep_raw: Keep the raw answers beside the output, so that a changed parser needs no new requests.
         on_bad_input: What to do with a damaged file or a broken line: ``stop`` the job, or ``skip`` and record it in
             ``bad_input/`` of the job's state folder.
@@ -97,6 +99,7 @@ class JobSettings:
     max_duration: Annotated[float, Gt(0)] | None = None
     requests_per_minute: Annotated[float, Gt(0)] | None = None
     tokens_per_minute: Annotated[float, Gt(0)] | None = None
+    on_drift: Literal["warn", "stop"] = "warn"
     keep_raw: bool = False
     on_bad_input: Literal["stop", "skip"] = "stop"
     on_new_input: Literal["add", "refuse"] = "add"
@@ -143,6 +146,7 @@ class WorkerKeywords(TypedDict, total=False):
     max_duration: float | None
     requests_per_minute: float | None
     tokens_per_minute: float | None
+    on_drift: Literal["warn", "stop"]
 
 
 class JobKeywords(WorkerKeywords, total=False):

@@ -130,6 +130,7 @@ engine: local                          # or ray, for any number of actors on any
 #max_duration: 28800.0                 # seconds of one run
 #requests_per_minute: 600              # over all actors
 #tokens_per_minute: 200000
+#on_drift: warn                        # or stop: when failures or lengths leave the range of the first 500 rows
 #keep_raw: false
 #on_new_input: add                     # or refuse: new input files beside the unchanged old ones
 #order: auto                           # or input: never send rows with the same prompt beginning together

@@ -79,14 +79,14 @@ def test_every_failpoint_is_on_the_way(tmp_path: Path) -> None:
 def test_a_worker_that_wakes_up_late_changes_nothing(
     nursery: Nursery, crash_server: SimulatedServerProcess, tmp_path: Path, place: str
 ) -> None:
-    """It sleeps while another does the whole job, and then goes on as if nothing was."""
+    """It sleeps while another takes its place and does the whole job, and then goes on as if nothing was."""
     write_input(tmp_path, NUM_ROWS)
     job = CrashJob(crash_server.base_url, str(tmp_path))
     with Nursery() as another:
         pid = nursery.attempt(job, place, is_stopped=True)["pid"]
-        assert another.attempt(job)["code"] == 0
+        assert another.attempt(replace(job, takeover=True))["code"] == 0
         before = {path.name: path.read_bytes() for path in tmp_path.glob("out/part-*")}
-        assert nursery.wake(pid)["code"] == 0
+        assert nursery.wake(pid)["code"] in (0, 1)  # it may see in time that its place is taken
     tally = Tally()
     check_output(job, NUM_ROWS, tally)
     assert tally.is_clean, tally
@@ -110,7 +110,7 @@ def test_the_late_file_of_a_job_thrown_away_is_replaced(
     with Nursery() as another:
         old_pid = nursery.attempt(old, place, is_stopped=True)["pid"]
         crash_server.reset()
-        new_pid = another.attempt(new, "commit.before_publish", is_stopped=True)["pid"]
+        new_pid = another.attempt(replace(new, takeover=True), "commit.before_publish", is_stopped=True)["pid"]
         assert nursery.wake(old_pid)["code"] == 1
         assert another.wake(new_pid)["code"] == 0
     tally = Tally()
@@ -129,7 +129,7 @@ def test_the_late_file_of_a_job_thrown_away_is_made_anew_by_the_next_run(
     with Nursery() as another:
         old_pid = nursery.attempt(old, "commit.before_publish", is_stopped=True)["pid"]
         crash_server.reset()
-        assert another.attempt(new, "commit.before_publish")["code"] == -signal.SIGKILL
+        assert another.attempt(replace(new, takeover=True), "commit.before_publish")["code"] == -signal.SIGKILL
         nursery.wake(old_pid)
     assert nursery.attempt(new)["code"] == 0
     tally = Tally()

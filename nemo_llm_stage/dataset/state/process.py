@@ -42,6 +42,10 @@ class ProcessIdentity:
         state, started = _state_and_start(self.pid)
         return state not in ("Z", "X") and started == self.started
 
+    def is_stopped(self) -> bool:
+        """Whether it is known to stand still (SIGSTOP, a debugger), so that it cannot answer."""
+        return self.machine == _machine() and _state_and_start(self.pid)[0] in ("T", "t")
+
 
 def this_process() -> ProcessIdentity:
     """Return the identity of this process."""

@@ -7,6 +7,7 @@ orders of people. Knows no files.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -22,8 +23,11 @@ from nemo_llm_stage.dataset.state.timeline import Event, Timeline
 from nemo_llm_stage.errors import ConfigError, RunError, RunStoppedError
 from nemo_llm_stage.job.failure_limit import FailureLimit
 from nemo_llm_stage.worker.control.allowances import BUDGETS, RATES, Allowances
+from nemo_llm_stage.worker.control.drift import Drift
 from nemo_llm_stage.worker.engine import Phase
 from nemo_llm_stage.worker.orders import Need, Orders
+
+logger = logging.getLogger(__name__)
 
 CAN_BE_SET = ("max_concurrent_requests", "max_failed_rows", *BUDGETS, "max_duration", *RATES)
 """Settings that an order may change."""
@@ -63,6 +67,7 @@ class RunControl:
         self._end: str | None = None
         self._lost: str | None = None
         self._started_monotonic_s = time.monotonic()
+        self._drift = Drift()
         self.rows: deque[dict[str, Any]] = deque(maxlen=MAX_ROWS_SHOWN)
 
     @property
@@ -121,6 +126,7 @@ class RunControl:
         with self._lock:
             if self._lost is not None:
                 raise RunError(self._lost)
+            self._look_at_drift(counters)
             if self._end is None:
                 self._look_at_limits()
 
@@ -178,6 +184,13 @@ class RunControl:
         if size is not None:
             self._max_concurrent_requests = self._allowances.max_concurrent_requests = size
         return ", ".join(f"{name} is {value} now" for name, value in values.items()) + "."
+
+    def _look_at_drift(self, counters: Counters) -> None:
+        for text in self._drift.look(counters):
+            self.note("drift", text)
+            logger.warning("the answers have changed: %s", text)
+            if self.settings.on_drift == "stop" and self._end is None:
+                self._end = f"the answers have changed: {text} (on_drift: stop)"
 
     def _look_at_limits(self) -> None:
         elapsed_s, longest_s = time.monotonic() - self._started_monotonic_s, self.settings.max_duration

@@ -60,6 +60,8 @@ def make_room(url: str, *, takeover: bool) -> None:
         if not takeover:
             raise OutputBusyError(busy_message(url, state, holder))
         give_order(state, "stop")
+        if holder.process.is_stopped():
+            return
         stop_until = time.monotonic() + (LOCAL_STOP_S if state.is_local else STORE_STOP_S)
         while time.monotonic() < stop_until and read_holder(state) == holder and holder.process.is_alive() is not False:
             time.sleep(0.2 if state.is_local else 2.0)

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from nemo_llm_stage.client.endpoint_status import EndpointStatus
 from nemo_llm_stage.core import Counters
-from nemo_llm_stage.dataset.state.holder import Holder, read_holder, remove_holder
+from nemo_llm_stage.dataset.state.holder import Holder, publish_holder, read_holder, remove_holder
 from nemo_llm_stage.dataset.state.json_file import now
 from nemo_llm_stage.dataset.state.orders import (
     Answer,
@@ -169,11 +169,13 @@ class RunKeeper:
         """Whether this run still holds the folder; where that cannot be read, it does."""
         try:
             holder = read_holder(self._state)
+            if holder is None and publish_holder(self._state, self._holder):  # who took it over has ended
+                return True
         except (OSError, LLMStageError):
             return True
         if holder is not None and holder.run_id == self._holder.run_id:
             return True
-        process = "nobody" if holder is None else f"process {holder.process.pid} on {holder.process.host}"
+        process = "another one" if holder is None else f"process {holder.process.pid} on {holder.process.host}"
         self.control.lose(
             f"another run has taken over {self._state.url!r} ({process}); this one stops. Committed files and "
             "journaled answers stay."
@@ -182,6 +184,7 @@ class RunKeeper:
 
     def _take_orders(self, *, is_first: bool = False) -> None:
         for order_id in open_orders(self._state):
+            is_late = False
             try:
                 order = read_order(self._state, order_id)
                 is_late = is_first and order.kind != "set"
@@ -189,7 +192,7 @@ class RunKeeper:
             except LLMStageError as error:
                 answer = Answer(False, str(error))
             answer_order(self._state, order_id, answer)
-            if is_first and not answer.is_done:
+            if is_first and not is_late and not answer.is_done:
                 logger.warning("an order that waited for this run is not followed: %s", answer.text)
             if answer.is_done:
                 self._write_status()

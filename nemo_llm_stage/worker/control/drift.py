@@ -1,0 +1,101 @@
+"""
+Notices that answers change during a run: a sliding window is compared with the first 500 rows.
+
+A model that was replaced, a quota that is used up or an input that turns into something else shows in rates (failed,
+filtered, cut off, wasted requests) and in the mean length of the answers. Knows counts; knows nothing of rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+
+from nemo_llm_stage.core import Counters
+
+NUM_FIRST_ROWS = 500
+"""Rows that say how the job is; and, at least, those of the window."""
+
+MIN_DIFFERENCE = 0.05
+"""Of two rates: 5 percentage points. A smaller difference is not told, however certain it is."""
+
+MIN_Z = 4.0
+"""Standard errors between two rates; by chance one comparison in 16,000 is so far off (two-sided normal)."""
+
+MIN_RATIO = 1.5
+"""Of the mean output tokens: half as many again, or two thirds."""
+
+RATES: tuple[tuple[str, Callable[[Counters], tuple[int, int]]], ...] = (
+    ("rows failed", lambda counters: (counters.num_failed, counters.num_rows)),
+    ("rows were filtered or refused", lambda counters: (counters.errors.get("content_filter", 0), counters.num_rows)),
+    ("rows could not be parsed", lambda counters: (counters.errors.get("parse", 0), counters.num_rows)),
+    ("rows were cut off", lambda counters: (counters.num_cut_off, counters.num_rows)),
+    ("requests were wasted", lambda counters: (counters.num_wasted_attempts, counters.num_attempts)),
+)
+"""Words, and of counts the part and the whole."""
+
+
+class Drift:
+    """Compares the newest rows with the first ones. Not for several threads."""
+
+    def __init__(self) -> None:
+        self._first: Counters | None = None
+        self._window: deque[Counters] = deque()
+        self._told: set[str] = set()
+
+    def look(self, counters: Counters) -> list[str]:
+        """
+        Return what has left its range since the last call, in words; each thing once.
+
+        Args:
+            counters: What the run has counted so far.
+        """
+        if self._first is None:
+            if counters.num_rows >= NUM_FIRST_ROWS:
+                self._first = counters
+                self._window.append(counters)
+            return []
+        if counters.num_rows > self._window[-1].num_rows:
+            self._window.append(counters)
+        while len(self._window) > 2 and counters.num_rows - self._window[1].num_rows >= NUM_FIRST_ROWS:
+            self._window.popleft()
+        if counters.num_rows - self._window[0].num_rows < NUM_FIRST_ROWS:
+            return []
+        news = [*self._rates(self._first, counters), *self._length(self._first, counters)]
+        fresh = [(subject, text) for subject, text in news if subject not in self._told]
+        self._told.update(subject for subject, _ in fresh)
+        return [text for _, text in fresh]
+
+    def _rates(self, first: Counters, now: Counters) -> list[tuple[str, str]]:
+        texts = []
+        for words, of in RATES:
+            (part, whole), (old_part, old_whole) = of(now), of(self._window[0])
+            part, whole = part - old_part, whole - old_whole
+            before_part, before_whole = of(first)
+            if whole and before_whole and _differ(before_part, before_whole, part, whole):
+                text = f"{part / whole:.0%} of the last {whole:,} {words}; of the first {before_whole:,} it was "
+                texts.append((words, f"{text}{before_part / before_whole:.0%}"))
+        return texts
+
+    def _length(self, first: Counters, now: Counters) -> list[tuple[str, str]]:
+        rows = now.num_answered - self._window[0].num_answered
+        tokens = now.output_tokens - self._window[0].output_tokens
+        if not (rows and tokens and first.num_answered and first.output_tokens):
+            return []
+        mean, before = tokens / rows, first.output_tokens / first.num_answered
+        if 1 / MIN_RATIO < mean / before < MIN_RATIO:
+            return []
+        text = f"an answer has {mean:,.0f} output tokens on average now; in the first rows it had {before:,.0f}"
+        return [("length", text)]
+
+
+def _differ(part: int, whole: int, other_part: int, other_whole: int) -> bool:
+    """
+    Whether two rates differ by enough, and certainly.
+
+    Source: the two-proportion z-test with a pooled rate.
+    """
+    rate, other = part / whole, other_part / other_whole
+    pooled = (part + other_part) / (whole + other_whole)
+    error = math.sqrt(max(1e-12, pooled * (1 - pooled)) * (1 / whole + 1 / other_whole))
+    return abs(rate - other) >= MIN_DIFFERENCE and abs(rate - other) >= MIN_Z * error

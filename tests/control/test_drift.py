@@ -1,0 +1,70 @@
+"""Answers that change during a run are noticed; answers that vary are not."""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nemo_llm_stage.core import Counters
+from nemo_llm_stage.errors import RunStoppedError
+from nemo_llm_stage.testing import Fault
+from nemo_llm_stage.worker.control.drift import Drift
+
+
+def watch(*parts: tuple[int, float, float]) -> list[str]:
+    """Return what is told of rows in parts of (rows, share that failed, mean output tokens)."""
+    drift, rng, texts, counts = Drift(), random.Random(5), [], Counters()
+    for num, failed, tokens in parts:
+        for _ in range(num // 10):
+            counts = Counters(
+                num_rows=counts.num_rows + 10,
+                num_failed=counts.num_failed + sum(rng.random() < failed for _ in range(10)),
+                num_attempts=counts.num_attempts + 10,
+                output_tokens=counts.output_tokens + sum(int(rng.uniform(0.2, 1.8) * tokens) for _ in range(10)),
+            )
+            texts += drift.look(counts)
+    return texts
+
+
+@pytest.mark.parametrize("failed", [0.0, 0.03, 0.3])
+def test_a_steady_run_is_no_drift(failed: float) -> None:
+    """Whatever its rate of failures, over fifty thousand rows."""
+    assert watch((50_000, failed, 100)) == []
+
+
+def test_more_failures_than_at_first_are_told_once() -> None:
+    """With both rates."""
+    (text,) = watch((3000, 0.02, 100), (3000, 0.3, 100))
+    assert "rows failed; of the first 500 it was" in text
+
+
+def test_other_lengths_are_told() -> None:
+    """Twice as long, or a third."""
+    for tokens in (200, 30):
+        (text,) = watch((2000, 0.0, 100), (2000, 0.0, tokens))
+        assert "output tokens on average now" in text
+
+
+def test_a_short_run_says_nothing() -> None:
+    """There is nothing to compare with."""
+    assert watch((400, 0.0, 100), (90, 1.0, 100)) == []
+
+
+def test_a_run_warns_or_stops(job: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """As `on_drift` says; it can be resumed."""
+    path = job.folder / "many.parquet"
+    texts = [f"row {i}" if i < 1500 else f"odd {i}" for i in range(4000)]
+    pq.write_table(pa.table({"text": texts}), path)
+    job.server.faults = [Fault(400, contains="odd")]
+    options: dict[str, Any] = {"input": path, "max_failed_rows": None, "rows_per_partition": 100, "order": "input"}
+    stage = job.stage()
+    with pytest.raises(RunStoppedError, match=r"the answers have changed: .*rows failed.* \(on_drift: stop\)"):
+        job.run(stage, on_drift="stop", requests_per_minute=40_000, **options)
+    job.server.faults = []
+    with caplog.at_level(logging.WARNING):
+        assert job.run(**options).counters.num_rows == 4000
