@@ -115,16 +115,18 @@ def _run_job(
         job = prepare_job(stage, inputs, output, settings, restart=start.restart, config=config)
         before = job.before
         if not job.pending and job.output.is_complete():  # its status stays as the run that made it left it
-            return _finish(job, before.num_rows, started_monotonic_s, FailureLimit(settings.max_failed_rows))
-        with keep_run(
-            job, before=before, num_rows=job.plan.num_rows, command=start.command, takeover=start.takeover
-        ) as keeper:
-            if job.pending:
-                job.output.remove_success()
-                run = WatchedRun(job, start.shown, keeper).run()
-            keeper.flush()
-            result = _finish(job, before.num_rows, run, started_monotonic_s, keeper.control.failure_limit)
-            result = replace(result, endpoints=keeper.endpoints)
+            limit = FailureLimit(settings.max_failed_rows)
+            result = _finish(job, before.num_rows, run, started_monotonic_s, limit)
+        else:
+            with keep_run(
+                job, before=before, num_rows=job.plan.num_rows, command=start.command, takeover=start.takeover
+            ) as keeper:
+                if job.pending:
+                    job.output.remove_success()
+                    run = WatchedRun(job, start.shown, keeper).run()
+                keeper.flush()
+                result = _finish(job, before.num_rows, run, started_monotonic_s, keeper.control.failure_limit)
+                result = replace(result, endpoints=keeper.endpoints)
     finally:
         stage.close()
     start.shown.finish(summary(result))

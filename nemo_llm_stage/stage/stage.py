@@ -79,6 +79,7 @@ class Stage:
         self._order = RowOrder(_first_prompt(self.columns, self.uses))
         self._runtime = LocalRuntime()
         self._throttle = OPEN
+        self._place = ALONE
 
     @property
     def output_columns(self) -> tuple[str, ...]:
@@ -110,7 +111,15 @@ class Stage:
         return sum(client.total_limit(place) for client in unique(self._client_of.values()))
 
     def take_place(self, place: WorkerPlace) -> None:
-        """Be the stage of one of several workers that share the servers. Called while the stage is closed."""
+        """
+        Be the stage of one of several workers that share the servers.
+
+        The stage is closed for that where it is open: what is open has the limits of the place before.
+        """
+        if place == self._place:
+            return
+        self.close()
+        self._place = place
         for client in unique(self._client_of.values()):
             client.take_place(place)
 
