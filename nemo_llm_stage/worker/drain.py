@@ -7,6 +7,7 @@ Lies between a worker's tasks, which submit rows, and its stage. Knows nothing o
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from dataclasses import replace
@@ -16,6 +17,9 @@ from nemo_llm_stage.stage.stage import Stage
 from nemo_llm_stage.worker.orders import Orders
 
 T = TypeVar("T")
+
+QUIET_S = 0.05
+"""Nothing was in flight for so long: the last answer is journaled."""
 
 
 class Drain:
@@ -35,7 +39,7 @@ class Drain:
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._is_begun = False
-        self._was_quiet = False
+        self._quiet_since_s = 0.0
         self._open: set[Future[Any]] = set()
 
     def submit(self, start: Callable[[], Future[T]]) -> Future[T]:
@@ -59,15 +63,16 @@ class Drain:
     def follow(self, orders: Orders) -> None:
         """Begin to drain if `orders` say so, and end it once nothing is in flight. Call it again and again."""
         with self._lock:
-            self._is_begun |= orders.is_draining
+            is_first, self._is_begun = not self._is_begun, self._is_begun or orders.is_draining
             throttle = replace(orders.throttle, is_paused=True) if self._is_begun else orders.throttle
             self._stage.throttle(throttle)
         if not self._is_begun:
             return
-        is_quiet = self._stage.num_in_flight == 0
-        if orders.is_overdue or (is_quiet and self._was_quiet):  # twice: the last answer is being journaled
+        now_s = time.monotonic()
+        if is_first or self._stage.num_in_flight:  # the event loop pauses a moment after it is told to
+            self._quiet_since_s = now_s
+        if orders.is_overdue or now_s - self._quiet_since_s >= QUIET_S:
             self.end()
-        self._was_quiet = is_quiet
 
     def end(self) -> None:
         """Abandon the rows that are not finished. Tasks that miss some of theirs raise `CancelledError`."""

@@ -148,7 +148,8 @@ class _Supervisor:
         orders = self._control.orders_of(self._name, self.status.need)
         tasks = [] if orders.is_draining else self._take(handout)
         self.has_tasks = bool(tasks) or self.status.num_open > 0
-        self.call = self._slot.collect(tasks, handout.num_rows_ahead, _tick_s(self._control), orders)
+        num_rows_ahead = 0 if orders.is_draining else handout.num_rows_ahead
+        self.call = self._slot.collect(tasks, num_rows_ahead, _tick_s(self._control), orders)
         yield from (report for report in reports if isinstance(report, PartitionReport))
 
     def _take(self, handout: Handout) -> list[Task]:
