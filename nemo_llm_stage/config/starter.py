@@ -34,7 +34,7 @@ client: local
 #  base_url: http://localhost:8000/v1  # or a list of several
 #  api_key_env: MY_API_KEY             # or api_key_file; never the key itself
 #  api_key_header: Authorization       # api-key for Azure
-#  max_concurrent_requests: 64         # most requests in flight at each server
+#  max_concurrent_requests: 64         # most requests in flight at each server, or auto
 #  max_retries: 3
 #  base_delay: 1.0
 #  timeout: 600.0
