@@ -105,6 +105,7 @@ class Run:
     answers: list[float] = field(default_factory=list)
     most_in_flight: int = 0
     status: Any = None
+    num_failed: int = 0
     num_preemptions: int = 0
     num_refused: int = 0
     server_tokens: int = 0
@@ -164,7 +165,14 @@ def run_once(load: Load, limit: Limit, seconds: float, speedup: float) -> Run:
             return (time.monotonic() - began_s) * speedup
 
         rows = [{"number": number, "text": "word " * 60} for number in range(int(seconds * 80))]
-        future = stage.submit(rows, on_done=lambda _: run.answers.append(now_s()), order="input")
+
+        def note(outcome: Any) -> None:
+            if outcome["x"].error is None:
+                run.answers.append(now_s())
+            else:
+                run.num_failed += 1
+
+        future = stage.submit(rows, on_done=note, order="input")
         with another_client(load, base_url, speedup, now_s):
             while now_s() < seconds and not future.done():
                 time.sleep(0.05)
@@ -238,6 +246,7 @@ def compare(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "num_preemptions": auto.num_preemptions,
         "num_refused": auto.num_refused,
         "num_answers": len(auto.answers),
+        "num_failed": auto.num_failed,
         "limit": auto.status.limit,
         "mode": auto.status.mode,
         "bottleneck": auto.status.bottleneck,
