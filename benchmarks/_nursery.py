@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -51,6 +52,10 @@ class CrashJob:
     actors: int = 1
     action: str = "run"
     takeover: bool = False
+
+
+MAX_ATTEMPT_S = 300.0
+"""An attempt that takes longer hangs, or was stopped and never woken; the nursery is killed then."""
 
 
 class Nursery:
@@ -99,6 +104,8 @@ class Nursery:
 
     def _next(self) -> dict[str, Any]:
         assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], MAX_ATTEMPT_S)[0]:
+            self._process.kill()
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError("the nursery has died")
