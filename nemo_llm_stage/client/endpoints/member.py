@@ -35,6 +35,7 @@ class Member:
 
     Attributes:
         is_own: Whether this worker is the one to ask it; otherwise it is a last resort.
+        cap: The limit as the settings have it, for this worker; whoever adapts the limit stays below.
         leases: The requests in flight there, oldest first.
         meter: Counts what came of them.
         answered_at_s: Monotonic time of the last answer; that of joining before the first.
@@ -42,13 +43,25 @@ class Member:
         seed: Of its hashes.
     """
 
-    __slots__ = ("answered_at_s", "breaker", "endpoint", "governed", "is_own", "leases", "limit", "meter", "seed")
+    __slots__ = (
+        "answered_at_s",
+        "breaker",
+        "cap",
+        "endpoint",
+        "governed",
+        "is_own",
+        "leases",
+        "limit",
+        "meter",
+        "seed",
+    )
 
     def __init__(self, endpoint: Endpoint, limit: Limit, breaker: Breaker) -> None:
         self.endpoint = endpoint
         self.limit = limit
         self.breaker = breaker
         self.is_own = True
+        self.cap = limit.max_concurrent_requests
         self.leases: dict[Lease, None] = {}
         self.meter = EndpointMeter(endpoint.base_url)
         self.answered_at_s = breaker.since_s

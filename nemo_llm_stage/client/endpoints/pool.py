@@ -24,6 +24,9 @@ from nemo_llm_stage.client.governor.governed import Governed
 from nemo_llm_stage.client.limit import Limit
 from nemo_llm_stage.errors import RequestError, TransientError
 
+MAX_GONE = 256
+"""Servers that have left and are still told of."""
+
 
 class EndpointPool(Limit):
     """
@@ -103,10 +106,15 @@ class EndpointPool(Limit):
             share = shares.get(member.endpoint.base_url)
             member.is_own = share is not None
             limit = (share or Share(0, self._worker.count)).of(self._max_per_endpoint * counts[member.endpoint])
-            if member.governed is None:
-                member.limit.max_concurrent_requests = limit
+            if member.cap != limit:
+                member.cap = limit
+                if member.governed is None:
+                    member.limit.max_concurrent_requests = limit
             if self._govern is not None and member.governed is None:
                 member.governed = self._govern(member.endpoint.base_url, member.limit)
+        gone = [url for url, member in self._known.items() if member not in self.members and not member.leases]
+        for url in gone[:-MAX_GONE]:
+            del self._known[url]
         self._refresh()
 
     def resize(self, max_concurrent_requests: int) -> None:

@@ -13,7 +13,9 @@ import pytest
 
 from nemo_llm_stage import AsyncHTTPClient, LLMStage
 from nemo_llm_stage.client.endpoint_status import EndpointStatus
+from nemo_llm_stage.client.endpoints.address import parse_base_url
 from nemo_llm_stage.client.endpoints.affinity import affinity
+from nemo_llm_stage.client.endpoints.pool import EndpointPool
 from nemo_llm_stage.client.endpoints.share import WorkerPlace
 from nemo_llm_stage.client.endpoints.state import EndpointPolicy
 from nemo_llm_stage.core import Outcome
@@ -309,3 +311,32 @@ def test_rows_that_begin_alike_go_to_one_server() -> None:
     at_home = sum(max(letters.count(document[0]) for letters in seen) for document in documents)
     assert at_home >= 0.7 * len(rows)
     assert min(map(len, seen)) >= 0.15 * len(rows)
+
+
+def test_servers_that_have_left_are_forgotten_in_the_end() -> None:
+    """A list that changes for weeks does not fill the memory."""
+
+    async def scenario() -> int:
+        client = client_of("http://127.0.0.1:1")
+        pool = client.limit
+        assert isinstance(pool, EndpointPool)
+        for number in range(1000):
+            pool.update([parse_base_url(f"http://10.0.{number // 250}.{number % 250 + 1}:8000")])
+        return len(pool.statuses())
+
+    assert asyncio.run(scenario()) <= 300
+
+
+def test_a_limit_that_was_adapted_stays_when_the_list_changes() -> None:
+    """Only a server whose share changes gets a new limit."""
+
+    async def scenario() -> list[int]:
+        client = client_of(["http://127.0.0.1:1", "http://127.0.0.1:2"])
+        pool = client.limit
+        assert isinstance(pool, EndpointPool)
+        pool.members[0].limit.resize(3)
+        pool.update([parse_base_url(f"http://127.0.0.1:{port}") for port in (1, 2, 3)])
+        assert pool.max_concurrent_requests == 3 + 8 + 8
+        return [member.limit.max_concurrent_requests for member in pool.members]
+
+    assert asyncio.run(scenario()) == [3, 8, 8]
