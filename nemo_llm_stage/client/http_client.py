@@ -224,8 +224,7 @@ class AsyncHTTPClient(AsyncLLMClient):
         """
         Find out, before anything is paid for, whether every server is there, takes the key and has `model`.
 
-        Costs one request for the list of models, and one token where the list does not have it: some servers answer to
-        names they do not list. Does nothing where `check_server` is False.
+        Costs one request for the list of models, and one token where the list does not have it.
 
         Raises:
             ConnectionFailedError: No server can be reached; some being down is only logged.

@@ -93,10 +93,15 @@ class Limit:
         Args:
             max_concurrent_requests: The new cap, at least 1.
         """
+        self.max_concurrent_requests = self.checked(max_concurrent_requests)
+        self.wake()
+
+    @staticmethod
+    def checked(max_concurrent_requests: int) -> int:
+        """Return a cap that can be one; raises ValueError for any other."""
         if max_concurrent_requests < 1:
             raise ValueError(f"max_concurrent_requests is {max_concurrent_requests}; it must be at least 1.")
-        self.max_concurrent_requests = max_concurrent_requests
-        self.wake()
+        return max_concurrent_requests
 
     def pause(self) -> None:
         """Give no permits until `resume`. Those that are held stay."""

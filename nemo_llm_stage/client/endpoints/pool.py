@@ -19,7 +19,7 @@ from nemo_llm_stage.client.endpoints.member import HELD, Lease, Member, least_lo
 from nemo_llm_stage.client.endpoints.share import ALONE, Share, WorkerPlace, shares_of
 from nemo_llm_stage.client.endpoints.source import Source
 from nemo_llm_stage.client.endpoints.state import Breaker, EndpointPolicy
-from nemo_llm_stage.client.endpoints.trail import NOWHERE, TRAIL, is_blameless, is_fault
+from nemo_llm_stage.client.endpoints.trail import NOWHERE, TRAIL, choices, is_blameless, is_fault
 from nemo_llm_stage.client.governor.governed import Governed
 from nemo_llm_stage.client.limit import Limit
 from nemo_llm_stage.errors import RequestError, TransientError
@@ -90,7 +90,7 @@ class EndpointPool(Limit):
     @property
     def num_ahead(self) -> int:
         """Likewise; more where requests have homes, so that there is one for each server."""
-        return self.max_concurrent_requests if self._homes.are_used else max(4, self.max_concurrent_requests // 4)
+        return self.max_concurrent_requests if self._homes.are_used else super().num_ahead
 
     def update(self, endpoints: Iterable[Endpoint]) -> None:
         """Ask these servers from now on. Those that are gone get no more requests; those in flight there may end."""
@@ -119,9 +119,7 @@ class EndpointPool(Limit):
 
     def resize(self, max_concurrent_requests: int) -> None:
         """Change the limit of each server, and fix it where it adapts."""
-        if max_concurrent_requests < 1:
-            raise ValueError(f"max_concurrent_requests is {max_concurrent_requests}; it must be at least 1.")
-        self._max_per_endpoint = max_concurrent_requests
+        self._max_per_endpoint = self.checked(max_concurrent_requests)
         for member in self.members:
             if member.governed is not None:
                 member.governed.pin(max_concurrent_requests)
@@ -188,7 +186,7 @@ class EndpointPool(Limit):
             self._note_alive(member)
         trail = TRAIL.get()
         tried = (*trail.tried, member)
-        others = [other for other in self._choices(tried) if other not in tried]
+        others = [other for other in choices(tried, self._usable, self.members) if other not in tried]
         error.goes_elsewhere = bool(others) and is_blameless(error, lease)
         error.server = member.breaker if len(self.members) > 1 else None
         TRAIL.set(trail.after(lease, others))
@@ -262,23 +260,13 @@ class EndpointPool(Limit):
             for member in self._sick:
                 if member not in tried and member.breaker.is_due(now_s):
                     return member
-        usable = self._choices(tried) if tried else self._usable
+        usable = choices(tried, self._usable, self.members) if tried else self._usable
         if len(usable) == 1:
-            member, limit = usable[0], usable[0].limit
-            is_free = limit.in_flight < limit.max_concurrent_requests and (
-                member.governed is None or member.governed.is_open
-            )
-            return member if is_free else None
+            return usable[0] if usable[0].has_room else None
         if affinity is not None:
             return self._homes.pick(affinity, usable)
         self._turn += 1
         return least_loaded(usable, self._turn - 1)
-
-    def _choices(self, tried: Sequence[Member]) -> Sequence[Member]:
-        """Return the servers for a request that has failed at others: those where it has not, if there is any."""
-        untried = [member for member in self._usable if member not in tried]
-        untried = untried or [member for member in self.members if member.breaker.is_usable and member not in tried]
-        return untried or self._usable
 
     def _occupy(self, member: Member) -> None:
         member.limit.in_flight += 1

@@ -6,6 +6,7 @@ Knows errors and servers; knows nothing of limits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -55,6 +56,19 @@ class Trail:
 
 NOWHERE = Trail()
 TRAIL: ContextVar[Trail] = ContextVar("TRAIL", default=NOWHERE)
+
+
+def choices(tried: Sequence[Member], usable: Sequence[Member], members: Sequence[Member]) -> Sequence[Member]:
+    """
+    Return the servers for a request that has failed at others.
+
+    Args:
+        tried: Where it has failed.
+        usable: The servers that get requests now: returned where all of `members` are tried or down.
+        members: All servers, those of other workers too.
+    """
+    untried = [member for member in usable if member not in tried]
+    return untried or [member for member in members if member.breaker.is_usable and member not in tried] or usable
 
 
 def is_fault(error: TransientError) -> bool:
