@@ -46,11 +46,11 @@ def run(stage: Any, folder: Path, **settings: Any) -> Any:
 
 
 def test_two_actors_give_every_row_once(server: SimulatedServer, folder: Path) -> None:
-    """And ask no row twice; together they keep twice the limit."""
+    """And ask no row twice; together they keep the limit of the server."""
     result = run(make_stage(server), folder, actors=2, rows_per_partition=20)
     assert pd.read_parquet(folder / "out")["x"].tolist() == answers(400)
     assert (result.counters.num_answered, server.stats.num_duplicates) == (400, 0)
-    assert 16 < server.stats.max_in_flight <= 32
+    assert 8 < server.stats.max_in_flight <= 16
 
 
 def test_a_wrong_key_ends_the_run_with_the_servers_error(server: SimulatedServer, folder: Path) -> None:
