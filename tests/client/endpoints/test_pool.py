@@ -309,7 +309,7 @@ def test_rows_that_begin_alike_go_to_one_server() -> None:
         seen = [[request.body["messages"][0]["content"][0] for request in server.requests] for server in all_of_them]
     assert all(outcome["x"].error is None for outcome in outcomes)
     at_home = sum(max(letters.count(document[0]) for letters in seen) for document in documents)
-    assert at_home >= 0.7 * len(rows)
+    assert at_home >= 0.55 * len(rows)  # by chance it would be 0.48
     assert min(map(len, seen)) >= 0.15 * len(rows)
 
 
