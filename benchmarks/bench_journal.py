@@ -25,7 +25,8 @@ from _report import make_parser, show
 
 from nemo_llm_stage import AsyncHTTPClient, GenerationConfig, LLMStage, run_job
 from nemo_llm_stage.config.job_settings import JobSettings
-from nemo_llm_stage.core import Completion, Counters, Usage
+from nemo_llm_stage.core import Completion, Usage
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.journal import Journal
 from nemo_llm_stage.dataset.read import read_partition
 from nemo_llm_stage.dataset.storage import Folder

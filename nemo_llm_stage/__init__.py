@@ -20,7 +20,8 @@ from nemo_llm_stage.client.formatters import HFChatTemplateFormatter, PlainForma
 from nemo_llm_stage.client.http_client import AsyncHTTPClient
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig, LLMClient
 from nemo_llm_stage.client.openai_client import AsyncOpenAIClient, OpenAIClient
-from nemo_llm_stage.core import Completion, Counters, RowResult, Usage
+from nemo_llm_stage.core import Completion, RowResult, Usage
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.errors import (
     ConfigError,
     FatalError,

@@ -65,7 +65,8 @@ from nemo_llm_stage.client.curators import count_as_curators
 from nemo_llm_stage.client.http_client import AsyncHTTPClient
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig, LLMClient
 from nemo_llm_stage.client.openai_client import AsyncOpenAIClient, OpenAIClient
-from nemo_llm_stage.core import Counters, Outcome
+from nemo_llm_stage.core import Outcome
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.rows.adjust import is_cut_off
 from nemo_llm_stage.stage.llm_stage import LLMStage
 from nemo_llm_stage.stage.loop import result_of

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from nemo_llm_stage.config.job_settings import JobKeywords, JobSettings, WorkerKeywords, takes
-from nemo_llm_stage.core import Counters
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.files import check_unchanged
 from nemo_llm_stage.dataset.verify import Verification, verify
 from nemo_llm_stage.errors import OutputConflictError, RunError

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nemo_llm_stage.config.job_settings import JobSettings
-from nemo_llm_stage.core import Counters, sum_counters
+from nemo_llm_stage.counters import Counters, sum_counters
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.job.prepare import Job
 from nemo_llm_stage.report.progress.progress import Progress

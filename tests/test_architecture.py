@@ -13,7 +13,7 @@ import pytest
 import nemo_llm_stage
 
 ROOT = Path(nemo_llm_stage.__file__).parent
-BASE = {"advice", "core", "errors", "fields", "identity", "suggest", "text"}
+BASE = {"advice", "core", "counters", "errors", "fields", "identity", "suggest", "text"}
 ROWS = BASE | {"client", "prompt", "output"}
 STAGE = ROWS | {"rows"}
 CONFIG = STAGE | {"stage", "embedded"}

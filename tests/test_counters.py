@@ -6,7 +6,8 @@ from typing import Any
 
 import orjson
 
-from nemo_llm_stage.core import Completion, Counters, Origin, RowResult, Usage
+from nemo_llm_stage.core import Completion, Origin, RowResult, Usage
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.summary import Summary
 
 

@@ -24,6 +24,7 @@ from nemo_llm_stage.client.generation import ConversationFormatter, GenerationCo
 from nemo_llm_stage.client.limit import Limit, LoopLocal
 from nemo_llm_stage.client.outcome import completion_of_texts
 from nemo_llm_stage.client.retry import RetryPolicy, Server, send
+from nemo_llm_stage.client.sync_client import LLMClient
 from nemo_llm_stage.core import Completion, Message
 from nemo_llm_stage.errors import ConfigError, LLMStageError, RequestError
 
@@ -33,33 +34,6 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 """A name that users' tests patch, as they do in NeMo Curator's module."""
-
-
-class LLMClient(ABC):
-    """A synchronous client. The stage calls its `query_model` from a pool of threads."""
-
-    @abstractmethod
-    def setup(self) -> None:
-        """Make the client ready: read keys, open what must be open. Called in the process that will use it."""
-
-    @abstractmethod
-    def query_model(
-        self,
-        *,
-        messages: Iterable[Message],
-        model: str,
-        conversation_formatter: ConversationFormatter | None = None,
-        generation_config: GenerationConfig | dict[str, Any] | None = None,
-    ) -> list[str]:
-        """
-        Return one text per choice, in the server's order.
-
-        Args:
-            messages: Chat turns, oldest first.
-            model: The model's name on the server.
-            conversation_formatter: Renders the turns for a base model.
-            generation_config: None means the defaults.
-        """
 
 
 class AsyncLLMClient(ABC):

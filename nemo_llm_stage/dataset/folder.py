@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from nemo_llm_stage.core import Counters, sum_counters
+from nemo_llm_stage.counters import Counters, sum_counters
 from nemo_llm_stage.dataset.arrow_types import conform
 from nemo_llm_stage.dataset.arrow_values import shown_rows
 from nemo_llm_stage.dataset.bad_input import BadInput, read_bad_input, write_bad_input

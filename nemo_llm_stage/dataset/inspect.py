@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nemo_llm_stage.core import Counters
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.checksum import checksum_of
 from nemo_llm_stage.dataset.checksum import is_intact as is_intact_parquet
 from nemo_llm_stage.dataset.folder import OutputFolder

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from nemo_llm_stage.core import Completion, Counters, RowResult, Usage
+from nemo_llm_stage.core import Completion, RowResult, Usage
+from nemo_llm_stage.counters import Counters
 
 
 def output_columns_of(job: Mapping[str, Any]) -> list[str]:

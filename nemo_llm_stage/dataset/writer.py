@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from nemo_llm_stage.core import Counters
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset import checksum
 from nemo_llm_stage.dataset.failpoints import reach
 from nemo_llm_stage.dataset.json_lines import beside_lines

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_llm_stage.config.job_settings import JobSettings
-from nemo_llm_stage.core import Counters
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.bad_input import BadInput
 from nemo_llm_stage.dataset.files import InputFile, find_input, folders_of
 from nemo_llm_stage.dataset.folder import BAD_FILES, OutputFolder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from nemo_llm_stage.client.endpoint_status import EndpointStatus
-from nemo_llm_stage.core import Counters
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.bad_input import BadInput
 
 

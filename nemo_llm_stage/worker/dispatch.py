@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from nemo_llm_stage.core import Counters, sum_counters
+from nemo_llm_stage.counters import Counters, sum_counters
 from nemo_llm_stage.dataset.plan import Partition, cut
 from nemo_llm_stage.worker.task import PieceReport, Report, Task
 

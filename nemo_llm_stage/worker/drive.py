@@ -14,7 +14,7 @@ from typing import Protocol
 
 from nemo_llm_stage.client.endpoint_status import merge_endpoints
 from nemo_llm_stage.client.endpoints.share import WorkerPlace
-from nemo_llm_stage.core import sum_counters
+from nemo_llm_stage.counters import sum_counters
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.errors import RunError
 from nemo_llm_stage.stage.status import StageStatus

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from nemo_llm_stage.core import Counters
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.stage.status import StageStatus
 from nemo_llm_stage.worker.orders import NO_CONTROL, Control

@@ -15,7 +15,7 @@ from typing import Any
 
 from nemo_llm_stage import errors
 from nemo_llm_stage.client.throttle import Spending
-from nemo_llm_stage.core import Counters
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.stage.status import StageStatus
 from nemo_llm_stage.text import printable
 from nemo_llm_stage.worker.dispatch import MAX_TASKS_OPEN

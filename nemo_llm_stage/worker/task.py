@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nemo_llm_stage.core import COST_NAMES, Counters
+from nemo_llm_stage.counters import COST_NAMES, Counters
 from nemo_llm_stage.dataset.plan import Partition
 
 

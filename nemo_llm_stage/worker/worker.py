@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from nemo_llm_stage.client.endpoints.share import ALONE
 from nemo_llm_stage.client.throttle import OPEN, Spending
-from nemo_llm_stage.core import Counters, Origin, Outcome, sum_counters
+from nemo_llm_stage.core import Origin, Outcome
+from nemo_llm_stage.counters import Counters, sum_counters
 from nemo_llm_stage.dataset.arrow_types import conform
 from nemo_llm_stage.dataset.bad_input import BadInput
 from nemo_llm_stage.dataset.failpoints import reach

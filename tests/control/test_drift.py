@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nemo_llm_stage.core import Counters
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.errors import RunStoppedError
 from nemo_llm_stage.testing import Fault
 from nemo_llm_stage.worker.control.drift import Drift

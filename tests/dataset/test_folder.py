@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from nemo_llm_stage.core import Counters
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset import failpoints
 from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.inspect import inspect

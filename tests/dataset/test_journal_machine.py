@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from nemo_llm_stage.core import Completion
-from nemo_llm_stage.core import Counters as RowCounters
+from nemo_llm_stage.counters import Counters as RowCounters
 from nemo_llm_stage.dataset import failpoints
 from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.journal import Journal

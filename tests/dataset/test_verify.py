@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nemo_llm_stage.core import Counters
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.files import find_files
 from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.plan import Plan, make_plan

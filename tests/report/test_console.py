@@ -17,7 +17,8 @@ from rich.console import Console
 
 from nemo_llm_stage.cli import main
 from nemo_llm_stage.client.endpoint_status import EndpointStatus
-from nemo_llm_stage.core import Completion, Counters, RowResult
+from nemo_llm_stage.core import Completion, RowResult
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.bad_input import BadInput
 from nemo_llm_stage.job.preview import PreviewedColumn
 from nemo_llm_stage.job.result import JobResult

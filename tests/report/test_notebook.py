@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nemo_llm_stage import AsyncHTTPClient, JobResult, LLMStage, run_job
-from nemo_llm_stage.core import Counters
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.testing import SimulatedServer
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nemo_llm_stage.client.endpoint_status import EndpointMeter, EndpointStatus, bucket_of
-from nemo_llm_stage.core import Counters
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.report.console import PlainConsole
 from nemo_llm_stage.report.progress.displays import LogDisplay
 from nemo_llm_stage.report.progress.log_line import json_line, text_line

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from nemo_llm_stage.core import Counters
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.worker.dispatch import Handout
 from nemo_llm_stage.worker.task import PartitionReport, PieceReport, Task

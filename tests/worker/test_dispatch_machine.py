@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from nemo_llm_stage.core import Counters
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.worker.dispatch import MAX_TASKS_OPEN, Handout
 from nemo_llm_stage.worker.task import PartitionReport, PieceReport, Task

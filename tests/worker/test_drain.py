@@ -12,7 +12,7 @@ import pytest
 
 from nemo_llm_stage import AsyncHTTPClient, LLMStage
 from nemo_llm_stage.config.job_settings import JobSettings
-from nemo_llm_stage.core import sum_counters
+from nemo_llm_stage.counters import sum_counters
 from nemo_llm_stage.job.prepare import Job, prepare_job
 from nemo_llm_stage.testing import Fault, SimulatedServer
 from nemo_llm_stage.worker.engine import RunStatus

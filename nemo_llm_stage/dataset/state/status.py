@@ -34,7 +34,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from nemo_llm_stage.core import Counters
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.state.json_file import read_json, write_json
 from nemo_llm_stage.dataset.state.process import ProcessIdentity
 from nemo_llm_stage.dataset.storage import Folder

@@ -20,7 +20,7 @@ import orjson
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from nemo_llm_stage.core import Counters
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.recount import output_columns_of
 from nemo_llm_stage.dataset.state.timeline import Timeline, read_timelines

@@ -14,7 +14,7 @@ from itertools import pairwise, zip_longest
 from statistics import fmean, stdev
 
 from nemo_llm_stage.client.endpoint_status import EndpointStatus, percentile_s
-from nemo_llm_stage.core import Counters, sum_counters
+from nemo_llm_stage.counters import Counters, sum_counters
 from nemo_llm_stage.report.estimate import student_t
 from nemo_llm_stage.report.progress.view import EndpointView, JobTitle, View
 from nemo_llm_stage.worker.engine import RunStatus

@@ -13,7 +13,7 @@ from typing import Literal, Self
 
 from rich.console import RenderableType
 
-from nemo_llm_stage.core import Counters
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.report.console import PlainConsole
 from nemo_llm_stage.report.progress.displays import (
     Display,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from rich.text import Text
 
-from nemo_llm_stage.core import Counters
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.report.progress.servers import server_lines
 from nemo_llm_stage.report.progress.view import View
 from nemo_llm_stage.report.progress.words import time_left, wait_words

@@ -17,7 +17,7 @@ from typing import Any
 
 from nemo_llm_stage.client.throttle import Spending, Throttle
 from nemo_llm_stage.config.job_settings import JobSettings
-from nemo_llm_stage.core import Counters
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.state.orders import Answer, Order
 from nemo_llm_stage.dataset.state.timeline import Event, Timeline
 from nemo_llm_stage.errors import ConfigError, RunError, RunStoppedError

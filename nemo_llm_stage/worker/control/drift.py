@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 
-from nemo_llm_stage.core import Counters
+from nemo_llm_stage.counters import Counters
 
 NUM_FIRST_ROWS = 500
 """Rows that say how the job is; and, at least, those of the window."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from nemo_llm_stage.client.throttle import Spending
-from nemo_llm_stage.core import Counters
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.state.holder import (
     Holder,

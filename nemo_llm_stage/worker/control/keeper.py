@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from nemo_llm_stage.client.endpoint_status import EndpointStatus
-from nemo_llm_stage.core import Counters
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.state.holder import Holder, publish_holder, read_holder, remove_holder
 from nemo_llm_stage.dataset.state.json_file import now
 from nemo_llm_stage.dataset.state.orders import (
