@@ -46,7 +46,7 @@ def read_json(state: Folder, name: str, decode: Callable[[dict[str, Any]], T], *
     """
     try:
         data = state.read(name)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # a file may be in the way of the folder
         return None
     try:
         values = orjson.loads(data)
