@@ -178,7 +178,8 @@ def _retry_failed(
         command = shlex.join(["nemo-llm-stage", "retry-failed", str(output)])
         with keep_run(job, before=Counters(), num_rows=failed.num_rows, command=command, takeover=False) as keeper:
             run = WatchedRetry(job, shown, keeper, failed).run() if partitions else Counters()
-            result = _finish(job, job.plan.num_rows - failed.num_rows, run, started_monotonic_s, end_limit)
+            limit = end_limit if partitions or not kinds else None
+            result = _finish(job, job.plan.num_rows - failed.num_rows, run, started_monotonic_s, limit)
             result = replace(result, endpoints=keeper.endpoints)
     finally:
         stage.close()
@@ -262,9 +263,13 @@ def _write_report(job: Job, verification: Verification) -> None:
 
 
 def _finish(
-    job: Job, num_rows_before: int, run: Counters, started_monotonic_s: float, failure_limit: FailureLimit
+    job: Job, num_rows_before: int, run: Counters, started_monotonic_s: float, failure_limit: FailureLimit | None
 ) -> JobResult:
-    """Check the output as a whole, and only then mark it as complete. One that is marked already is not judged anew."""
+    """
+    Check the output as a whole, and only then mark it as complete.
+
+    One that is marked already is not judged anew. Without a `failure_limit` it is neither judged nor marked.
+    """
     if job.pending:
         check_unchanged(job.plan.files)
     verification = verify(job.output, job.plan)
@@ -274,7 +279,7 @@ def _finish(
         raise RunError("the output does not hold every row exactly once:\n  " + "\n  ".join(problems[:20]))
     job.output.tidy(keep_raw=job.settings.keep_raw)
     _write_report(job, verification)
-    if not job.output.is_complete():
+    if failure_limit is not None and not job.output.is_complete():
         failure_limit.check_end(verification.counters)
         job.output.write_success()
     return JobResult(

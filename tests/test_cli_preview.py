@@ -216,6 +216,8 @@ def test_the_starter_tells_of_every_setting(tmp_path: Path) -> None:
             both.pop(key.removesuffix("_file") if key.endswith("_file") else "", None)
         if "columns" in block:
             both = {key: value for key, value in both.items() if key not in {"prompt", "output_column", "answer"}}
+        if "max_cost" in block:
+            both = both | {"price_input": 0.1, "price_output": 0.4}
         if "explode" in block:
             both = both | {"generation_config": {"n": 2}}
         make_config(both)

@@ -65,7 +65,7 @@ def test_new_files_become_new_partitions(job: JobRunner, name: str, output_forma
 
 def test_a_job_that_stopped_grows_too(job: JobRunner, failing_place: list[str]) -> None:
     """Its own open partitions are run with the new ones."""
-    failing_place.append("commit.before_publish")
+    failing_place.append("commit.after_publish")
     with pytest.raises(BaseException):  # noqa: B017, PT011 - whatever a worker makes of the death
         job.run()
     add_file(job)
