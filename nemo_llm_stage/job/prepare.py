@@ -117,18 +117,18 @@ def prepare_job(
         goes_on = False
     else:
         added = new_files(record, files) if settings.on_new_input == "add" else []
-        check_same_input(record, [file for file in files if file not in added], folder.url)
+        paths = {file.path for file in added}
+        check_same_input(record, [file for file in files if file.path not in paths], folder.url)
         plan = read_plan(record)
         bad_files = _left_out_before(folder, settings)
-        if added and not changes:
+        goes_on = not changes
+        if added and goes_on:
             plan = plan_input(added, settings, bad_files.append, onto=plan)
             grown = extended_record(record, plan)
-        goes_on = not changes
+            changes = [_growth(record, plan)]
     stage.check_columns(plan.schema.names)
     job_id = record["id"] if record is not None and goes_on else uuid.uuid4().hex
     committed, before = folder.committed_by(job_id) if goes_on else (set[str](), Counters())
-    if grown is not None:
-        changes = [_growth(record, plan)]
     notices = (*changes, *found.notices, *plan.notices, *(f"left out: {bad.reason}" for bad in bad_files))
     job = Job(stage, plan, folder, frozenset(committed), before, job_id, settings, notices)
     if job.pending:
@@ -172,9 +172,8 @@ def _with_partitions_of(record: Mapping[str, Any] | None, settings: JobSettings)
     return settings if None in sizes else replace(settings, rows_per_partition=max(1, *sizes))
 
 
-def _growth(record: Mapping[str, Any] | None, plan: Plan) -> str:
+def _growth(record: Mapping[str, Any], plan: Plan) -> str:
     """Say what new input files add to the job that `record` tells of."""
-    assert record is not None
     num_files, num_before = len(plan.files) - len(record["files"]), len(record["partitions"])
     num_rows = plan.num_rows - record["num_rows"]
     about = "" if plan.is_exact else "about "
