@@ -48,7 +48,7 @@ class Counters:
         resumed_wasted_output_tokens: Likewise of `wasted_output_tokens`.
         errors: Failures by kind; a row may have one in each of its columns.
         examples: The newest whole error message of each kind.
-        errors_by_column: Rows of the output with an error, skipped ones included, in each output column.
+        errors_by_column: Rows of the output that failed or were skipped, in each output column.
     """
 
     num_rows: int = 0

@@ -37,6 +37,7 @@ _COLUMNS = (
     ("`X_FIELD`", "the field's type", "with `field_columns`, in place of `X`: one column for each field of a struct"),
     ("`X_choice`", "int32", "with `explode`: the answer's number, from 0"),
     ("`X_error`", "text", "null where the row did not fail, else `kind: message`"),
+    ("`X_skipped`", "text", "null where the row was not skipped, else why"),
     ("`X_reasoning`", "text", "with `reasoning_column`: the model's thinking"),
     ("`X_meta`", "struct", "what is known of the row's requests; without it: `has_meta: false`"),
 )

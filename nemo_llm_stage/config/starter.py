@@ -68,7 +68,7 @@ prompt: |
 #skip_when: "{{{{ text | length < 20 }}}}"
 #conversation_formatter: plain         # base models: plain, or the path of a tokenizer_config.json or .jinja
 
-# The answer. The new columns are topic, topic_error and topic_meta.
+# The answer. The new columns are topic, topic_error, topic_skipped and topic_meta.
 output_column: topic
 answer:
   type: choices

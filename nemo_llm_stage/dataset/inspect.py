@@ -6,7 +6,7 @@ Knows files and their counts; knows nothing of plans.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -28,7 +28,7 @@ class CommittedFile:
         counters: Counted as it was written.
         job_id: Of the job that wrote it; None where that is lost.
         num_rows: In the file.
-        errors_by_column: Output column → rows with something in its error column.
+        errors_by_column: Output column → rows that say why it is null.
         schema: Of a Parquet file, without metadata.
     """
 
@@ -39,23 +39,33 @@ class CommittedFile:
     schema: pa.Schema | None = None
 
 
-def inspect(output: OutputFolder, name: str, output_columns: Sequence[str]) -> CommittedFile:
+def inspect(output: OutputFolder, name: str, reasons: Mapping[str, Sequence[str]]) -> CommittedFile:
     """
     Return what a committed file says about itself: a Parquet file by its footer, a JSONL file by its rows.
+
+    Args:
+        output: The folder.
+        name: The file's.
+        reasons: Output column → the columns that say why it is null.
 
     Raises:
         OSError: It cannot be read.
         ValueError: It is damaged; also `pyarrow.ArrowException`, KeyError and TypeError.
     """
     if output.format == "jsonl":
-        errors = [[row[f"{column}_error"] for column in output_columns] for row in output.rows(name)]
-        nums = [sum(error is not None for error in column) for column in zip(*errors, strict=True)]
-        by_column = dict(zip(output_columns, nums or [0] * len(output_columns), strict=True))
+        num_rows, by_column = 0, dict.fromkeys(reasons, 0)
+        for row in output.rows(name):
+            num_rows += 1
+            for column, names in reasons.items():
+                by_column[column] += any(row[reason] is not None for reason in names)
         summary = output.read_summary(name)
         job_id = None if summary is None else summary.job_id
-        return CommittedFile(output.read_counters(name), job_id, len(errors), by_column)
+        return CommittedFile(output.read_counters(name), job_id, num_rows, by_column)
     footer = read_footer(output.folder, name)
-    by_column = {column: footer.num_rows - _num_nulls(footer, f"{column}_error") for column in output_columns}
+    by_column = {
+        column: sum(footer.num_rows - _num_nulls(footer, reason) for reason in names)
+        for column, names in reasons.items()
+    }
     schema = footer.schema.to_arrow_schema().remove_metadata()
     summary = Summary.decode(footer.metadata[SUMMARY_KEY])
     return CommittedFile(summary.counters, summary.job_id, footer.num_rows, by_column, schema)

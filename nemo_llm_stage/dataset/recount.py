@@ -11,6 +11,10 @@ from typing import Any
 
 from nemo_llm_stage.core import Completion, RowResult, Usage
 from nemo_llm_stage.counters import Counters
+from nemo_llm_stage.errors import SkippedError
+
+FIRST_VERSION_WITH_SKIPPED = 3
+"""Of a job's record: from this one on, an output has a column ``X_skipped``."""
 
 
 def output_columns_of(job: Mapping[str, Any]) -> list[str]:
@@ -22,6 +26,16 @@ def output_columns_of(job: Mapping[str, Any]) -> list[str]:
 def explodes(job: Mapping[str, Any]) -> bool:
     """Whether a job gives each of a row's answers a row of its own."""
     return bool(job["stage"].get("explode"))
+
+
+def reasons_of(job: Mapping[str, Any], column: str) -> tuple[str, ...]:
+    """Return the names of the columns that say why `column` is null: first of a failure, then of a skip."""
+    return (f"{column}_error",) if skips_are_errors(job) else (f"{column}_error", f"{column}_skipped")
+
+
+def skips_are_errors(job: Mapping[str, Any]) -> bool:
+    """Whether the error column of a job's output also says why rows were skipped, as in older versions."""
+    return bool(job.get("format_version", 0) < FIRST_VERSION_WITH_SKIPPED)
 
 
 def recount(rows: Iterable[Mapping[str, Any]], job: Mapping[str, Any], number: int, num_left_out: int) -> Counters:
@@ -39,7 +53,7 @@ def recount(rows: Iterable[Mapping[str, Any]], job: Mapping[str, Any], number: i
     for row in rows:
         counters.num_written += 1
         if all(row.get(f"{column}_choice") in (0, None) for column in columns):  # the others are of the same row
-            counters.count({column: _result_of(row, column) for column in columns})
+            counters.count({column: _result_of(row, column, job) for column in columns})
     if job["stage"].get("keep_if"):
         num_rows = job["partitions"][number][3]
         if num_rows is not None:  # dropped rows have left nothing behind
@@ -48,9 +62,16 @@ def recount(rows: Iterable[Mapping[str, Any]], job: Mapping[str, Any], number: i
     return counters
 
 
-def _result_of(row: Mapping[str, Any], column: str) -> RowResult:
+def error_of(row: Mapping[str, Any], column: str, job: Mapping[str, Any]) -> str | None:
+    """Return why `column` is null in a written row, as ``kind: message``; None where it is not."""
+    error: str | None = row[f"{column}_error"]
+    skipped = None if skips_are_errors(job) else row[f"{column}_skipped"]
+    return error if skipped is None else f"{SkippedError.kind}: {skipped}"
+
+
+def _result_of(row: Mapping[str, Any], column: str, job: Mapping[str, Any]) -> RowResult:
     meta = row.get(f"{column}_meta") or {}
     usage = Usage(meta.get("input_tokens"), meta.get("output_tokens"), meta.get("cached_tokens"))
     reasons = tuple((meta.get("finish_reason") or "").split(","))
     completion = Completion(texts=(), finish_reasons=reasons, usage=usage)
-    return RowResult(None, row[f"{column}_error"], completion, meta.get("attempts") or 0)
+    return RowResult(None, error_of(row, column, job), completion, meta.get("attempts") or 0)

@@ -6,7 +6,7 @@ Looks at the files themselves, not at what a run remembers. Knows plans and outp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ from nemo_llm_stage.dataset.compare import first_misplaced
 from nemo_llm_stage.dataset.folder import BAD_FILES, OutputFolder
 from nemo_llm_stage.dataset.inspect import check_bytes, inspect
 from nemo_llm_stage.dataset.plan import Partition, Plan
-from nemo_llm_stage.dataset.recount import explodes, output_columns_of
+from nemo_llm_stage.dataset.recount import explodes, output_columns_of, reasons_of
 from nemo_llm_stage.errors import LLMStageError
 
 NUM_LEFT_OUT_SHOWN = 5
@@ -64,7 +64,7 @@ def verify(output: OutputFolder, plan: Plan, *, reads_bytes: bool = False, compa
         compares_rows: Whether to read the input again as well, and compare it with the output row by row.
     """
     job = output.read_job() or {}
-    columns = output_columns_of(job)
+    reasons = {column: reasons_of(job, column) for column in output_columns_of(job)}
     is_exploded = explodes(job)
     committed = output.data_files()
     expected = {output.name_of(partition): partition for partition in plan.partitions}
@@ -74,7 +74,7 @@ def verify(output: OutputFolder, plan: Plan, *, reads_bytes: bool = False, compa
     schema: pa.Schema | None = None
 
     def look_at(name: str) -> _Look:
-        look = _look(output, name, expected[name], columns, is_exploded, job.get("id"), reads_bytes=reads_bytes)
+        look = _look(output, name, expected[name], reasons, is_exploded, job.get("id"), reads_bytes=reads_bytes)
         if compares_rows and not look.problems:
             look.problems.extend(_compare(output, name, expected[name], plan.schema, is_exploded))
         return look
@@ -102,7 +102,7 @@ def _look(
     output: OutputFolder,
     name: str,
     partition: Partition,
-    columns: Sequence[str],
+    reasons: Mapping[str, Sequence[str]],
     is_exploded: bool,
     job_id: str | None,
     *,
@@ -111,7 +111,7 @@ def _look(
     try:
         if reads_bytes:  # before Arrow looks at it: a damaged footer can end the process
             check_bytes(output, name)
-        file = inspect(output, name, columns)
+        file = inspect(output, name, reasons)
     except (LLMStageError, OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
         advice = "Remove the file and run the job again: it is made anew."
         return _Look(Counters(), None, [f"{name} is damaged or cannot be read: {error} {advice}"])
@@ -126,10 +126,12 @@ def _look(
         problems.append(
             f"{name}: {counters.num_rows} rows were finished{left_out}, but its input has {partition.num_rows}."
         )
-    for column in columns:
+    for column in reasons:
         num, num_counted = file.errors_by_column[column], counters.errors_by_column.get(column, 0)
         if num != num_counted:
-            problems.append(f"{name} has {num} rows with an error in {column}, but {num_counted} were counted.")
+            problems.append(
+                f"{name} has {num} rows that failed or were skipped in {column}, but {num_counted} were counted."
+            )
     if job_id is not None and file.job_id not in (None, job_id):
         problems.append(f"{name} was written by an earlier job; remove it and run the job again: it is made anew.")
     return _Look(counters, file.schema, problems)

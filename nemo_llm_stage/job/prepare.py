@@ -22,6 +22,7 @@ from nemo_llm_stage.dataset.plan import Partition, Plan, make_plan
 from nemo_llm_stage.dataset.storage import open_filesystem
 from nemo_llm_stage.errors import InputError, OutputConflictError
 from nemo_llm_stage.job.record import (
+    as_written,
     check_same_input,
     check_version,
     compare_stage,
@@ -126,6 +127,8 @@ def prepare_job(
             plan = plan_input(added, settings, bad_files.append, onto=plan)
             grown = extended_record(record, plan)
             changes = [_growth(record, plan)]
+    if record is not None and goes_on:
+        stage = as_written(record, stage)
     stage.check_columns(plan.schema.names)
     job_id = record["id"] if record is not None and goes_on else uuid.uuid4().hex
     committed, before = folder.committed_by(job_id) if goes_on else (set[str](), Counters())
@@ -234,7 +237,7 @@ def prepare_retry(
         keep_raw=bool(folder.raw_folder().folders()),
         on_bad_input="skip",
     )
-    job = Job(stage, plan, folder, committed, Counters(), record["id"], settings)
+    job = Job(as_written(record, stage), plan, folder, committed, Counters(), record["id"], settings)
     wanted = [
         partition
         for partition in plan.partitions

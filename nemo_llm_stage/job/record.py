@@ -21,10 +21,13 @@ from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.layout import MARKS
 from nemo_llm_stage.dataset.owner import damaged_record
 from nemo_llm_stage.dataset.plan import Partition, Plan
+from nemo_llm_stage.dataset.recount import skips_are_errors
 from nemo_llm_stage.errors import InputError, OutputConflictError
 from nemo_llm_stage.stage.stage import Stage
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+_KNOWN_VERSIONS = (2, FORMAT_VERSION)
+"""An output goes on in the version that it was begun in; of 2, ``X_error`` also says why a row was skipped."""
 
 
 def open_output(url: str) -> tuple[OutputFolder, Plan]:
@@ -123,11 +126,16 @@ def check_version(record: Mapping[str, Any], url: str) -> None:
     Raises:
         OutputConflictError: It is in one.
     """
-    if record["format_version"] != FORMAT_VERSION:
+    if record["format_version"] not in _KNOWN_VERSIONS:
         raise OutputConflictError(
             f"{url!r} was written by version {record['package_version']} of this package in a format that this one "
             "does not know; go on with that version, or choose a new output folder."
         )
+
+
+def as_written(record: Mapping[str, Any], stage: Stage) -> Stage:
+    """Return the stage whose columns are those that the output of the job has."""
+    return stage.with_skips_as_errors() if skips_are_errors(record) else stage
 
 
 def input_changes(record: Mapping[str, Any], files: Sequence[InputFile]) -> list[str]:

@@ -251,15 +251,17 @@ def sample(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], output_col
 
 
 def _cell(row: Mapping[str, Any], output_column: str) -> Text:
-    error = row.get(f"{output_column}_error")
-    return shown(error, "red") if error else shown(_one_line(_answer(row, output_column)))
+    error, skipped = row.get(f"{output_column}_error"), row.get(f"{output_column}_skipped")
+    if error:
+        return shown(error, "red")
+    return shown(f"skipped: {skipped}", "yellow") if skipped else shown(_one_line(_answer(row, output_column)))
 
 
 def _answer(row: Mapping[str, Any], output_column: str) -> Any:
     """The column's value, or where its fields are columns of their own, these."""
     if output_column in row:
         return row[output_column]
-    beside = {f"{output_column}_{name}" for name in ("error", "meta", "reasoning", "choice")}
+    beside = {f"{output_column}_{name}" for name in ("error", "skipped", "meta", "reasoning", "choice")}
     fields = {name: value for name, value in row.items() if name.startswith(f"{output_column}_") and name not in beside}
     return {name.removeprefix(f"{output_column}_"): value for name, value in fields.items()}
 

@@ -23,10 +23,11 @@ from nemo_llm_stage.stage.stage import Stage
 
 class LLMStage(Stage):
     """
-    Adds the columns ``X``, ``X_error`` and ``X_meta`` to a table, X being `output_column`.
+    Adds the columns ``X``, ``X_error``, ``X_skipped`` and ``X_meta`` to a table, X being `output_column`.
 
     The same rows come out in the same order. A row that fails is a value: its ``X`` is null and its ``X_error`` says
-    ``kind: message``; only a run that cannot succeed raises. Can be pickled at any time; what it holds open stays here.
+    ``kind: message``. If it was skipped, ``X_skipped`` says why. Only a run that cannot succeed raises. Can be pickled
+    at any time; what it holds open stays here.
 
     With n above 1, ``X`` is a list of n answers. Answers that the server leaves out are fetched one by one; surplus
     ones are dropped. An answer that was filtered or cannot be parsed is null in the list, and ``X_error`` names it as

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from nemo_llm_stage.core import Completion, RowResult
-from nemo_llm_stage.errors import ConfigError, ParseError
+from nemo_llm_stage.errors import ConfigError, ParseError, SkippedError
 from nemo_llm_stage.rows.column import Column
 from nemo_llm_stage.text import encodable
 
@@ -42,6 +42,8 @@ request, joined by ``+``: ``single_choices`` where the server left answers out a
 for n > 1 a JSON list.
 """
 
+_SKIPPED = f"{SkippedError.kind}: "
+
 _MISFITS = (pa.ArrowException, TypeError, ValueError, OverflowError)
 """Raised by Arrow where a value does not fit a type."""
 
@@ -52,18 +54,21 @@ class OutputColumns:
 
     Args:
         column: Its definition; X is its name.
+        skips_are_errors: Whether ``X_error`` also says why a row was skipped, as outputs of older versions have it.
 
     Attributes:
         name: X.
-        fields: In writing order: X or its fields, ``X_choice`` if exploded, ``X_error`` and, where they are wanted,
-            ``X_reasoning`` and ``X_meta``.
+        fields: In writing order: X or its fields, ``X_choice`` if exploded, ``X_error``, ``X_skipped`` and, where they
+            are wanted, ``X_reasoning`` and ``X_meta``.
+        reasons: The names of the columns that say why X is null.
 
     Raises:
         ConfigError: A field of the answer would have the same column as something else.
     """
 
-    def __init__(self, column: Column) -> None:
+    def __init__(self, column: Column, *, skips_are_errors: bool = False) -> None:
         self.name = name = column.name
+        self.reasons = (f"{name}_error",) if skips_are_errors else (f"{name}_error", f"{name}_skipped")
         self._column = column
         value_type = column.output.arrow_type
         self._value_type = pa.list_(value_type) if column.is_list else value_type
@@ -73,7 +78,7 @@ class OutputColumns:
         self.fields = [
             *self._fields(answers),
             *([pa.field(f"{name}_choice", pa.int32())] if column.explode else []),
-            pa.field(f"{name}_error", pa.string()),
+            *(pa.field(reason, pa.string()) for reason in self.reasons),
             *self._fields([(f"{name}_reasoning", pa.string())] if column.reasoning_column else []),
             *([pa.field(f"{name}_meta", META_TYPE)] if column.has_meta else []),
         ]
@@ -103,7 +108,7 @@ class OutputColumns:
             answers = [_explode(answer, rows, choices) for answer in answers]
             results = [results[row] for row in rows]
         columns = [*answers, *([pa.array(choices, pa.int32())] if column.explode else [])]
-        columns.append(pa.array([encodable(result.error) for result in results], type=pa.string()))
+        columns += self._reasons_of(results)
         if column.reasoning_column:
             thoughts = [column.reasoning_of(result) for result in results]
             if column.explode:
@@ -113,9 +118,15 @@ class OutputColumns:
             columns.append(_meta_array(results))
         return columns, rows
 
+    def error_of(self, row: Mapping[str, Any]) -> str | None:
+        """Return why a written row has no value, as `RowResult.error` says it; None where it has one."""
+        error: str | None = row[f"{self.name}_error"]
+        skipped = row[self.reasons[-1]]
+        return error if error is not None or skipped is None else f"{_SKIPPED}{skipped}"
+
     def result_of(self, row: Mapping[str, Any]) -> RowResult:
         """Return the result that a written row holds: its value, its error and its thinking."""
-        error = row[f"{self.name}_error"]
+        error = self.error_of(row)
         thoughts = row[f"{self.name}_reasoning"] if self._column.reasoning_column else None
         if thoughts is None:
             return RowResult(self._value_of(row), error)
@@ -131,6 +142,16 @@ class OutputColumns:
         if any(items is None for items in parts.values()):
             return None
         return [dict(zip(parts, items, strict=True)) for items in zip(*parts.values(), strict=True)]
+
+    def _reasons_of(self, results: Sequence[RowResult]) -> list[pa.Array]:
+        errors = [encodable(result.error) for result in results]
+        if len(self.reasons) == 1:
+            return [pa.array(errors, pa.string())]
+        skips: list[str | None] = [None] * len(errors)
+        for place, error in enumerate(errors):
+            if error is not None and error.startswith(_SKIPPED):
+                errors[place], skips[place] = None, error.removeprefix(_SKIPPED)
+        return [pa.array(errors, pa.string()), pa.array(skips, pa.string())]
 
     def _fields(self, parts: Sequence[tuple[str, pa.DataType]]) -> list[pa.Field]:
         return [pa.field(name, pa.list_(kind) if self._is_written_as_list else kind) for name, kind in parts]

@@ -7,9 +7,10 @@ Holds clients, their limits and one event loop, shared by all calls and threads 
 from __future__ import annotations
 
 import concurrent.futures
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import orjson
 import pyarrow as pa
@@ -57,7 +58,7 @@ class Stage:
         columns: Likewise.
         uses: Output column → the output columns that its prompt uses.
         keep_if: The expression; None where all rows stay.
-        fields: The fields that the stage adds, in order.
+        outputs: What each of the columns is written as.
 
     Raises:
         ConfigError: `keep_if` is no expression, columns use each other in a circle, or two have the same name.
@@ -66,8 +67,7 @@ class Stage:
     def __init__(self, columns: Sequence[Column], keep_if: str | None = None) -> None:
         self.columns = tuple(columns)
         self.keep_if = None if keep_if is None else KeepIf(keep_if)
-        self._outputs = tuple(OutputColumns(column) for column in self.columns)
-        self.fields: list[pa.Field] = [field for output in self._outputs for field in output.fields]
+        self.outputs = tuple(OutputColumns(column) for column in self.columns)
         names = [field.name for field in self.fields]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ConfigError(f"there would be two columns {twice[0]!r}; choose another output_column.")
@@ -82,9 +82,20 @@ class Stage:
         self._place = ALONE
 
     @property
+    def fields(self) -> list[pa.Field]:
+        """The fields that the stage adds, in order."""
+        return [field for output in self.outputs for field in output.fields]
+
+    @property
     def output_columns(self) -> tuple[str, ...]:
         """The name of each generated column, without the ones beside it (``_error``, ``_meta`` …)."""
         return tuple(column.name for column in self.columns)
+
+    def with_skips_as_errors(self) -> Self:
+        """Return this stage, but one that says in ``X_error`` why a row was skipped; it shares what is open."""
+        other = copy.copy(self)
+        other.outputs = tuple(OutputColumns(column, skips_are_errors=True) for column in self.columns)
+        return other
 
     @property
     def changes_num_rows(self) -> bool:
@@ -204,7 +215,7 @@ class Stage:
 
     def extend(self, table: Any, outcomes: Sequence[Outcome]) -> Extended:
         """Return `table` with the columns that `outcomes` make, without the rows that `keep_if` drops."""
-        extended = extend(table, outcomes, self._outputs)
+        extended = extend(table, outcomes, self.outputs)
         if self.keep_if is None:
             return extended
         return drop(extended, outcomes, self.keep_if, sources_of_keep_if(self.columns))

@@ -13,7 +13,6 @@ from typing import Any
 import pyarrow as pa
 
 from nemo_llm_stage.errors import SkippedError
-from nemo_llm_stage.rows.column import Column
 from nemo_llm_stage.stage.extend import Extended
 from nemo_llm_stage.stage.output_columns import OutputColumns
 from nemo_llm_stage.stage.stage import Stage
@@ -34,15 +33,14 @@ class FailedRows:
 
     def __init__(self, stage: Stage, kinds: Collection[str] | None) -> None:
         self._columns = stage.columns
-        self._outputs = [OutputColumns(column) for column in stage.columns]
+        self._outputs = stage.outputs
         self._uses = stage.uses
         self._kinds = kinds
 
     def select(self, table: pa.Table, input_columns: Sequence[str]) -> Chunk:
         """Return a chunk of committed rows in which only the rows to retry are run."""
-        names = list(self._uses)
-        columns = [table.column(f"{name}_error").to_pylist() for name in names]
-        rows = [dict(zip(names, errors, strict=True)) for errors in zip(*columns, strict=True)]
+        reasons = table.select([reason for output in self._outputs for reason in output.reasons])
+        rows = [{output.name: output.error_of(row) for output in self._outputs} for row in reasons.to_pylist()]
         retried = [self._retried(errors) for errors in rows]
         places = [place for place, columns in enumerate(retried) if columns]
         failed = table.take(pa.array(places, pa.int64()))
@@ -53,8 +51,8 @@ class FailedRows:
         return Chunk(table, failed.select(input_columns), places, known, [rows[place] for place in places])
 
     def _answer_columns(self) -> list[str]:
-        errors = [f"{column.name}_error" for column in self._columns]
-        return [*errors, *(name for column in self._columns for name in column.answers)]
+        reasons = [reason for output in self._outputs for reason in output.reasons]
+        return [*reasons, *(name for column in self._columns for name in column.answers)]
 
     def _retried(self, errors: Mapping[str, str | None]) -> set[str]:
         """Return the columns of a row that are retried."""
@@ -72,21 +70,21 @@ class FailedRows:
         return kind != SkippedError.kind if self._kinds is None else kind in self._kinds
 
 
-def merge_retried(chunk: Chunk, extended: Extended, columns: Sequence[Column]) -> pa.Table:
+def merge_retried(chunk: Chunk, extended: Extended, outputs: Sequence[OutputColumns]) -> pa.Table:
     """
     Return `chunk.table` with the retried rows replaced by their new results.
 
     Args:
         chunk: From `FailedRows.select`.
         extended: Made from `chunk.input`: no row where a row was dropped, several where its answers have a row each.
-        columns: The stage's columns. Columns that were not retried keep what was committed.
+        outputs: The stage's columns. Columns that were not retried keep what was committed.
     """
     table, places, known = chunk.table, chunk.places or (), chunk.known or ()
     committed = table.take(pa.array([places[row] for row in extended.rows], pa.int64()))
     arrays = {name: committed.column(name) for name in table.schema.names}
-    for column in columns:
-        is_kept = [column.name in known[row] for row in extended.rows]
-        for field in OutputColumns(column).fields:
+    for output in outputs:
+        is_kept = [output.name in known[row] for row in extended.rows]
+        for field in output.fields:
             arrays[field.name] = _choose(is_kept, committed.column(field.name), extended.table.column(field.name))
     new_places: dict[int, list[int]] = {place: [] for place in places}
     for index, row in enumerate(extended.rows):

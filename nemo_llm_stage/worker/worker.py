@@ -219,7 +219,7 @@ class PartitionWorker:
                 total.take_back(errors)
             extended = self._extend(chunk.input, outcomes, total)
             reach("write.before")
-            writer.write(merge_retried(chunk, extended, self.spec.stage.columns))
+            writer.write(merge_retried(chunk, extended, self.spec.stage.outputs))
         return total
 
     def _extend(self, table: pa.Table, outcomes: list[Outcome], counters: Counters) -> Extended:

@@ -76,7 +76,7 @@ def test_a_dataset_of_any_source_gets_the_columns(
     make_stage(server).map(read(tmp_path), num_actors=2).write_parquet(str(tmp_path / "out"))
     out = pd.read_parquet(tmp_path / "out").sort_values("id")
     assert out["x"].tolist() == [answer(f"Say row {i}") for i in range(300)]
-    assert list(out.columns) == ["id", "text", "x", "x_error", "x_meta"]
+    assert list(out.columns) == ["id", "text", "x", "x_error", "x_skipped", "x_meta"]
     assert server.stats.num_duplicates == 0
 
 

@@ -61,7 +61,7 @@ def test_an_answer_section_says_what_the_column_holds(answer: Any, text: str, va
     """The type may be left out where a key tells it."""
     with replying(text) as server:
         [row] = ask(server, [{"text": "?"}], answer=answer)
-    assert row == {"x": value, "x_error": None}
+    assert row == {"x": value, "x_error": None, "x_skipped": None}
 
 
 def test_a_schema_may_stand_in_a_file(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_all_parts_of_a_prompt_can_be_given(tmp_path: Path) -> None:
     with SimulatedServer() as server:
         out = ask(server, rows, **settings)
         [request] = server.requests
-    assert out[1]["x_error"] == "skipped: skip_when is true"
+    assert out[1]["x_skipped"] == "skip_when is true"
     assert [turn["role"] for turn in request.body["messages"]] == ["system", *["user", "assistant"] * 2, "user"]
     assert request.body["messages"][0]["content"] == "Judge texts."
     assert [part["type"] for part in request.body["messages"][-1]["content"]] == ["image_url", "text"]
@@ -328,7 +328,7 @@ def test_a_job_may_have_several_columns() -> None:
     ) as server:
         rows = ask(server, [{"text": "a", "t": 0.5}], **CHAIN)
         asked = [request.body for request in server.requests]
-    assert rows == [{"summary": "short", "summary_error": None, "quality": 5, "quality_error": None}]
+    assert [(row["summary"], row["quality"]) for row in rows] == [("short", 5)]
     names = ("model", "max_tokens", "seed", "temperature")
     assert [tuple(body[name] for name in names) for body in asked] == [("sim", 64, 3, 0.0), ("judge", 4, 3, 0.5)]
 

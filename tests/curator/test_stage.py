@@ -56,7 +56,7 @@ def test_a_partition_gets_the_columns_and_keeps_the_rest(is_arrow: bool, server:
     task = make_task("a", "b", is_arrow=is_arrow)
     out = make_stage(server).process(task)
     assert out.to_pandas()["x"].tolist() == [answer("a"), answer("b")]
-    assert out.get_columns() == ["text", "x", "x_error", "x_meta"]
+    assert out.get_columns() == ["text", "x", "x_error", "x_skipped", "x_meta"]
     assert (out.dataset_name, out._metadata) == ("d", {"source_files": ["a"]})  # noqa: SLF001 - Curator's
     assert task.get_columns() == ["text"]
 
@@ -104,7 +104,7 @@ def test_inputs_and_outputs_are_true(server: SimulatedServer) -> None:
     """They follow from the template and the columns."""
     stage = make_stage(server)
     assert stage.inputs() == (["data"], ["text"])
-    assert stage.outputs() == (["data"], ["x", "x_error", "x_meta"])
+    assert stage.outputs() == (["data"], ["x", "x_error", "x_skipped", "x_meta"])
     assert stage.validate_input(make_task("a"))
     with pytest.raises(InputError, match="'text'"):
         stage.process(DocumentBatch(dataset_name="d", data=pd.DataFrame({"txt": ["a"]})))
@@ -149,7 +149,7 @@ def test_several_columns_in_one_pass_with_rows_dropped(server: SimulatedServer) 
         LLMProcessingStage(client)
     stage = LLMProcessingStage(MultiColumnStage(members, keep_if="text != 'bad'"))
     assert (stage.name, stage.inputs()[1], stage.outputs()[1]) == (
-        "llm_x_y", ["text"], ["x", "x_error", "y", "y_error"],
+        "llm_x_y", ["text"], ["x", "x_error", "x_skipped", "y", "y_error", "y_skipped"],
     )  # fmt: skip
     outs = stage.process_batch([make_task("a", "bad"), make_task("bad")])
     assert outs[0].to_pandas()["y"].tolist() == [

@@ -41,7 +41,7 @@ def test_a_committed_file_tells_its_counts_without_its_rows(output: OutputFolder
     assert commit(output, name, [1, 2], num_failed=1)
     assert output.committed() == {name}
     assert output.read_counters(name) == Counters(num_rows=2, num_failed=1, num_written=2)
-    assert inspect(output, name, ["a"]).num_rows == 2
+    assert inspect(output, name, {"a": ["a"]}).num_rows == 2
 
 
 def test_a_second_writer_changes_nothing(output: OutputFolder) -> None:

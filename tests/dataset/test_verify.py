@@ -15,7 +15,8 @@ from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.plan import Plan, make_plan
 from nemo_llm_stage.dataset.verify import verify
 
-SCHEMA = pa.schema([("text", pa.string()), ("x", pa.string()), ("x_error", pa.string())])
+JOB = {"format_version": 3, "stage": {"output_column": "x"}}
+SCHEMA = pa.schema([(name, pa.string()) for name in ("text", "x", "x_error", "x_skipped")])
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def output(tmp_path: Path, plan: Plan, request: pytest.FixtureRequest) -> Output
     """All three committed; one row failed, one was skipped."""
     output = OutputFolder(str(tmp_path / "out"), request.param)
     output.check_writable()
-    output.write_job({"stage": {"output_column": "x"}})
+    output.write_job(JOB)
     for number, partition in enumerate(plan.partitions):
         commit(output, output.name_of(partition), 10, error=["timeout: slow", "skipped: null", None][number])
     return output
@@ -45,11 +46,13 @@ def commit(
     counters: Counters | None = None,
     schema: pa.Schema = SCHEMA,
 ) -> None:
-    errors = [error] + [None] * (num_rows - 1)
-    table = pa.table([["t"] * num_rows, ["v"] * num_rows, errors], schema=SCHEMA).cast(schema)
+    reasons = [error] + [None] * (num_rows - 1)
+    is_skipped = error is not None and error.startswith("skipped")
+    columns = [[None] * num_rows, reasons] if is_skipped else [reasons, [None] * num_rows]
+    table = pa.table([["t"] * num_rows, ["v"] * num_rows, *columns], schema=SCHEMA).cast(schema)
     counted = Counters(num_rows=num_rows)
     if error:
-        counted.num_failed, counted.num_skipped = (0, 1) if error.startswith("skipped") else (1, 0)
+        counted.num_failed, counted.num_skipped = (0, 1) if is_skipped else (1, 0)
         counted.errors = {} if counted.num_skipped else {"timeout": 1}
         counted.errors_by_column = {"x": 1}
     with output.writer(schema) as writer:
@@ -111,14 +114,14 @@ def test_counts_that_the_rows_do_not_bear_out_are_named(output: OutputFolder, pl
     output.state.remove(f"commits/{name(output, 2)}.json")
     commit(output, name(output, 2), 10, error="timeout: slow", counters=Counters(num_rows=10))
     problems = verify(output, plan).problems
-    assert problems == [f"{name(output, 2)} has 1 rows with an error in x, but 0 were counted."]
+    assert problems == [f"{name(output, 2)} has 1 rows that failed or were skipped in x, but 0 were counted."]
 
 
 def test_another_schema_is_named(tmp_path: Path, plan: Plan) -> None:
     """All files have one schema, or a reader stumbles."""
     output = OutputFolder(str(tmp_path / "out"))
     output.check_writable()
-    output.write_job({"stage": {"output_column": "x"}})
+    output.write_job(JOB)
     for index in range(3):
         schema = SCHEMA if index < 2 else SCHEMA.set(1, pa.field("x", pa.large_string()))
         commit(output, name(output, index), 10, schema=schema)
@@ -134,7 +137,7 @@ def test_rows_that_only_reading_tells_are_taken_from_the_file(output: OutputFold
 def test_a_file_of_an_earlier_job_is_named(output: OutputFolder, plan: Plan) -> None:
     """A worker of a job that was thrown away since woke up late, and was first."""
     output.state.remove("job.json")
-    output.write_job({"id": "new", "stage": {"output_column": "x"}})
+    output.write_job(JOB | {"id": "new"})
     problems = verify(output, plan).problems
     assert len(problems) == 3
     assert (

@@ -52,7 +52,7 @@ def test_every_row_comes_out_once_and_in_order(server: SimulatedServer, folder: 
     out = read(folder)
     assert out["id"].tolist() == list(range(40))
     assert out["x"].tolist() == answers(40)
-    assert list(out.columns) == ["id", "text", "tags", "x", "x_error", "x_meta"]
+    assert list(out.columns) == ["id", "text", "tags", "x", "x_error", "x_skipped", "x_meta"]
     assert (result.counters.num_rows, result.counters.num_answered, result.num_partitions) == (40, 40, 5)
     assert server.stats.num_requests == 40
     assert (folder / "out" / ".nemo_llm_stage" / "_SUCCESS").exists()
@@ -192,7 +192,7 @@ def test_nulls_and_unused_columns_pass_through(server: SimulatedServer, tmp_path
     result = run(server, tmp_path)
     out = pq.read_table(tmp_path / "out" / "part-00000000.parquet")
     assert out.select(table.schema.names).to_pylist() == table.to_pylist()
-    assert out.column("x_error").to_pylist() == [None, "skipped: column 'text' is null", None]
+    assert out.column("x_skipped").to_pylist() == [None, "column 'text' is null", None]
     assert (result.counters.num_skipped, result.counters.num_failed) == (1, 0)
 
 
@@ -201,7 +201,7 @@ def test_an_empty_input_gives_an_empty_file_with_all_columns(server: SimulatedSe
     (tmp_path / "in").mkdir()
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "in" / "a.parquet")
     assert run(server, tmp_path).counters.num_rows == 0
-    assert list(read(tmp_path).columns) == ["text", "x", "x_error", "x_meta"]
+    assert list(read(tmp_path).columns) == ["text", "x", "x_error", "x_skipped", "x_meta"]
 
 
 def test_large_partitions_are_streamed_in_order(server: SimulatedServer, tmp_path: Path) -> None:

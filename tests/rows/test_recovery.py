@@ -392,7 +392,7 @@ def test_reasoning_gets_a_column_of_its_own() -> None:
     rows, _ = ask(make_stage(client, reasoning_column=True), *answers)
     assert [row["x"] for row in rows] == ["answer"] * 3
     assert [row["x_reasoning"] for row in rows] == ["thought", "thought", None]
-    assert list(rows[0]) == ["x", "x_error", "x_reasoning", "x_meta"]
+    assert list(rows[0]) == ["x", "x_error", "x_skipped", "x_reasoning", "x_meta"]
 
 
 def test_reasoning_of_several_choices_is_a_list() -> None:

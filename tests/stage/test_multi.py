@@ -56,7 +56,7 @@ def test_a_later_prompt_uses_an_earlier_answer(column: Callable[..., LLMStage], 
     stage = MultiColumnStage([column("b", "{{ a }} and {{ text }}"), column("a", "first {{ text }}")])
     assert stage.required_columns == {"text"}
     [row] = process(stage, {"text": ["one"]})
-    assert list(row) == ["text", "b", "b_error", "b_meta", "a", "a_error", "a_meta"]
+    assert list(row) == ["text", "b", "b_error", "b_skipped", "b_meta", "a", "a_error", "a_skipped", "a_meta"]
     assert (row["a"], row["b"]) == ("[first one]", "[[first one] and one]")
     assert [text_of(request.body) for request in server.requests] == ["first one", "[first one] and one"]
 
@@ -130,7 +130,8 @@ def test_what_uses_a_skipped_column_is_skipped(column: Callable[..., LLMStage], 
     """Nothing failed."""
     stage = MultiColumnStage([column("a", "{{ text }}"), column("b", "{{ a }}")])
     [row] = process(stage, {"text": pa.array([None], pa.string())})
-    assert (row["a_error"], row["b_error"]) == ("skipped: column 'text' is null", "skipped: column 'a' was skipped")
+    assert (row["a_skipped"], row["b_skipped"]) == ("column 'text' is null", "column 'a' was skipped")
+    assert row["a_error"] is row["b_error"] is None
     assert server.stats.num_requests == 0
 
 

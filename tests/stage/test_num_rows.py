@@ -42,7 +42,7 @@ def test_rows_for_which_the_expression_is_false_are_dropped() -> None:
     assert stage.changes_num_rows
     out = process(stage, table_of(4))
     assert out.column("text").to_pylist() == ["0", "2"]
-    assert out.schema.names == ["text", "lang", "x", "x_error"]
+    assert out.schema.names == ["text", "lang", "x", "x_error", "x_skipped"]
 
 
 def test_a_frame_keeps_the_index_of_the_rows_that_stay() -> None:

@@ -34,8 +34,8 @@ def process(script: list[Any], **settings: Any) -> pa.Table:
 def test_a_struct_may_become_a_column_for_each_field() -> None:
     """Of the schema's types; null where the row failed or the answer left the field out."""
     out = process(['{"year": 1, "names": ["a"]}', '{"year": 2}', "no"], field_columns=True)
-    assert out.schema.names == ["x_year", "x_names", "x_error"]
-    assert out.schema.types == [pa.int64(), pa.list_(pa.string()), pa.string()]
+    assert out.schema.names == ["x_year", "x_names", "x_error", "x_skipped"]
+    assert out.schema.types == [pa.int64(), pa.list_(pa.string()), pa.string(), pa.string()]
     assert out.column("x_year").to_pylist() == [1, 2, None]
     assert out.column("x_names").to_pylist() == [["a"], None, None]
 
@@ -51,7 +51,7 @@ def test_fields_of_several_answers_are_lists() -> None:
 def test_all_failed_rows_have_the_declared_types() -> None:
     """As in any other file."""
     out = process(["no", "no"], field_columns=True)
-    assert out.schema.types == [pa.int64(), pa.list_(pa.string()), pa.string()]
+    assert out.schema.types == [pa.int64(), pa.list_(pa.string()), pa.string(), pa.string()]
 
 
 @pytest.mark.parametrize(

@@ -61,8 +61,8 @@ def test_an_arrow_table_gives_an_arrow_table(server: SimulatedServer) -> None:
     """With declared types."""
     out = make_stage(server, has_meta=False).process(pa.table({"text": ["a", None]}))
     assert out.column("x").to_pylist() == [*answers_to("a"), None]
-    assert out.column("x_error").to_pylist() == [None, "skipped: column 'text' is null"]
-    assert out.schema.names == ["text", "x", "x_error"]
+    assert out.column("x_skipped").to_pylist() == [None, "column 'text' is null"]
+    assert out.schema.names == ["text", "x", "x_error", "x_skipped"]
 
 
 def test_an_empty_table_gets_the_columns_and_asks_nothing(server: SimulatedServer) -> None:

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from nemo_llm_stage import OutputConflictError, RunError
+from nemo_llm_stage.job.failures import group_failures
+from nemo_llm_stage.run import verify_output
 from nemo_llm_stage.testing import Fault
 
 Answers = Callable[..., list[str]]
@@ -66,6 +68,24 @@ def test_without_failed_rows_nothing_is_asked(job: Any) -> None:
     with job.server.outage():
         counters = job.retry(job.stage(prompt="{% if id == 3 %}{{ nothing }}{% endif %}{{ text }}")).counters
     assert (job.server.stats.num_requests, counters.num_skipped) == (0, 1)
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
+def test_a_skip_is_no_error_and_has_a_column_of_its_own(job: Any, output_format: str) -> None:
+    """What has no value says why: in the one column or in the other. A retry leaves skips as they are."""
+    path = job.folder / "null.parquet"
+    pq.write_table(pa.table({"id": [0, 1, 2], "text": ["fine", None, "refused"]}), path)
+    refuse(job, "refused")
+    counters = job.run(input=path, output_format=output_format, max_failed_rows=None).counters
+    reasons = [(row["x_error"] and row["x_error"].partition(":")[0], row["x_skipped"]) for row in job.rows()]
+    assert reasons == [(None, None), (None, "column 'text' is null"), ("bad_request", None)]
+    assert (counters.num_failed, counters.num_skipped) == (1, 1)
+    assert [group.kind for group in group_failures(str(job.folder / "out"))] == ["bad_request"]
+    refuse(job)
+    counters = job.retry().counters
+    assert (counters.num_failed, counters.num_skipped) == (0, 1)
+    assert [(row["x_error"], row["x_skipped"]) for row in job.rows()] == [(None, reason) for _, reason in reasons]
+    assert verify_output(str(job.folder / "out"), compares_rows=True).is_complete
 
 
 def with_null(job: Any) -> Any:

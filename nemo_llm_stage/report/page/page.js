@@ -26,6 +26,7 @@ function card(row) {
     part.append(element("span", "name", answer.name));
     if (answer.value) part.append(element("pre", "", answer.value));
     if (answer.error) part.append(element("pre", "error", answer.error));
+    if (answer.skipped) part.append(element("pre", "skipped", `skipped: ${answer.skipped}`));
     if (answer.prompt) part.append(folded("prompt", answer.prompt));
     if (answer.meta) part.append(element("div", "quiet", answer.meta));
     box.append(part);

@@ -244,11 +244,13 @@ def _entry(row: SampledRow, columns: Sequence[str], templates: Mapping[str, Sequ
     for name in columns:
         fields = {key: value for key, value in row.values.items() if key == name or key.startswith(f"{name}_")}
         error, meta = fields.pop(f"{name}_error", None), fields.pop(f"{name}_meta", None) or {}
+        skipped = fields.pop(f"{name}_skipped", None)
         answers.append(
             {
                 "name": name,
                 "value": _text(fields.get(name) if set(fields) <= {name} else fields),
                 "error": None if error is None else _text(error),
+                "skipped": _text(skipped),
                 "prompt": _rendered(templates.get(name, ()), row.values),
                 "meta": ", ".join(f"{key} {_short(value)}" for key, value in meta.items() if value is not None),
             }

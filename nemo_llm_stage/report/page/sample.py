@@ -38,9 +38,9 @@ class SampledRow:
     values: Mapping[str, Any]
 
     def errors(self, output_columns: Iterable[str]) -> dict[str, str]:
-        """Return the error of each output column that has one."""
+        """Return the error of each output column that failed."""
         found = {name: self.values.get(f"{name}_error") for name in output_columns}
-        return {name: error for name, error in found.items() if error is not None}
+        return {name: error for name, error in found.items() if error is not None and not error.startswith("skipped:")}
 
     def numbers(self, output_columns: Iterable[str], field: str) -> list[float]:
         """Return a number of the metas, e.g. ``latency_s``, of each output column that has it."""
