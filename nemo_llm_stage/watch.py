@@ -81,11 +81,11 @@ class WatchedRun:
                 self._num_committed += 1
                 self._done.add(self._count(report))
                 self._keeper.control.failure_limit.check(self._done)
-        self._keeper.update(Standing("running", sum_counters([self.before, self._done])))
         if self._num_committed < len(partitions):
             if interrupts.signum is not None:
-                raise RunInterrupted(self._stopped_words(), interrupts.signum)
-            self._keeper.control.raise_end(self._stopped_words())
+                raise RunInterrupted(f"stopped: {self._how_far()}", interrupts.signum)
+            self._keeper.control.raise_end(self._how_far())
+        self._keeper.update(Standing("running", sum_counters([self.before, self._done])))
         stage = replace(self._status.stage, num_in_flight=0, num_retrying=0, outage=None)
         self._shown.update(RunStatus(stage=stage), self._done)
         return self._done
@@ -104,11 +104,12 @@ class WatchedRun:
         self._keeper.update(Standing(status.phase, sum_counters([self.before, self._run]), status.stage))
         control.check(self._run)
 
-    def _stopped_words(self) -> str:
-        num_committed, num_kept = self._done.num_rows, self._run.num_rows - self._done.num_rows
+    def _how_far(self) -> str:
+        num_committed, more = self._done.num_rows, self._run.since(self._done)
+        num_kept = more.num_rows - more.num_failed - more.num_skipped
         kept = f", {num_kept:,} more rows are answered and kept" if num_kept > 0 else ""
         return (
-            f"stopped: {self.before.num_rows + num_committed:,} of {self.num_rows:,} rows are committed{kept};\n"
+            f"{self.before.num_rows + num_committed:,} of {self.num_rows:,} rows are committed{kept};\n"
             "run the same command again to go on."
         )
 

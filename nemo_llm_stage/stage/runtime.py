@@ -6,6 +6,7 @@ Made at the stage's first use and closed with it. Knows nothing of prompts, valu
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import os
 import threading
@@ -32,6 +33,9 @@ from nemo_llm_stage.stage.scheduler import Scheduler, SchedulerStatistics
 from nemo_llm_stage.stage.status import Outage, StageStatus
 
 OnDone = Callable[[Outcome], None]
+
+QUIET_LOOK_S = 0.02
+"""Seconds between two looks whether anything is in flight yet, at the end of a run."""
 
 
 class Runtime:
@@ -162,6 +166,16 @@ class Runtime:
             before, self._throttle = self._throttle, throttle
             self.loop.call(lambda: self._follow(throttle, before))
 
+    def when_quiet(self) -> concurrent.futures.Future[None]:
+        """See `Stage.when_quiet`."""
+        return self.loop.submit(self._wait_until_quiet())
+
+    async def _wait_until_quiet(self) -> None:
+        # On the loop itself: it has paused by now, and between two of its steps no answer is half way to its row.
+        while self.num_in_flight:
+            await asyncio.sleep(QUIET_LOOK_S)
+        await asyncio.sleep(0)
+
     def _follow(self, throttle: Throttle, before: Throttle) -> None:
         if throttle.grant != before.grant:
             self._allowance.grant(throttle.grant)
@@ -219,6 +233,15 @@ class LocalRuntime:
             if self.current is None:
                 self.current = make()
             return self.current
+
+    def when_quiet(self) -> concurrent.futures.Future[None]:
+        """See `Stage.when_quiet`; one that is closed is quiet."""
+        runtime = self.current
+        if runtime is not None:
+            return runtime.when_quiet()
+        quiet: concurrent.futures.Future[None] = concurrent.futures.Future()
+        quiet.set_result(None)
+        return quiet
 
     def close(self) -> None:
         """Close the runtime. Safe to call twice."""

@@ -252,6 +252,10 @@ class Stage:
         if runtime is not None:
             runtime.throttle(throttle)
 
+    def when_quiet(self) -> concurrent.futures.Future[None]:
+        """Return what is done once the stage, which is paused, has no request in flight and has kept every answer."""
+        return self._runtime.when_quiet()
+
     def status(self) -> StageStatus:
         """Return how the stage stands in this process. May be called from any thread."""
         runtime = self._runtime.current

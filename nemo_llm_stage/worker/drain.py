@@ -7,7 +7,6 @@ Lies between a worker's tasks, which submit rows, and its stage. Knows nothing o
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from dataclasses import replace
@@ -17,9 +16,6 @@ from nemo_llm_stage.stage.stage import Stage
 from nemo_llm_stage.worker.orders import Orders
 
 T = TypeVar("T")
-
-QUIET_S = 0.05
-"""Nothing was in flight for so long: the last answer is journaled."""
 
 
 class Drain:
@@ -39,7 +35,7 @@ class Drain:
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._is_begun = False
-        self._quiet_since_s = 0.0
+        self._quiet: Future[None] | None = None
         self._open: set[Future[Any]] = set()
 
     def submit(self, start: Callable[[], Future[T]]) -> Future[T]:
@@ -63,15 +59,12 @@ class Drain:
     def follow(self, orders: Orders) -> None:
         """Begin to drain if `orders` say so, and end it once nothing is in flight. Call it again and again."""
         with self._lock:
-            is_first, self._is_begun = not self._is_begun, self._is_begun or orders.is_draining
+            self._is_begun = self._is_begun or orders.is_draining
             throttle = replace(orders.throttle, is_paused=True) if self._is_begun else orders.throttle
             self._stage.throttle(throttle)
-        if not self._is_begun:
-            return
-        now_s = time.monotonic()
-        if is_first or self._stage.num_in_flight:  # the event loop pauses a moment after it is told to
-            self._quiet_since_s = now_s
-        if orders.is_overdue or now_s - self._quiet_since_s >= QUIET_S:
+            if self._is_begun and self._quiet is None:
+                self._quiet = self._stage.when_quiet()
+        if orders.is_overdue or (self._quiet is not None and self._quiet.done()):
             self.end()
 
     def end(self) -> None:

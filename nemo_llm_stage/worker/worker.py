@@ -67,6 +67,7 @@ class PartitionWorker:
         self._source = RowSource(spec, self._output)
         self._schema = self._source.output_schema
         self._open: dict[Partition, Counters] = {}
+        self._abandoned = Counters()
         self._is_stopped = False
         self._failure: BaseException | None = None
         self._stopping = threading.Lock()
@@ -76,8 +77,8 @@ class PartitionWorker:
 
     @property
     def open_counters(self) -> Counters:
-        """Counts of the rows finished so far in tasks that are not done yet."""
-        return sum_counters(list(self._open.values()))
+        """Counts of the rows finished so far in tasks that are not done yet, or were abandoned."""
+        return sum_counters([self._abandoned, *list(self._open.values())])
 
     @property
     def spending(self) -> Spending:
@@ -114,6 +115,8 @@ class PartitionWorker:
             return self._run_piece(task, counters) if task.is_piece else self._run_whole(task, counters)
         except BaseException as error:
             if self.drain.is_over and isinstance(error, CancelledError):  # this task alone is abandoned
+                with self._stopping:
+                    self._abandoned = sum_counters([self._abandoned, self._open.pop(task.partition, Counters())])
                 raise
             cause = self._fail(error)
             if cause is error:

@@ -31,12 +31,18 @@ def test_a_job_is_paused_changed_resumed_and_drained(slow_job: Any) -> None:
     assert "draining" in invoke("drain", slow_job.output).stdout
     output, _ = process.communicate(timeout=40)
     assert process.returncode == 4
-    assert "ordered to drain" in output
     state = slow_job.state()
     assert state["state"] == "stopped"
     assert [event["kind"] for event in state["events"]] == ["pause", "set", "resume", "drain", "stopped"]
     stats = slow_job.server.stats
     assert state["spending"]["num_answers"] == stats.num_requests  # what was in flight was waited for
+    num_committed = 20 * state["num_committed"]
+    account = (
+        f"{num_committed} of 2,000 rows are committed, {stats.num_requests - num_committed} more rows are answered and"
+    )
+    assert account in output
+    assert f"ordered to drain. {account}" in state["reason"]
+    assert state["counters"]["num_rows"] == stats.num_requests
 
 
 @pytest.mark.parametrize(

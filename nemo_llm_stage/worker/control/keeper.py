@@ -291,7 +291,7 @@ def _end_of(error: BaseException | None) -> tuple[str, str | None]:
         return "finished", None
     is_stop = isinstance(error, RunStoppedError | KeyboardInterrupt | SystemExit)
     text = str(error) or type(error).__name__
-    return "stopped" if is_stop else "failed", one_line(text, 500)
+    return "stopped" if is_stop else "failed", one_line(text.removeprefix("stopped: "), 500)
 
 
 def _endpoint(status: EndpointStatus) -> dict[str, Any]:
