@@ -36,8 +36,13 @@ MAY_IMPORT = {
     "cli": CLUSTER | {"cluster", "report", "run", "testing"},
     "testing": BASE | {"client"},
 }
-FACADES = {("stage/stage.py", "cluster"), ("job/result.py", "report")}
-"""`Stage.map` only hands over to the cluster room, and a `JobResult` in a notebook to the report, when it is called."""
+FACADES = {
+    ("stage/doors.py", "cluster"),
+    ("stage/doors.py", "interactive"),
+    ("job/result.py", "report"),
+    ("job/preview.py", "report"),
+}
+"""`Stage.map` and `Stage.process` only hand over when they are called, and so do results that a notebook shows."""
 
 HEAVY = {
     "ray": {"cluster"},

@@ -210,12 +210,13 @@ def test_the_starter_tells_of_every_setting(tmp_path: Path) -> None:
     ]
     assert {*on, *(key for block in off for key in block)} == set(JobConfig.model_fields)
     server = {"base_url": "http://localhost:8000/v1"}
+    one_column = {"prompt", "messages", "output_column", "answer"}
     for block in off:
         both = {"client": server, "model": "m", **on, **({"client": server} if "model" in block else {}), **block}
         for key in block:
             both.pop(key.removesuffix("_file") if key.endswith("_file") else "", None)
         if "columns" in block:
-            both = {key: value for key, value in both.items() if key not in {"prompt", "output_column", "answer"}}
+            both = {key: value for key, value in both.items() if key not in one_column}
         if "max_cost" in block:
             both = both | {"price_input": 0.1, "price_output": 0.4}
         if "explode" in block:

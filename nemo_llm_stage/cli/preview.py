@@ -28,25 +28,7 @@ def command(job_file: Path | None, rows: int, dry_run: bool, full: bool, **flags
     from nemo_llm_stage.config.load import make_config
     from nemo_llm_stage.job.preview import preview_job
     from nemo_llm_stage.report.console import PlainConsole
-    from nemo_llm_stage.report.preview_panels import estimates, row_panel
+    from nemo_llm_stage.report.preview_panels import preview_panels
 
     config = make_config(read_settings(job_file, flags), str(job_file or "the command line"))
-    seen = preview_job(config, rows, is_dry=dry_run)
-    console = PlainConsole()
-    for row in seen.rows:
-        title = "a row" if row.number is None else f"row {row.number + 1:,} of {seen.num_rows:,}"
-        console.print(row_panel(title, row.columns, is_dropped=row.is_dropped, is_full=full))
-    if dry_run or not seen.rows:
-        console.print(f"{'' if seen.is_exact else 'about '}{seen.num_rows:,} rows; no requests were sent.")
-        return
-    results = [[column.result for column in row.columns if column.result is not None] for row in seen.rows]
-    console.print(
-        estimates(
-            results,
-            seen.num_rows,
-            is_exact=seen.is_exact,
-            max_concurrent_requests=seen.max_concurrent_requests,
-            price_input=config.settings.price_input,
-            price_output=config.settings.price_output,
-        )
-    )
+    PlainConsole().print(preview_panels(preview_job(config, rows, is_dry=dry_run), is_full=full))

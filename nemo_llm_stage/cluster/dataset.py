@@ -111,4 +111,4 @@ class StageActor:
 
     def __call__(self, batch: pa.Table) -> Any:
         """Return the block with the stage's columns."""
-        return self._stage.process(batch)
+        return self._stage.process_block(batch)

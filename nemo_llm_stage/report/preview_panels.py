@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 
-from nemo_llm_stage.core import Message, RowResult
+from nemo_llm_stage.core import RowResult
+from nemo_llm_stage.job.preview import Preview, PreviewedColumn, PreviewedRow
 from nemo_llm_stage.report.console import shown
 from nemo_llm_stage.report.estimate import CONFIDENCE, Estimate, estimate_total
 from nemo_llm_stage.report.units import duration
@@ -27,22 +28,40 @@ MAX_SHOWN_CHARS = 2_000
 _ROLE_STYLES = {"system": "magenta", "user": "cyan", "assistant": "blue"}
 
 
-class Column(Protocol):
-    """One column of a row: what is asked, and what came back. See `job.preview.PreviewedColumn`."""
+def preview_panels(preview: Preview, *, is_full: bool = False) -> Group:
+    """
+    Return a preview: a panel for each row, and what all rows would take where these were sent.
 
-    @property
-    def name(self) -> str: ...  # noqa: D102 - the fields of PreviewedColumn
-    @property
-    def messages(self) -> Sequence[Message]: ...  # noqa: D102
-    @property
-    def text(self) -> str | None: ...  # noqa: D102
-    @property
-    def result(self) -> RowResult | None: ...  # noqa: D102
-    @property
-    def waits_for(self) -> Sequence[str]: ...  # noqa: D102
+    Args:
+        preview: The rows, and what they are a sample of.
+        is_full: Whether long texts are shown to their end.
+    """
+    panels = [
+        row_panel(_title(row, preview.num_rows), row.columns, is_dropped=row.is_dropped, is_full=is_full)
+        for row in preview.rows
+    ]
+    results = [[column.result for column in row.columns if column.result is not None] for row in preview.rows]
+    if not any(results):
+        about = "" if preview.is_exact else "about "
+        return Group(*panels, shown(f"{about}{preview.num_rows:,} rows; no requests were sent."))
+    all_rows = estimates(
+        results,
+        preview.num_rows,
+        is_exact=preview.is_exact,
+        max_concurrent_requests=preview.max_concurrent_requests,
+        price_input=preview.price_input,
+        price_output=preview.price_output,
+    )
+    return Group(*panels, all_rows)
 
 
-def row_panel(title: str, columns: Sequence[Column], *, is_dropped: bool = False, is_full: bool = False) -> Panel:
+def _title(row: PreviewedRow, num_rows: int) -> str:
+    return "a row" if row.number is None else f"row {row.number + 1:,} of {num_rows:,}"
+
+
+def row_panel(
+    title: str, columns: Sequence[PreviewedColumn], *, is_dropped: bool = False, is_full: bool = False
+) -> Panel:
     """
     Return one row: for each column what is asked, and what came back.
 
@@ -73,7 +92,7 @@ def row_panel(title: str, columns: Sequence[Column], *, is_dropped: bool = False
     return Panel(grid, title=shown(title), title_align="left", subtitle=below, subtitle_align="right")
 
 
-def _add_prompt(add: Callable[..., None], column: Column) -> None:
+def _add_prompt(add: Callable[..., None], column: PreviewedColumn) -> None:
     if column.waits_for:
         add("prompt", f"waits for the answer of {', '.join(column.waits_for)}", words_style="dim")
     elif column.text is not None:

@@ -196,6 +196,19 @@ def failures(counters: Counters) -> Table:
     return table
 
 
+def table_summary(counters: Counters, elapsed_s: float) -> Group:
+    """Return what a notebook shows of a processed table: rows by outcome, tokens, and failures by kind."""
+    words = {"answered": counters.num_answered, "failed": counters.num_failed, "skipped": counters.num_skipped}
+    rows = ", ".join(f"{num:,} {word}" for word, num in words.items() if num or word == "answered")
+    kept = f", {counters.num_resumed:,} answers from cache_dir" if counters.num_resumed else ""
+    run = counters.without_resumed()
+    line = (
+        f"{counters.num_rows:,} rows: {rows}{kept}; {run.num_attempts:,} requests, {run.input_tokens:,} input and "
+        f"{run.output_tokens:,} output tokens, {duration(elapsed_s)}"
+    )
+    return Group(shown(line), *([failures(counters)] if counters.num_failed else []))
+
+
 def verification_table(verification: Verification, output: str, *, is_live: bool = False) -> Group:
     """Return what `nemo-llm-stage verify` shows: the account, and what is off. `is_live`: whether a run goes on."""
     counters = verification.counters

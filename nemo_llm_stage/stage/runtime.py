@@ -47,6 +47,9 @@ class Runtime:
         uses: Output column → the output columns that its prompt uses.
         client_of: Output column → its client, in the order of first use. Set up here.
 
+    Attributes:
+        is_checked: Whether the servers are known to take the keys and models.
+
     Raises:
         ConfigError: A client cannot be set up, e.g. because a key is missing.
     """
@@ -81,6 +84,7 @@ class Runtime:
         first = unique(client for name, client in client_of.items() if not uses[name])
         self._scheduler = self.loop.run(self._make_scheduler(first))
         self._throttle = OPEN
+        self.is_checked = False
 
     def submit(
         self,

@@ -10,7 +10,7 @@ import concurrent.futures
 import copy
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self
 
 import orjson
 import pyarrow as pa
@@ -27,23 +27,18 @@ from nemo_llm_stage.rows.column import Column, Row
 from nemo_llm_stage.rows.query import CompletionStore
 from nemo_llm_stage.rows.row import Known
 from nemo_llm_stage.stage.dependencies import needs_of, sources_of_keep_if, uses_of
+from nemo_llm_stage.stage.doors import Doors
 from nemo_llm_stage.stage.extend import Extended, drop, extend
-from nemo_llm_stage.stage.interchange import from_any
 from nemo_llm_stage.stage.keep import KeepIf
 from nemo_llm_stage.stage.loop import result_of
 from nemo_llm_stage.stage.order import Order, OrderStatistics, RowOrder
 from nemo_llm_stage.stage.output_columns import OutputColumns
 from nemo_llm_stage.stage.runtime import LocalRuntime, OnDone, Runtime, unique
 from nemo_llm_stage.stage.status import StageStatus
-from nemo_llm_stage.stage.table import column_names, rows_of
-
-if TYPE_CHECKING:
-    import ray.data
-
-T = TypeVar("T")
+from nemo_llm_stage.stage.table import rows_of
 
 
-class Stage:
+class Stage(Doors):
     """
     Adds generated columns to tables.
 
@@ -150,35 +145,11 @@ class Stage:
                     f"the input already has a column {field.name!r}; choose another output_column, or drop it first."
                 )
 
-    def process(self, table: T) -> T:
-        """
-        Return `table` with this stage's columns added. Does not change `table`.
-
-        May be called from a plain program, a notebook with a running loop, a Ray worker, and from several threads at
-        once: all calls share one limit, and the rows of one call use permits that another leaves free. If the waiting
-        thread is interrupted, e.g. by Ctrl-C, the call's requests are cancelled.
-
-        Args:
-            table: pandas or polars DataFrame, Arrow table, `datasets.Dataset`, DuckDB relation or RecordBatchReader
-                with the columns that the prompts use; the result is of the same kind. Any other object with
-                ``__arrow_c_stream__`` gives an Arrow table.
-
-        Raises:
-            InputError: A column is missing.
-            FatalError: The server refuses every request: wrong key, no such model.
-            RunError: The first rows were all refused. Nothing is raised for single rows.
-        """
-        rows, convert_back = from_any(table)
-        self.check_columns(column_names(rows))
-        outcomes = result_of(self.submit(self.rows_of(rows)))
-        result: T = convert_back(self.add_columns(rows, outcomes))
-        return result
-
-    def map(self, dataset: ray.data.Dataset, **options: Any) -> ray.data.Dataset:
-        """Return a Ray Data Dataset with this stage's columns; `options` are those of `cluster.dataset.map_dataset`."""
-        from nemo_llm_stage.cluster.dataset import map_dataset
-
-        return map_dataset(self, dataset, **options)
+    def process_block(self, block: pa.Table) -> pa.Table:
+        """Return a block of a larger table with this stage's columns: `process` without a look at the server."""
+        self.check_columns(block.column_names)
+        outcomes = result_of(self.submit(self.rows_of(block)))
+        return self.add_columns(block, outcomes)
 
     def rows_of(self, table: Any) -> list[Row]:
         """Return the table's rows, with the columns that the prompts need."""
@@ -232,6 +203,13 @@ class Stage:
         checks = {(id(self._client_of[column.name]), column.model): column for column in self.columns}
         for column in checks.values():
             runtime.loop.run(self._client_of[column.name].check(column.model))
+
+    def check_server_once(self) -> None:
+        """Do `check_server`, unless it has passed since the stage was opened; raises likewise."""
+        runtime = self._open()
+        if not runtime.is_checked:
+            self.check_server()
+            runtime.is_checked = True
 
     @property
     def num_in_flight(self) -> int:

@@ -114,6 +114,14 @@ def with_columns(table: Any, fields: Sequence[pa.Field], arrays: Sequence[pa.Arr
     return copy
 
 
+def without_columns(table: Any, names: Iterable[str]) -> Any:
+    """Return the table without the columns of these names, as far as it has them."""
+    present = [name for name in names if name in column_names(table)]
+    if not present:
+        return table
+    return table.drop_columns(present) if _is_arrow(table) else table.drop(columns=present)
+
+
 def take_rows(table: Any, indices: Sequence[int]) -> Any:
     """Return the rows of `table` at `indices`, in that order; an index may occur more than once."""
     return table.iloc[list(indices)] if hasattr(table, "iloc") else table.take(pa.array(indices, pa.int64()))

@@ -171,6 +171,7 @@ def test_an_outage_uses_no_row_up(server: SimulatedServer) -> None:
     """With give_up_after_s a row comes back after the client's own retries are used up."""
     client = AsyncHTTPClient(server.base_url, max_retries=0)
     stage = make_stage(server, client=client, give_up_after_s=3600)
+    stage.process(FRAME.tail(1))  # at its first rows a stage looks for the server, and raises if it is down
     out: list[pd.DataFrame] = []
     with server.outage():
         thread = threading.Thread(target=lambda: out.append(stage.process(FRAME.head(3))))
@@ -183,7 +184,7 @@ def test_an_outage_uses_no_row_up(server: SimulatedServer) -> None:
 
 def test_an_unknown_model_stops_at_once(server: SimulatedServer) -> None:
     """With the server's words, after a handful of requests."""
-    with pytest.raises(FatalError, match="does not exist"):
+    with pytest.raises(FatalError, match="has no model 'nope'"):
         make_stage(server, model="nope").process(FRAME)
     assert server.stats.num_requests <= 16
 
