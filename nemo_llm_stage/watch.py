@@ -14,8 +14,9 @@ from nemo_llm_stage.counters import Counters, sum_counters
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.job.prepare import Job
 from nemo_llm_stage.report.progress.progress import Progress
-from nemo_llm_stage.report.progress.view import JobTitle
-from nemo_llm_stage.worker.control.keeper import RunKeeper, Standing
+from nemo_llm_stage.report.progress.view import JobTitle, View
+from nemo_llm_stage.worker.control.keeper import RunKeeper
+from nemo_llm_stage.worker.control.standing import Pace, Standing
 from nemo_llm_stage.worker.engine import Engine, RunStatus
 from nemo_llm_stage.worker.in_process import LocalEngine
 from nemo_llm_stage.worker.interrupts import Interrupts, RunInterrupted
@@ -100,8 +101,8 @@ class WatchedRun:
         self._run = sum_counters([self._done, status.open])
         control = self._keeper.control
         shown = replace(status, phase=control.phase) if status.phase == "running" else status
-        self._shown.update(shown, self._run, self._interrupts.seconds_left)
-        self._keeper.update(Standing(status.phase, sum_counters([self.before, self._run]), status.stage))
+        view = self._shown.update(shown, self._run, self._interrupts.seconds_left)
+        self._keeper.update(Standing(status.phase, view.counters, status.stage, _pace_of(view)))
         control.check(self._run)
 
     def _how_far(self) -> str:
@@ -203,6 +204,16 @@ class WatchedRetry(WatchedRun):
         counters.num_rows, counters.num_failed = num_retried, counters.num_failed + num_retried
         counters.errors = {kind: num for kind, num in report.counters.errors.items() if self._failed.has(kind)}
         return counters
+
+
+def _pace_of(view: View) -> Pace:
+    left_s = None if view.left_s is None else sum(view.left_s) / 2
+    return Pace(
+        rows_per_s=round(view.rows_per_s or 0.0, 3),
+        input_tokens_per_s=round(view.input_per_s, 3),
+        output_tokens_per_s=round(view.output_per_s, 3),
+        eta_s=None if left_s is None else round(left_s, 1),
+    )
 
 
 def _engine(settings: JobSettings) -> Engine:

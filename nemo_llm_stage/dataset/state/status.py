@@ -17,7 +17,7 @@ num_rows      rows of the job; is_exact: whether they were counted
 num_rows_before  rows finished before this run
 counters      what the whole job counted, as in the committed files
 num_in_flight, max_concurrent_requests   requests, over all workers
-rows_per_s, input_tokens_per_s, output_tokens_per_s   over the last half minute
+rows_per_s, input_tokens_per_s, output_tokens_per_s   over the last minute
 eta_s         seconds left at this speed; null where it is not known
 spending      num_requests, num_answers, input_tokens, output_tokens and cost of all runs of this job
 limits        the limits that hold now

@@ -90,6 +90,7 @@ class Meter:
             now=now,
             elapsed_s=monotonic_s - self._started_s,
             counters=counters,
+            run=run.without_resumed(),
             phase="draining" if is_draining else status.phase,
             waits_for=status.waits_for,
             drain_left_s=drain_left_s,

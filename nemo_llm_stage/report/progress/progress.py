@@ -83,9 +83,9 @@ class Progress:
         self._meter = Meter(title, before, self._started_s)
         self._view = replace(self._view, title=title, counters=before)
 
-    def update(self, status: RunStatus, run: Counters, drain_left_s: float | None = None) -> None:
+    def update(self, status: RunStatus, run: Counters, drain_left_s: float | None = None) -> View:
         """
-        Show how the run stands.
+        Show how the run stands, and return it.
 
         Args:
             status: From the engine.
@@ -94,7 +94,9 @@ class Progress:
         """
         assert self._meter is not None, "begin comes first"
         now_s = time.monotonic()
-        self._set(self._meter.view(status, run, monotonic_s=now_s, now=time.time(), drain_left_s=drain_left_s))
+        view = self._meter.view(status, run, monotonic_s=now_s, now=time.time(), drain_left_s=drain_left_s)
+        self._set(view)
+        return view
 
     def note(self, text: str) -> None:
         """Show a line that stays."""

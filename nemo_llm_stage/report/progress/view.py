@@ -73,6 +73,7 @@ class View:
         now: Unix seconds.
         elapsed_s: Since this run began.
         counters: Of the whole job so far.
+        run: Of this run, without what earlier runs had paid.
         phase: What the run does.
         waits_for: What it waits for while it starts; None otherwise.
         drain_left_s: For how long requests in flight are still waited for while it stops; None otherwise.
@@ -91,6 +92,7 @@ class View:
     now: float = 0.0
     elapsed_s: float = 0.0
     counters: Counters = field(default_factory=Counters)
+    run: Counters = field(default_factory=Counters)
     phase: Phase = "starting"
     waits_for: str | None = None
     drain_left_s: float | None = None

@@ -31,7 +31,8 @@ from nemo_llm_stage.dataset.storage import Folder, writing_to
 from nemo_llm_stage.errors import LLMStageError, OutputBusyError
 from nemo_llm_stage.job.prepare import Job
 from nemo_llm_stage.worker.control.control import RunControl
-from nemo_llm_stage.worker.control.keeper import JobFacts, RunKeeper
+from nemo_llm_stage.worker.control.keeper import RunKeeper
+from nemo_llm_stage.worker.control.standing import JobFacts
 
 LOCAL_STOP_S = 15.0
 STORE_STOP_S = 60.0

@@ -10,8 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,10 +29,10 @@ from nemo_llm_stage.dataset.state.status import LOCAL_INTERVAL_S, STORE_INTERVAL
 from nemo_llm_stage.dataset.state.timeline import remove_old_timelines, write_timeline
 from nemo_llm_stage.dataset.storage import Folder
 from nemo_llm_stage.errors import LLMStageError, RunStoppedError
-from nemo_llm_stage.stage.status import StageStatus
 from nemo_llm_stage.text import one_line
 from nemo_llm_stage.worker.control.control import RunControl
 from nemo_llm_stage.worker.control.servers import ServerNews
+from nemo_llm_stage.worker.control.standing import JobFacts, Standing
 
 logger = logging.getLogger(__name__)
 
@@ -42,38 +41,8 @@ STORE_LOOK_S = 5.0
 """Seconds between two looks for orders."""
 
 TIMELINE_INTERVAL_S = 30.0
-RATE_WINDOW_S = 30.0
 MAX_FAILURES_SHOWN = 20
 MAX_EVENTS_SHOWN = 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobFacts:
-    """
-    What a status says that does not change during a run.
-
-    Attributes:
-        job_id: The job's.
-        num_rows: Rows of the job.
-        is_exact: Whether they were counted.
-        before: What earlier runs counted.
-        command: What to run to resume the job; None where it was run from Python.
-    """
-
-    job_id: str
-    num_rows: int
-    is_exact: bool
-    before: Counters
-    command: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How a run stands, from its driver."""
-
-    phase: str = "starting"
-    counters: Counters = field(default_factory=Counters)
-    stage: StageStatus = field(default_factory=StageStatus)
 
 
 class RunKeeper:
@@ -94,7 +63,6 @@ class RunKeeper:
         self._facts = facts
         self._standing = Standing(counters=facts.before)
         self._news = ServerNews()
-        self._window: deque[tuple[float, Counters]] = deque()
         self._interval_s = LOCAL_INTERVAL_S if state.is_local else STORE_INTERVAL_S
         self._look_s = LOCAL_LOOK_S if state.is_local else STORE_LOOK_S
         self._started_monotonic_s = time.monotonic()
@@ -138,13 +106,9 @@ class RunKeeper:
 
     def update(self, standing: Standing) -> None:
         """Take note of how the run stands. Called in the driver's thread."""
-        now_s = time.monotonic()
         self._standing = standing
         for text in self._news.of(standing.stage.endpoints):
             self.control.note("server", text)
-        self._window.append((now_s, standing.counters))
-        while len(self._window) > 2 and now_s - self._window[0][0] > RATE_WINDOW_S:
-            self._window.popleft()
 
     def flush(self) -> None:
         """Write the timeline as it is now."""
@@ -212,8 +176,6 @@ class RunKeeper:
 
     def _status(self, phase: str, reason: str | None) -> JobStatus:
         standing, facts, counters = self._standing, self._facts, self._standing.counters
-        rates = self._rates()
-        num_left = max(0, facts.num_rows - counters.num_rows)
         return JobStatus(
             run_id=self._holder.run_id,
             job_id=facts.job_id,
@@ -230,10 +192,7 @@ class RunKeeper:
             counters=counters,
             num_in_flight=standing.stage.num_in_flight,
             max_concurrent_requests=standing.stage.max_in_flight,
-            rows_per_s=rates[0],
-            input_tokens_per_s=rates[1],
-            output_tokens_per_s=rates[2],
-            eta_s=num_left / rates[0] if rates[0] > 0 and phase == "running" else None,
+            **asdict(standing.pace),
             spending=self._spending(),
             limits=self.control.limits,
             trouble=None if standing.stage.outage is None else standing.stage.outage.error,
@@ -250,25 +209,12 @@ class RunKeeper:
             values["cost"] = round(spending.cost(settings.price_input, settings.price_output), 6)
         return values
 
-    def _rates(self) -> tuple[float, float, float]:
-        """Return rows, input tokens and output tokens a second over the last half minute."""
-        points = list(self._window)
-        if len(points) < 2:
-            return 0.0, 0.0, 0.0
-        (start, before), (end, after) = points[0], points[-1]
-        span_s = max(1e-9, end - start)
-
-        def rate(name: str) -> float:
-            return round(float(max(0, getattr(after, name) - getattr(before, name))) / span_s, 3)
-
-        return rate("num_rows"), rate("input_tokens"), rate("output_tokens")
-
     def _add_point(self) -> None:
         counters = self._standing.counters
         self.control.timeline.add_point(
             time.monotonic() - self._started_monotonic_s,
             counters.num_rows,
-            self._rates()[0],
+            self._standing.pace.rows_per_s,
             self._standing.stage.num_in_flight,
             self._standing.stage.max_in_flight,
             counters.num_failed,
