@@ -42,7 +42,7 @@ class JobConfig(_JobFields):
     The fields of `JobSettings` are fields of this model too; read them from `settings`.
 
     Attributes:
-        input: Parquet or JSONL files (also ``.gz`` and ``.zst``), globs or folders; paths or URLs.
+        input: Parquet, JSONL, CSV, TSV or Arrow files (text also compressed), globs or folders; paths or URLs.
         output: Folder to write; made if it does not exist.
         columns: Several columns in one pass, each with the settings of a column; the job's own are their defaults.
         keep_if: Expression over columns and answers. Rows for which it is false are dropped and counted.

@@ -71,6 +71,8 @@ class JobSettings:
             lets the server's prefix cache do more; ``input`` keeps the order of the input. The output always does.
         on_mixed_types: What to do with a JSON field whose values have no common type (text here, a list there):
             ``stop`` before the job starts, or keep each value as ``json`` text.
+        column_types: Arrow types of columns of CSV input, e.g. ``{zip: string, day: date32}``. Otherwise whole numbers
+            are int64, other numbers double, ``true`` and ``false`` bool, and all else, also ``007``, is text.
         flush_interval: Seconds between writes of answers to an object store. If a worker dies, its younger answers
             are lost.
         price_input: Price in dollars of a million input tokens, to show what the job costs.
@@ -105,6 +107,7 @@ class JobSettings:
     on_new_input: Literal["add", "refuse"] = "add"
     order: Literal["auto", "input"] = "auto"
     on_mixed_types: Literal["stop", "json"] = "stop"
+    column_types: dict[str, str] | None = None
     flush_interval: Annotated[float, Gt(0)] = 2.0
     price_input: Annotated[float, Ge(0)] | None = None
     price_output: Annotated[float, Ge(0)] | None = None
@@ -161,6 +164,7 @@ class JobKeywords(WorkerKeywords, total=False):
     on_bad_input: Literal["stop", "skip"]
     order: Literal["auto", "input"]
     on_mixed_types: Literal["stop", "json"]
+    column_types: dict[str, str] | None
 
 
 @cache
@@ -211,6 +215,8 @@ def _must_be(value: Any, hint: Any) -> str | None:
 def _is(value: Any, kind: Any) -> bool:
     if get_origin(kind) is Literal:
         return value in get_args(kind)
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(_is(item, str) for pair in value.items() for item in pair)
     if get_origin(kind) is not Annotated:
         return isinstance(value, _NUMBERS.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
     bare, *bounds = get_args(kind)
@@ -222,6 +228,8 @@ def _is(value: Any, kind: Any) -> bool:
 def _words(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return " or ".join(map(repr, get_args(kind)))
+    if get_origin(kind) is dict:
+        return "a dict of texts"
     if get_origin(kind) is not Annotated:
         return _WORDS[kind]
     bare, *bounds = get_args(kind)

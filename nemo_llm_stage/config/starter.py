@@ -28,7 +28,7 @@ _STARTER = """\
 # For completion in an editor: nemo-llm-stage schema > job.schema.json, and as the first line of this file
 #   # yaml-language-server: $schema=job.schema.json
 
-# Input and output. Parquet or JSONL: files, globs, folders, or a list of these; s3:// and other URLs too.
+# Input and output. Parquet, JSONL, CSV, TSV or Arrow: files, globs, folders, or a list of these; also s3:// and others.
 input: {input}
 output: {output}
 
@@ -94,6 +94,7 @@ engine: local                          # or ray, for any number of actors on any
 #scan_input: auto
 #on_bad_input: stop                    # or skip: leave out broken lines and files, and record them
 #on_mixed_types: stop                  # or json: keep JSON values of several types in one field as JSON text
+#column_types: {{zip: string}}           # of CSV; numbers and true/false are found by themselves, all else is text
 #deduplicate: true
 #give_up_after: 21600.0
 #max_failed_rows: 0.05

@@ -26,7 +26,19 @@ PACKED_SUFFIXES = (".gz", ".zst", ".bz2", ".xz")
 JSONL_SUFFIXES = tuple(
     stem + packed for stem in (".jsonl", ".ndjson", ".jsonlines", ".json") for packed in ("", *PACKED_SUFFIXES)
 )
-_DATA_SUFFIXES = PARQUET_SUFFIXES + JSONL_SUFFIXES
+CSV_SUFFIXES = tuple(stem + packed for stem in (".csv", ".tsv") for packed in ("", *PACKED_SUFFIXES))
+ARROW_SUFFIXES = (".arrow", ".arrows", ".feather", ".ipc")
+_SUFFIXES = {
+    "parquet": PARQUET_SUFFIXES,
+    "jsonl": JSONL_SUFFIXES,
+    "csv": CSV_SUFFIXES,
+    "arrow": ARROW_SUFFIXES,
+}
+_DATA_SUFFIXES = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
+_KINDS = "Parquet, JSONL, CSV or Arrow file"
+_RANKS = {"parquet": 0, "jsonl": 0, "csv": 1, "arrow": 1, ".json": 2}
+"""In a folder, files of a higher rank than others describe these."""
+
 _GLOB_CHARS = "*?["
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _NUM_THREADS = 16
@@ -51,8 +63,8 @@ class InputFile:
 
     @property
     def format(self) -> str:
-        """``parquet`` or ``jsonl``."""
-        return "parquet" if self.path.lower().endswith(PARQUET_SUFFIXES) else "jsonl"
+        """``parquet``, ``jsonl``, ``csv`` or ``arrow``."""
+        return format_of(self.path)
 
     @property
     def is_sequential(self) -> bool:
@@ -75,8 +87,20 @@ class FoundFiles:
 
 
 def is_sequential(path: str) -> bool:
-    """Whether a file that is not Parquet can only be read from its start: packed, or ``.json``, maybe an array."""
+    """Whether a file of text can only be read from its start: packed, or ``.json``, maybe an array."""
     return path.lower().endswith((*PACKED_SUFFIXES, ".json"))
+
+
+def format_of(path: str) -> str:
+    """Return the format of the file at `path`, by its name: ``parquet``, ``jsonl``, ``csv`` or ``arrow``."""
+    name = path.lower()
+    return next((kind for kind, suffixes in _SUFFIXES.items() if name.endswith(suffixes)), "jsonl")
+
+
+def unpacked_name(path: str) -> str:
+    """Return `path` in small letters, without the ending of a compressed file."""
+    name = path.lower()
+    return next((name.removesuffix(packed) for packed in PACKED_SUFFIXES if name.endswith(packed)), name)
 
 
 def find_files(inputs: str | Path | Sequence[str | Path]) -> list[InputFile]:
@@ -90,8 +114,8 @@ def find_input(inputs: str | Path | Sequence[str | Path]) -> FoundFiles:
 
     Args:
         inputs: Files, globs or folders (read with all their subfolders), as paths or fsspec URLs. In a folder, files
-            of other kinds, names that begin with ``_`` or ``.`` and folders that are links are passed over; ``.json``
-            is where there are other files.
+            of other kinds, names that begin with ``_`` or ``.`` and folders that are links are passed over. So are CSV
+            and Arrow files beside Parquet or JSONL, and ``.json`` beside other files.
 
     Raises:
         InputError: Nothing matches, a named file is of a kind that cannot be read, or the place cannot be reached.
@@ -157,17 +181,15 @@ def _find(name: str, passed_over: Counter[str]) -> list[InputFile]:
         check_no_table(info["name"] for info in matches)
         fixed = path[: min(path.index(char) for char in _GLOB_CHARS if char in path)].rpartition("/")[0]
         infos = [info for info in matches if _is_data(info["name"].rpartition("/")[2], passed_over)]
-        where = f"no Parquet or JSONL file matches {name!r}"
+        where = f"no {_KINDS} matches {name!r}"
     elif fs.isdir(path):
         matches = [info for info in fs.find(path, detail=True).values() if not _is_linked_folder(info)]
         check_no_table((info["name"] for info in matches), folder=name)
         fixed = path
-        infos = _without_documents(
-            [info for info in matches if _is_data(info["name"][len(path) :], passed_over)], passed_over
-        )
+        infos = _main_ones([info for info in matches if _is_data(info["name"][len(path) :], passed_over)], passed_over)
         if isinstance(fs, LocalFileSystem):
             _count_linked_folders(path, passed_over)
-        where = f"the folder {name!r} holds no Parquet or JSONL file"
+        where = f"the folder {name!r} holds no {_KINDS}"
     elif fs.exists(path):
         if not path.lower().endswith(_DATA_SUFFIXES):
             raise InputError(f"cannot read {name!r}: {conversion_of(path)}")
@@ -194,13 +216,19 @@ def _is_data(path: str, passed_over: Counter[str]) -> bool:
     return False
 
 
-def _without_documents(infos: list[dict[str, Any]], passed_over: Counter[str]) -> list[dict[str, Any]]:
-    """Return the files of a folder without ``.json`` where there are others: there, it describes the data."""
-    kept = [info for info in infos if ".json" not in [suffix.lower() for suffix in Path(info["name"]).suffixes]]
-    if not kept or len(kept) == len(infos):
-        return infos
-    passed_over["with the ending .json beside other files"] += len(infos) - len(kept)
+def _main_ones(infos: list[dict[str, Any]], passed_over: Counter[str]) -> list[dict[str, Any]]:
+    """Return a folder's files of data, without CSV or Arrow beside Parquet or JSONL, and ``.json`` beside others."""
+    best = min((_RANKS[_kind_of(info["name"])] for info in infos), default=0)
+    kept = [info for info in infos if _RANKS[_kind_of(info["name"])] == best]
+    for info in infos:
+        if _RANKS[_kind_of(info["name"])] > best:
+            ending = kind if (kind := _kind_of(info["name"])) == ".json" else Path(info["name"]).suffix
+            passed_over[f"with the ending {ending} beside other files"] += 1
     return kept
+
+
+def _kind_of(path: str) -> str:
+    return ".json" if ".json" in [suffix.lower() for suffix in Path(path).suffixes] else format_of(path)
 
 
 def _is_linked_folder(info: dict[str, Any]) -> bool:

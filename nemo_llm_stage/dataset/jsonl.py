@@ -49,7 +49,7 @@ def read_lines(path: str, start: int = 0, stop: int | None = None) -> Iterator[t
         InputError: The file cannot be read, or its compressed stream is broken.
     """
     try:
-        with _open(path) as file:
+        with open_unpacked(path) as file:
             if _is_array(path, file):
                 yield from elements(file.read())
                 return
@@ -138,13 +138,8 @@ class LineParser:
 
     def line_number(self, offset: int) -> int:
         """Return the number of the line that begins at `offset`, counted from 1. Reads on from the last one."""
-        start, number = self._known_place if self._known_place[0] <= offset else (0, 1)
-        with _open(self._path) as file:
-            _skip(file, start)
-            left = offset - start
-            while left > 0 and (block := file.read(min(left, _BUFFER_BYTES))):
-                number += block.count(b"\n")
-                left -= len(block)
+        known = self._known_place if self._known_place[0] <= offset else (0, 1)
+        number = line_number(self._path, offset, known)
         self._known_place = (offset, number)
         return number
 
@@ -163,6 +158,18 @@ class LineParser:
         if self._on_bad is None:
             raise InputError(f"{self._path!r}, line {number}, {reason}")
         self._on_bad(BadInput(self._path, number, 1, reason))
+
+
+def line_number(path: str, offset: int, known: tuple[int, int] = (0, 1)) -> int:
+    """Return the number of the line that begins at `offset`, from 1; reads on from a `known` offset and line."""
+    start, number = known
+    with open_unpacked(path) as file:
+        _skip(file, start)
+        left = offset - start
+        while left > 0 and (block := file.read(min(left, _BUFFER_BYTES))):
+            number += block.count(b"\n")
+            left -= len(block)
+    return number
 
 
 def _converters_of(schema: pa.Schema) -> dict[str, Callable[[Any], Any]]:
@@ -214,7 +221,8 @@ def _misfit(row: dict[str, Any], schema: pa.Schema) -> str | None:
     return None
 
 
-def _open(path: str) -> Any:
+def open_unpacked(path: str) -> Any:
+    """Return the file at `path`, open for reading, without its compression; raises what a store's library raises."""
     fs, inner = open_filesystem(path)
     file = fs.open(inner, "rb")
     lowered = path.lower()

@@ -6,12 +6,14 @@ Knows files and their formats; knows nothing of partitions.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pyarrow as pa
 
+from nemo_llm_stage.dataset.arrow_file import ArrowFile, check_types
 from nemo_llm_stage.dataset.bad_input import BadInput, is_damage, unreadable
 from nemo_llm_stage.dataset.files import InputFile
 from nemo_llm_stage.dataset.int96 import has_int96, needs_microseconds
@@ -37,10 +39,11 @@ class Contents:
 
     Attributes:
         file: The file.
-        schema: Its columns; of JSONL, those of all JSONL files.
+        schema: Its columns; of JSONL, those of all JSONL files, and of CSV likewise.
         num_rows: Estimated where `is_exact` is false.
         is_exact: Whether the rows were counted.
-        blocks: Of a JSONL file, if all of it was looked at: where some lines begin, and the rows from each to the next.
+        blocks: Of a file of text, if all of it was looked at: where some lines begin, and the rows from each to the
+            next.
     """
 
     file: InputFile
@@ -91,6 +94,17 @@ class _Chosen:
         )
 
 
+def look_into_table(file: InputFile, *, skips_bad: bool) -> Contents | BadInput:
+    """
+    Return what a Parquet or Arrow file tells, or, if that may be skipped, that it is damaged.
+
+    Raises:
+        InputError: It cannot be read, or has a type that Parquet has none of.
+    """
+    look = look_into_arrow if file.format == "arrow" else look_into_parquet
+    return look(file, skips_bad=skips_bad)
+
+
 def look_into_parquet(file: InputFile, *, skips_bad: bool) -> Contents | BadInput:
     """
     Return what the file's footer tells, or, if that may be skipped, that it is damaged.
@@ -117,8 +131,28 @@ def look_into_parquet(file: InputFile, *, skips_bad: bool) -> Contents | BadInpu
             damage = pa.ArrowInvalid(f"its footer tells of {metadata.num_rows} rows, its row groups of {num_rows}")
             raise unreadable(file.path, damage) from damage
     except InputError as error:
-        return _damaged(file, error, skips_bad=skips_bad)
+        return damaged(file, error, skips_bad=skips_bad)
     return Contents(file, schema, num_rows)
+
+
+def look_into_arrow(file: InputFile, *, skips_bad: bool) -> Contents | BadInput:
+    """
+    Return what a file of Arrow's IPC format holds, or, if that may be skipped, that it is damaged.
+
+    Raises:
+        InputError: It cannot be read, or has a type that Parquet has none of.
+    """
+    try:
+        try:
+            with contextlib.closing(ArrowFile(file.path)) as arrow:
+                check_types(arrow.schema)
+                return Contents(file, arrow.schema, arrow.num_rows())
+        except pa.ArrowNotImplementedError as error:
+            raise InputError(f"{file.path!r} has a type that Parquet has none of: {error}.") from None
+        except Exception as error:  # a store's library may raise anything
+            raise unreadable(file.path, error) from error
+    except InputError as error:
+        return damaged(file, error, skips_bad=skips_bad)
 
 
 def look_into_lines(
@@ -138,25 +172,26 @@ def look_into_lines(
     ranges = [(file, wanted) for file in files for wanted in _ranges(file, options)]
     num_bytes = sum(min(file.size, SAMPLE_BYTES) if options.is_sampled else file.size for file in files)
     found: dict[str, list[Scanned]] = {file.path: [] for file in files}
-    damaged: dict[str, BadInput] = {}
+    broken: dict[str, BadInput] = {}
     for (file, _), scanned in zip(ranges, scan_all([wanted for _, wanted in ranges], num_bytes, on_done), strict=True):
         if isinstance(scanned, Scanned):
             found[file.path].append(scanned)
         else:
-            damaged[file.path] = _damaged(file, scanned, skips_bad=options.skips_bad)
-    whole = [file for file in files if file.path not in damaged]
+            broken[file.path] = damaged(file, scanned, skips_bad=options.skips_bad)
+    whole = [file for file in files if file.path not in broken]
     shape = merge_all(scanned.shape for file in whole for scanned in found[file.path])
     choose = _Chosen(whole, options)
     schema = pa.schema([field_of(name, inner, choose) for name, inner in shape.fields.items()])
     notices = [*choose.notices, *_notices_of_maps(schema)]
     looks = [
-        damaged[file.path] if file.path in damaged else _contents(file, schema, found[file.path], options)
+        broken[file.path] if file.path in broken else _contents(file, schema, found[file.path], options)
         for file in files
     ]
     return looks, notices
 
 
-def _damaged(file: InputFile, error: InputError, *, skips_bad: bool) -> BadInput:
+def damaged(file: InputFile, error: InputError, *, skips_bad: bool) -> BadInput:
+    """Return that a file is damaged, if that is what `error` says and damaged files may be skipped; else raise it."""
     if not skips_bad or not is_damage(error.__cause__):
         raise error
     return BadInput(file.path, None, 0, str(error))

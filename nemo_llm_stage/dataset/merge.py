@@ -54,7 +54,7 @@ class SchemaMerger:
         Raises:
             InputError: It has a column twice, or one that does not go together with that of an earlier file.
         """
-        _check_names(path, schema.names)
+        check_names(path, schema.names)
         for name in self._fields.keys() - set(schema.names):
             self._fields[name] = self._fields[name].with_nullable(True)
         for field in schema:
@@ -143,7 +143,13 @@ def is_widening(narrow: pa.DataType, wide: pa.DataType) -> bool:
     return True
 
 
-def _check_names(path: str, names: Sequence[str]) -> None:
+def check_names(path: str, names: Sequence[str]) -> None:
+    """
+    Refuse a file that has a column twice.
+
+    Raises:
+        InputError: It has.
+    """
     if len(set(names)) < len(names):
         name = next(name for name in names if names.count(name) > 1)
         raise InputError(f"{path!r} has more than one column {name!r}; rename or drop all but one.")

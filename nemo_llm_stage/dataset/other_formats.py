@@ -10,16 +10,13 @@ from collections.abc import Iterable
 
 from nemo_llm_stage.errors import InputError
 
-_DUCKDB = "duckdb.sql(\"COPY (FROM {reader}('{path}')) TO '{target}' (FORMAT parquet)\")"
-_ARROW = "pyarrow.parquet.write_table({reader}('{path}'){method}, '{target}')"
 _COMMANDS = {
-    ".csv": ("duckdb", _DUCKDB, "read_csv", ""),
-    ".tsv": ("duckdb", _DUCKDB, "read_csv", ""),
-    ".avro": ("polars", "polars.read_avro('{path}').write_parquet('{target}')", "", ""),
-    ".orc": ("pyarrow.orc, pyarrow.parquet", _ARROW, "pyarrow.orc.read_table", ""),
-    ".arrow": ("pyarrow.ipc, pyarrow.parquet", _ARROW, "pyarrow.ipc.open_file", ".read_all()"),
-    ".feather": ("pyarrow.feather, pyarrow.parquet", _ARROW, "pyarrow.feather.read_table", ""),
-    ".xlsx": ("pandas", "pandas.read_excel('{path}').to_parquet('{target}')", "", ""),
+    ".avro": ("polars", "polars.read_avro('{path}').write_parquet('{path}.parquet')"),
+    ".orc": (
+        "pyarrow.orc, pyarrow.parquet",
+        "pyarrow.parquet.write_table(pyarrow.orc.read_table('{path}'), '{path}.parquet')",
+    ),
+    ".xlsx": ("pandas", "pandas.read_excel('{path}').to_parquet('{path}.parquet')"),
 }
 
 _DELTA = "deltalake.DeltaTable('{path}').to_pyarrow_table()"
@@ -32,11 +29,13 @@ def conversion_of(path: str) -> str:
     lowered = path.lower()
     for packed in (".gz", ".zst", ".bz2", ".xz"):
         lowered = lowered.removesuffix(packed)
-    for suffix, (modules, command, reader, method) in _COMMANDS.items():
+    for suffix, (modules, command) in _COMMANDS.items():
         if lowered.endswith(suffix):
-            call = command.format(reader=reader, path=path, target=f"{path}.parquet", method=method)
-            return f'convert it to Parquet first: python -c "import {modules}; {_quoted(call)}"'
-    return "cannot tell the format of it by its name; it must end in one of .parquet, .jsonl, .ndjson, .json."
+            return f'convert it to Parquet first: python -c "import {modules}; {command.format(path=path)}"'
+    return (
+        "cannot tell the format of it by its name; it must end in one of .parquet, .jsonl, .ndjson, .json, .csv, .tsv, "
+        ".arrow, .feather."
+    )
 
 
 def check_no_table(paths: Iterable[str], folder: str = "") -> None:
@@ -64,7 +63,3 @@ def _table_error(kind: str, folder: str, module: str, command: str, path: str) -
         f"{folder!r} is a table of {kind}: its files hold rows that are deleted, and lack columns that the table has. "
         f'Write one version of it as Parquet: pip install {packages[kind]} && python -c "{script}"'
     )
-
-
-def _quoted(call: str) -> str:
-    return call.replace('"', '\\"')

@@ -7,7 +7,7 @@ the number of actors. Knows nothing of stages.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -17,7 +17,8 @@ from nemo_llm_stage.dataset.bad_input import BadInput, OnBad
 from nemo_llm_stage.dataset.files import InputFile, is_sequential
 from nemo_llm_stage.dataset.folder_columns import folder_fields
 from nemo_llm_stage.dataset.json_types import declared_field
-from nemo_llm_stage.dataset.look import Contents, LineOptions, OnMixedTypes, look_into_lines, look_into_parquet
+from nemo_llm_stage.dataset.look import Contents, LineOptions, OnMixedTypes, look_into_lines, look_into_table
+from nemo_llm_stage.dataset.look_csv import look_into_csv
 from nemo_llm_stage.dataset.merge import SchemaMerger
 from nemo_llm_stage.dataset.prove import prove_casts
 from nemo_llm_stage.errors import InputError
@@ -30,6 +31,9 @@ NUM_PARTITIONS_WANTED = 64
 ROWS_PER_BLOCK = 100
 """JSONL is cut at every so many rows of a file, where nobody asks for another number."""
 
+_TEXTS = ("jsonl", "csv")
+"""Formats of text, which is cut by bytes; the others are cut by rows."""
+
 _NUM_THREADS = 16
 
 
@@ -41,8 +45,8 @@ class Partition:
     Attributes:
         index: Place in the dataset's order, from 0; names the output file.
         path: The input file.
-        format: ``parquet`` or ``jsonl``.
-        start: First row of a Parquet file, or first byte of a JSONL file; 0 for a compressed one.
+        format: ``parquet``, ``arrow``, ``jsonl`` or ``csv``.
+        start: First row of a Parquet or Arrow file, or first byte of text; 0 where that is compressed.
         stop: One past the last.
         num_rows: None where only reading would tell.
     """
@@ -84,6 +88,7 @@ def make_plan(
     scan_input: str = "auto",
     on_bad: OnBad | None = None,
     on_mixed_types: OnMixedTypes = "stop",
+    column_types: Mapping[str, pa.DataType] | None = None,
     onto: Plan | None = None,
 ) -> Plan:
     """
@@ -98,6 +103,7 @@ def make_plan(
         on_bad: Told of damaged files, which are left out; broken lines are for `read_partition` to tell. None makes
             both an error.
         on_mixed_types: What a field of JSON whose values have no common type leads to.
+        column_types: Of CSV, columns whose types are not looked for but given.
         onto: A plan that `files` are added to: its partitions stay, theirs come after. The columns are those of `onto`.
 
     Raises:
@@ -109,7 +115,8 @@ def make_plan(
         skips_bad=on_bad is not None,
         on_mixed_types=on_mixed_types,
     )
-    looks, notices = _look_into_all(files, options)
+    declared = {} if onto is None else {field.name: field.type for field in onto.schema}
+    looks, notices = _look_into_all(files, options, declared | dict(column_types or {}))
     contents = [look for look in looks if isinstance(look, Contents)]
     if on_bad is not None:
         for look in looks:
@@ -146,37 +153,42 @@ def cut(partition: Partition, share: float) -> tuple[Partition, Partition] | Non
     """
     Return the first `share` of a partition, about, and the rest of it; None where it cannot be cut.
 
-    Cut anywhere, its parts have the same rows: a line of JSONL belongs to the part that its first byte lies in.
+    Cut anywhere, its parts have the same rows: a line of JSONL belongs to the part that its first byte lies in. CSV
+    cannot be cut anywhere, as a value may hold line ends.
     """
-    if is_sequential(partition.path) and partition.format == "jsonl":
+    if partition.format == "csv" or (is_sequential(partition.path) and partition.format == "jsonl"):
         return None
     middle = partition.start + max(1, round((partition.stop - partition.start) * share))
     if middle >= partition.stop:
         return None
-    is_counted = partition.format == "parquet"
+    is_counted = partition.format != "jsonl"
     return (
         replace(partition, stop=middle, num_rows=middle - partition.start if is_counted else None),
         replace(partition, start=middle, num_rows=partition.stop - middle if is_counted else None),
     )
 
 
-def _look_into_all(files: Sequence[InputFile], options: LineOptions) -> tuple[list[Contents | BadInput], Sequence[str]]:
+def _look_into_all(
+    files: Sequence[InputFile], options: LineOptions, declared: Mapping[str, pa.DataType]
+) -> tuple[list[Contents | BadInput], Sequence[str]]:
     """Return what each file holds, in order, and what a person should know of it."""
-    tables = [file for file in files if file.format == "parquet"]
-    lines = [file for file in files if file.format == "jsonl"]
+    of_format = {kind: [file for file in files if file.format == kind] for kind in ("jsonl", "csv")}
+    tables = [file for file in files if file.format not in of_format]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        looks = list(pool.map(lambda file: look_into_parquet(file, skips_bad=options.skips_bad), tables))
-    found, notices = look_into_lines(lines, options, lambda: None) if lines else ([], [])
-    by_path = dict(zip((file.path for file in [*tables, *lines]), [*looks, *found], strict=True))
+        looks = list(pool.map(lambda file: look_into_table(file, skips_bad=options.skips_bad), tables))
+    lines, notices = look_into_lines(of_format["jsonl"], options, lambda: None) if of_format["jsonl"] else ([], [])
+    records = look_into_csv(of_format["csv"], options, declared, lambda _: None)
+    looked_at = [*tables, *of_format["jsonl"], *of_format["csv"]]
+    by_path = dict(zip((file.path for file in looked_at), [*looks, *lines, *records], strict=True))
     return [by_path[file.path] for file in files], notices
 
 
 def _merge(contents: Sequence[Contents]) -> pa.Schema:
-    """Return the schema of all files. What is null in all lines of JSONL is a string, unless Parquet types it."""
+    """Return the schema of all files. What is null in all lines of text is a string, unless a table's file types it."""
     merger = SchemaMerger()
     for content in contents:
         merger.add(content.file.path, content.schema)
-    typed = {name for content in contents if content.file.format == "parquet" for name in content.schema.names}
+    typed = {name for content in contents if content.file.format not in _TEXTS for name in content.schema.names}
     fields = [field if field.name in typed else declared_field(field) for field in merger.schema]
     fields += folder_fields([content.file for content in contents], merger.schema.names)
     return pa.schema(fields, metadata=merger.schema.metadata)
@@ -211,7 +223,7 @@ def _fitting(contents: Sequence[Contents], schema: pa.Schema) -> pa.Schema:
 
 def _cut(content: Contents, rows: int) -> Iterator[tuple[Contents, int, int, int | None]]:
     file = content.file
-    if file.format == "parquet":
+    if file.format not in _TEXTS:
         for start in range(0, content.num_rows, rows):
             stop = min(start + rows, content.num_rows)
             yield content, start, stop, stop - start

@@ -6,9 +6,14 @@ Reads only the columns whose type says nothing of it, e.g. integers that are to 
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import pyarrow as pa
 
+from nemo_llm_stage.dataset.arrow_file import ArrowFile
 from nemo_llm_stage.dataset.bad_input import unreadable
+from nemo_llm_stage.dataset.csv_records import read_records
 from nemo_llm_stage.dataset.files import InputFile
 from nemo_llm_stage.dataset.merge import is_widening
 from nemo_llm_stage.dataset.parquet_file import open_parquet, read_options
@@ -20,7 +25,7 @@ _ROWS_PER_BATCH = 16_384
 
 def prove_casts(file: InputFile, schema: pa.Schema, wanted: pa.Schema) -> None:
     """
-    Read the columns of a Parquet file that may not fit, and refuse the file if one does not.
+    Read the columns of a file that may not fit, and refuse the file if one does not. Those of JSONL fit.
 
     Args:
         file: The file.
@@ -31,21 +36,32 @@ def prove_casts(file: InputFile, schema: pa.Schema, wanted: pa.Schema) -> None:
         InputError: A value has no place in the dataset's type, or the file cannot be read.
     """
     names = [field.name for field in schema if not is_widening(field.type, wanted.field(field.name).type)]
-    if not names or file.format != "parquet":
+    if not names or file.format == "jsonl":
         return
-    fs, path = open_filesystem(file.path)
     try:
-        with fs.open(path, "rb") as raw, open_parquet(raw, pre_buffer=False, **read_options(schema)) as parquet:
-            for batch in parquet.iter_batches(batch_size=_ROWS_PER_BATCH, columns=names):
-                for name in names:
-                    _check(file.path, name, batch.column(name), wanted.field(name).type)
+        for batch in _batches(file, schema, names):
+            for name in names:
+                _check(file.path, name, batch.column(name), wanted.field(name).type)
     except InputError:
         raise
     except Exception as error:  # a store's library may raise anything
         raise unreadable(file.path, error) from error
 
 
-def _check(path: str, name: str, values: pa.Array, kind: pa.DataType) -> None:
+def _batches(file: InputFile, schema: pa.Schema, names: list[str]) -> Iterator[pa.RecordBatch | pa.Table]:
+    if file.format == "csv":
+        types = {field.name: field.type for field in schema}
+        yield from (records.table for records in read_records(file.path, types=types, on_bad=lambda _: None))
+    elif file.format == "arrow":
+        with contextlib.closing(ArrowFile(file.path)) as arrow:
+            yield from arrow.batches(0)
+    else:
+        fs, path = open_filesystem(file.path)
+        with fs.open(path, "rb") as raw, open_parquet(raw, pre_buffer=False, **read_options(schema)) as parquet:
+            yield from parquet.iter_batches(batch_size=_ROWS_PER_BATCH, columns=names)
+
+
+def _check(path: str, name: str, values: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> None:
     try:
         values.cast(kind)
     except pa.ArrowException as error:

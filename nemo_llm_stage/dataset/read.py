@@ -13,7 +13,8 @@ import pyarrow as pa
 from nemo_llm_stage.dataset import jsonl
 from nemo_llm_stage.dataset.arrow_types import conform
 from nemo_llm_stage.dataset.bad_input import BadInput, OnBad, is_damage, unreadable
-from nemo_llm_stage.dataset.cursor import ParquetCursors
+from nemo_llm_stage.dataset.csv_records import read_records
+from nemo_llm_stage.dataset.cursor import Cursors
 from nemo_llm_stage.dataset.files import is_sequential
 from nemo_llm_stage.dataset.folder_columns import with_folder_values
 from nemo_llm_stage.dataset.parquet_file import read_options
@@ -30,7 +31,7 @@ def read_partition(
     *,
     rows_per_chunk: int,
     on_bad: OnBad | None = None,
-    cursors: ParquetCursors | None = None,
+    cursors: Cursors | None = None,
 ) -> Iterator[pa.Table]:
     """
     Yield the partition's rows in order, as tables of exactly `schema` and at most `rows_per_chunk` rows.
@@ -43,19 +44,20 @@ def read_partition(
         rows_per_chunk: At most.
         on_bad: Told in the end of broken lines, and of the rest of a file from where it is damaged: they are left out.
             None makes them an error.
-        cursors: Where Parquet readers are kept from one partition to the next; of `rows_per_chunk` rows.
+        cursors: Where Parquet and Arrow readers are kept from one partition to the next; of `rows_per_chunk` rows.
 
     Raises:
         InputError: The file cannot be read, or a line is broken; names it.
     """
     records: list[BadInput] = []
     num_rows = 0
-    if partition.format == "parquet":
-        tables = _read_parquet(
-            partition, schema, cursors or ParquetCursors(rows_per_chunk), is_kept=cursors is not None
-        )
+    note = None if on_bad is None else records.append
+    if partition.format == "jsonl":
+        tables = _read_jsonl(partition, schema, rows_per_chunk, note)
+    elif partition.format == "csv":
+        tables = _read_csv(partition, schema, rows_per_chunk, note)
     else:
-        tables = _read_jsonl(partition, schema, rows_per_chunk, None if on_bad is None else records.append)
+        tables = _read_groups(partition, schema, cursors or Cursors(rows_per_chunk), is_kept=cursors is not None)
     try:
         for table in tables:
             num_rows += table.num_rows
@@ -88,9 +90,15 @@ def _read_jsonl(
         yield parser.to_table(lines, schema)
 
 
-def _read_parquet(
-    partition: Partition, schema: pa.Schema, cursors: ParquetCursors, *, is_kept: bool
-) -> Iterator[pa.Table]:
+def _read_csv(partition: Partition, schema: pa.Schema, rows_per_chunk: int, on_bad: OnBad | None) -> Iterator[pa.Table]:
+    stop = None if is_sequential(partition.path) else partition.stop
+    types = {field.name: field.type for field in schema if not pa.types.is_nested(field.type)}
+    for records in read_records(partition.path, partition.start, stop, types=types, on_bad=on_bad):
+        for start in range(0, records.table.num_rows, rows_per_chunk):
+            yield conform(records.table.slice(start, rows_per_chunk), schema)
+
+
+def _read_groups(partition: Partition, schema: pa.Schema, cursors: Cursors, *, is_kept: bool) -> Iterator[pa.Table]:
     try:
         cursor = cursors.take(partition.path, partition.start, read_options(schema))
         try:

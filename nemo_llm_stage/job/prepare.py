@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nemo_llm_stage.config.answers import arrow_type_of
 from nemo_llm_stage.config.job_settings import JobSettings
 from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.bad_input import BadInput
@@ -201,6 +202,7 @@ def plan_input(
         scan_input=settings.scan_input,
         on_bad=on_bad if settings.on_bad_input == "skip" else None,
         on_mixed_types=settings.on_mixed_types,
+        column_types={name: arrow_type_of(text) for name, text in (settings.column_types or {}).items()},
         onto=onto,
     )
 

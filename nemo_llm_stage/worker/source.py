@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from nemo_llm_stage.dataset.bad_input import BadInput
-from nemo_llm_stage.dataset.cursor import ParquetCursors
+from nemo_llm_stage.dataset.cursor import Cursors
 from nemo_llm_stage.dataset.files import check_unchanged
 from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.json_text import fields_before, parse
@@ -45,7 +45,7 @@ class RowSource:
         self._input_schema = pa.schema([*spec.input_schema, *lines], metadata=metadata)
         self.output_schema = pa.schema([*self._input_schema, *spec.stage.fields], metadata=metadata)
         self._files = {file.path: file for file in spec.files}
-        self._cursors = ParquetCursors(ROWS_PER_CHUNK)
+        self._cursors = Cursors(ROWS_PER_CHUNK)
 
     def input_rows(self, part: Partition, bad: list[BadInput]) -> Iterator[pa.Table]:
         """

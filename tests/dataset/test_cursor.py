@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nemo_llm_stage.dataset.cursor import MAX_KEPT, ParquetCursor, ParquetCursors
+from nemo_llm_stage.dataset.cursor import MAX_KEPT, Cursors, ParquetCursor
 
 NUM_ROWS = 100
 
@@ -22,7 +22,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(file)
 
 
-def read(cursors: ParquetCursors, path: str, start: int, stop: int) -> list[int]:
+def read(cursors: Cursors, path: str, start: int, stop: int) -> list[int]:
     cursor = cursors.take(path, start)
     batches = list(cursor.read(start, stop))
     assert all(0 < batch.num_rows <= 8 for batch in batches)
@@ -33,7 +33,7 @@ def read(cursors: ParquetCursors, path: str, start: int, stop: int) -> list[int]
 def test_any_ranges_in_any_order_hold_their_rows(path: str) -> None:
     """Whatever a kept reader has read before."""
     rng = random.Random(0)
-    cursors = ParquetCursors(8)
+    cursors = Cursors(8)
     for _ in range(200):
         start = rng.randrange(NUM_ROWS)
         stop = rng.randrange(start, NUM_ROWS + 1)
@@ -43,7 +43,7 @@ def test_any_ranges_in_any_order_hold_their_rows(path: str) -> None:
 
 def test_the_next_range_is_read_by_the_reader_that_stopped_before_it(path: str) -> None:
     """So nothing is decoded twice."""
-    cursors = ParquetCursors(8)
+    cursors = Cursors(8)
     first = cursors.take(path, 0)
     assert [batch.num_rows for batch in first.read(0, 5)] == [5]
     cursors.give_back(first)
@@ -52,7 +52,7 @@ def test_the_next_range_is_read_by_the_reader_that_stopped_before_it(path: str) 
 
 def test_a_reader_in_use_or_past_the_range_is_not_taken(path: str) -> None:
     """Two partitions read at the same time, or an earlier one read again, have readers of their own."""
-    cursors = ParquetCursors(8)
+    cursors = Cursors(8)
     first = cursors.take(path, 0)
     assert cursors.take(path, 0) is not first
     assert sum(batch.num_rows for batch in first.read(0, 50)) == 50
@@ -62,7 +62,7 @@ def test_a_reader_in_use_or_past_the_range_is_not_taken(path: str) -> None:
 
 def test_readers_that_nobody_needs_are_closed(tmp_path: Path) -> None:
     """However many files there are, few are open."""
-    cursors = ParquetCursors(8)
+    cursors = Cursors(8)
     taken = []
     for number in range(MAX_KEPT + 1):
         file = tmp_path / f"{number}.parquet"
