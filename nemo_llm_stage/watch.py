@@ -81,6 +81,8 @@ class WatchedRun:
             for report in _engine(self._job.settings).run(self.spec, partitions, self._monitor, interrupts):
                 self._num_committed += 1
                 self._done.add(self._count(report))
+                if self._keeper.control.failure_limit.is_over(self._done):  # the status ends with what ended the run
+                    self._keeper.update(Standing("running", sum_counters([self.before, self._done])))
                 self._keeper.control.failure_limit.check(self._done)
         if self._num_committed < len(partitions):
             if interrupts.signum is not None:

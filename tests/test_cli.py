@@ -101,6 +101,34 @@ def test_too_many_failures_stop_the_run(server: SimulatedServer, folder: Path) -
     assert "run the same job again" in result.stderr
 
 
+def test_a_run_again_after_too_many_failures_says_so_before_it_pays(server: SimulatedServer, folder: Path) -> None:
+    """And offers the limit that would let it pass; raised, it says nothing."""
+    pd.DataFrame({"text": [f"row {i}" for i in range(300)]}).to_parquet(folder / "in.parquet")
+    server.faults = [Fault(400, contains="5")]
+    stopped = ("--max-failed-rows", "5", "--rows-per-partition", "20", "--max-concurrent-requests", "1")
+    assert run(server, folder, *stopped).exit_code == 3
+    num_paid = server.stats.num_requests
+    again = run(server, folder, *stopped)
+    assert "rows failed, more than max_failed_rows = 5" in again.stderr.partition("inflight")[0]
+    assert re.search(r"To go on in spite of it: --max-failed-rows \d+\.", again.stderr)
+    assert num_paid < 200
+    raised = run(server, folder, "--max-failed-rows", "200")
+    assert raised.exit_code == 0
+    assert "in the last run" not in raised.stderr
+
+
+def test_a_changed_prompt_tells_what_the_finished_rows_cost(server: SimulatedServer, folder: Path) -> None:
+    """In requests, tokens and money, with another folder as the first way."""
+    prices = ("--price-input", "1000", "--price-output", "2000")
+    run(server, folder, *prices)
+    other = run(server, folder, *prices, "--prompt", "Tell {{ text }}")
+    assert other.exit_code == 2
+    assert "There are 20 finished rows, paid for with 20 requests" in other.stderr
+    assert re.search(r"tokens, \$0\.\d+", other.stderr)
+    assert f"--output {folder / 'out'}_2" in other.stderr
+    assert "--restart" in other.stderr
+
+
 @pytest.mark.parametrize("way", ["file", "option"])
 def test_broken_lines_may_be_left_out(server: SimulatedServer, tmp_path: Path, way: str) -> None:
     """The summary and the check name file, line and reason."""

@@ -36,6 +36,7 @@ def map_dataset(
     num_actors: int = 1,
     num_cpus_per_actor: float | None = None,
     rows_per_block: int | None = None,
+    verbose: bool = False,
 ) -> ray.data.Dataset:
     """
     Return `dataset` with the stage's columns: the same rows, each with its own answer.
@@ -53,12 +54,16 @@ def map_dataset(
             actor: reads and writes need whole CPUs, and would wait for ever for one.
         rows_per_block: None takes twice the limit, at least 64: with 8 blocks at once an actor has 16 rows for each
             permit at hand.
+        verbose: Whether Ray Data shows its plans and its progress, which take dozens of lines. False quiets them for
+            this dataset, and the logger ``ray.data`` below a warning.
 
     Raises:
         InputError: The dataset's schema is known and lacks a column that the prompt needs.
     """
     import ray.data
 
+    if not verbose:
+        quiet(dataset)
     schema = dataset.schema(fetch_if_missing=False)
     if schema is not None:
         stage.check_columns(schema.names)
@@ -83,6 +88,14 @@ def map_dataset(
             max_tasks_in_flight_per_actor=CALLS_PER_ACTOR + 1,
         ),
     )
+
+
+def quiet(dataset: ray.data.Dataset) -> None:
+    """Have Ray Data show neither plans nor progress of `dataset` and of what is made from it."""
+    dataset.context.enable_progress_bars = False
+    dataset.context.print_on_execution_start = False
+    logger = logging.getLogger("ray.data")
+    logger.setLevel(max(logger.level, logging.WARNING))
 
 
 def _advise(num_rows: int, limit: int, num_cpus: float, total_cpus: float) -> None:

@@ -46,7 +46,7 @@ class FailureLimit:
             TooManyFailedRowsError: More rows failed; the message groups them by cause, with one example each.
         """
         is_early = isinstance(self.max_failed_rows, float) and counters.num_rows < MIN_ROWS
-        if self._is_over(counters) and not is_early:
+        if self.is_over(counters) and not is_early:
             raise TooManyFailedRowsError(
                 f"stopped: {self._account(counters)}\nCommitted files and journaled answers stay. Mend the cause, or "
                 "raise max_failed_rows, and run the same job again to resume it."
@@ -59,13 +59,14 @@ class FailureLimit:
         Raises:
             TooManyFailedRowsError: More rows failed; the message groups them by cause, with one example each.
         """
-        if self._is_over(counters):
+        if self.is_over(counters):
             raise TooManyFailedRowsError(
                 f"the job has ended, but {self._account(counters)}\nThe output stays, without _SUCCESS. Mend the cause "
                 "and run retry-failed, or raise max_failed_rows and run the same job again to accept it."
             )
 
-    def _is_over(self, counters: Counters) -> bool:
+    def is_over(self, counters: Counters) -> bool:
+        """Whether more rows failed than are allowed."""
         limit = self.max_failed_rows
         if limit is None:
             return False

@@ -22,6 +22,8 @@ from nemo_llm_stage.dataset.folder import BAD_FILES, OutputFolder
 from nemo_llm_stage.dataset.plan import Partition, Plan, make_plan
 from nemo_llm_stage.dataset.storage import open_filesystem
 from nemo_llm_stage.errors import InputError, OutputConflictError
+from nemo_llm_stage.job.failure_limit import FailureLimit
+from nemo_llm_stage.job.past import failed_before
 from nemo_llm_stage.job.record import (
     as_written,
     check_same_input,
@@ -136,6 +138,8 @@ def prepare_job(
     notices = (*changes, *found.notices, *plan.notices, *(f"left out: {bad.reason}" for bad in bad_files))
     job = Job(stage, plan, folder, frozenset(committed), before, job_id, settings, notices)
     if job.pending:
+        warning = failed_before(folder.state, job_id, FailureLimit(settings.max_failed_rows))
+        job = replace(job, notices=(*([warning] if warning else ()), *notices))
         stage.check_server()
     if grown is not None:
         folder.write_bad_input(BAD_FILES, bad_files)

@@ -16,6 +16,7 @@ import orjson
 import pyarrow as pa
 
 from nemo_llm_stage.client.credentials import without_request_secrets
+from nemo_llm_stage.counters import sum_counters
 from nemo_llm_stage.dataset.files import InputFile
 from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.layout import MARKS
@@ -23,6 +24,7 @@ from nemo_llm_stage.dataset.owner import damaged_record
 from nemo_llm_stage.dataset.plan import Partition, Plan
 from nemo_llm_stage.dataset.recount import skips_are_errors
 from nemo_llm_stage.errors import InputError, OutputConflictError
+from nemo_llm_stage.job.past import paid_words
 from nemo_llm_stage.stage.stage import Stage
 
 FORMAT_VERSION = 3
@@ -164,7 +166,8 @@ def check_same_input(record: Mapping[str, Any], files: Sequence[InputFile], url:
     if changes:
         raise InputError(
             f"the input is not what the job in {url!r} was planned over:\n  " + "\n  ".join(changes) + "\n"
-            "Restore it, choose a new output folder, or throw the finished rows away with --restart."
+            "Restore it, write to another output folder, or discard the finished rows with --restart (restart=True in "
+            "Python)."
         )
 
 
@@ -173,7 +176,7 @@ def compare_stage(record: Mapping[str, Any], stage: Stage, folder: OutputFolder,
     Return notices of what differs between the job that wrote `folder` and this one; none where nothing does.
 
     Raises:
-        OutputConflictError: Something differs, rows are finished, and `restart` does not allow to throw them away.
+        OutputConflictError: Something differs, rows are finished, and `restart` does not allow to discard them.
     """
     differences = stage_differences(record, stage)
     if record["output_format"] != folder.format:
@@ -182,18 +185,20 @@ def compare_stage(record: Mapping[str, Any], stage: Stage, folder: OutputFolder,
     names = written.committed()
     if not differences and not restart:
         return []
-    num_rows = sum(written.read_counters(name).num_rows for name in names)
+    counters = sum_counters(written.read_counters(name) for name in names)
+    paid = f"{counters.num_rows:,} finished rows, paid for with {paid_words(counters, record.get('config'))}"
     changed = ("the settings differ from those of the job that wrote " + repr(folder.url), *differences)
     if differences and names and not restart:
         raise OutputConflictError(
             f"{folder.url!r} holds the output of other settings:\n  " + "\n  ".join(differences) + "\n"
-            f"{num_rows:,} rows are finished there. Restore these settings to go on with it, choose a new output "
-            "folder, or throw the finished rows away with --restart: requests that are still the same are then not "
-            "paid for again where their raw answers were kept (keep_raw)."
+            f"There are {paid}.\n"
+            f"To keep them, restore these settings, or write to another folder: --output {folder.url}_2\n"
+            "To discard them and pay for all rows again: --restart (restart=True in Python). Where raw answers were "
+            "kept (keep_raw), requests that are still the same are not paid for again."
         )
     return [
         *(changed if differences else ()),
-        f"{num_rows:,} finished rows are thrown away; answers kept or journaled serve requests that are the same.",
+        f"discarded: {paid}; answers kept or journaled serve requests that are the same.",
     ]
 
 

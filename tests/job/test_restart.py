@@ -17,14 +17,14 @@ Answers = Callable[..., list[str]]
 
 
 def test_a_restart_asks_what_is_new(job: Any, answers: Answers, capsys: pytest.CaptureFixture[str]) -> None:
-    """And says before it starts how much is thrown away, and why."""
+    """And says before it starts how much is discarded, and why."""
     job.run()
-    with pytest.raises(OutputConflictError, match=r"40 rows are finished there"):
+    with pytest.raises(OutputConflictError, match=r"40 finished rows, paid for with 40 requests"):
         job.run(job.stage(prompt="Tell {{ text }}"))
     job.run(job.stage(prompt="Tell {{ text }}"), restart=True, progress=True)
     assert [row["x"] for row in job.rows()] == answers(range(40), "Tell")
     assert job.server.stats.num_requests == 80
-    assert "40 finished rows are thrown away" in capsys.readouterr().err
+    assert "discarded: 40 finished rows, paid for with 40 requests" in capsys.readouterr().err
 
 
 def test_a_changed_parser_asks_nothing_where_raw_answers_are_kept(job: Any) -> None:
