@@ -1,60 +1,68 @@
-"""
-Several servers behind one address: each new connection goes to the next one, as a Kubernetes Service does it.
-
-A process of its own: ``python _round_robin.py PORT…`` writes its port on stdout and ends with its parent.
-"""
+"""Several servers behind one address: each new connection goes to the next one, as a Kubernetes Service does it."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
-
-_PIECE_BYTES = 1 << 16
+from collections.abc import Sequence
 
 
-@contextmanager
-def one_address(ports: Sequence[int]) -> Iterator[str]:
-    """Yield a base URL behind which servers on `ports` of this machine take turns."""
-    command = [sys.executable, str(Path(__file__)), *map(str, ports)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    try:
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
-    finally:
-        process.kill()
-        process.wait()
-
-
-async def _serve(ports: Sequence[int]) -> None:
+async def take_turns(ports: Sequence[int]) -> asyncio.Server:
+    """Return a listening socket of this machine whose connections go to its `ports` in turn."""
     turns = itertools.cycle(ports)
-
-    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            their_reader, their_writer = await asyncio.open_connection("127.0.0.1", next(turns))
-            await asyncio.gather(_pump(reader, their_writer), _pump(their_reader, writer))
-
-    server = await asyncio.start_server(connect, "127.0.0.1", 0)
-    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
-    sys.stdout.flush()
-    await asyncio.to_thread(sys.stdin.buffer.read)
-    server.close()
+    return await asyncio.get_running_loop().create_server(lambda: _Inward(next(turns)), "127.0.0.1", 0, backlog=4096)
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while piece := await reader.read(_PIECE_BYTES):
-            writer.write(piece)
-            await writer.drain()
-    except OSError:
-        pass
-    finally:
-        writer.close()
+class _Half(asyncio.Protocol):
+    """One side of a connection; what comes goes to the other side."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.other: asyncio.Transport | None = None
+        self._kept = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Be ready."""
+        self.transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        """Pass it on, as soon as there is another side."""
+        if self.other is None:
+            self._kept += data
+        else:
+            self.other.write(data)
+
+    def join(self, other: asyncio.Transport) -> None:
+        """Take the other side."""
+        self.other = other
+        other.write(self._kept)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Close the other side too."""
+        if self.other is not None:
+            self.other.abort()
 
 
-if __name__ == "__main__":
-    asyncio.run(_serve([int(port) for port in sys.argv[1:]]))
+class _Inward(_Half):
+    """The side of the client."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self._port = port
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Connect to the server."""
+        super().connection_made(transport)
+        self._connecting = asyncio.get_running_loop().create_task(self._connect())
+
+    async def _connect(self) -> None:
+        assert self.transport is not None
+        outward = _Half()
+        try:
+            await asyncio.get_running_loop().create_connection(lambda: outward, "127.0.0.1", self._port)
+        except OSError:
+            self.transport.abort()
+            return
+        assert outward.transport is not None
+        outward.join(self.transport)
+        self.join(outward.transport)

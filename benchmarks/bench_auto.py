@@ -1,28 +1,30 @@
 """
-Does `max_concurrent_requests: auto` find what a server can take, and how long does it need?
+Does `max_concurrent_requests: auto` find what a server can take, how long does it need, and what does it cost?
 
-Simulated servers with continuous batching, in processes of their own, on several loads; a stage sends rows for a fixed
-time with `auto` and with each of several fixed numbers. All times are simulated seconds: server and client run faster
-than real time by `--speedup`. The best fixed number is that with the most rows per second after its start.
+Simulated servers with continuous batching, on several loads; a client sends rows for a fixed time with `auto` and with
+each of several fixed numbers. Client and servers share one event loop in virtual time, so a busy
+machine changes nothing. The best fixed number is that with the most rows per second after its start. `small` jobs are
+of so few rows that they end before a limit has been found; they are compared with the fixed number 64.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import concurrent.futures
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from _report import make_parser, show
-from _round_robin import one_address
+from _round_robin import take_turns
 
-from nemo_llm_stage import AsyncHTTPClient, LLMStage
-from nemo_llm_stage.testing import ServerConfig, SimulatedServerProcess
+from nemo_llm_stage import AsyncHTTPClient, GenerationConfig
+from nemo_llm_stage.stage.scheduler import Scheduler
+from nemo_llm_stage.testing import ServerConfig
+from nemo_llm_stage.testing.simulator.service import Service
+from nemo_llm_stage.testing.virtual_time import run_in_virtual_time, simulated_service
 
 COLUMNS = (
     "load",
@@ -35,28 +37,20 @@ COLUMNS = (
     "most in flight",
     "preempted",
     "refused",
+    "the best's",
     "mode",
     "bottleneck",
 )
+SMALL_COLUMNS = ("load", "rows", "64 takes", "auto takes", "64 ÷ auto")
 ANSWER_TOKENS, ANSWER_SIGMA = 200, 0.5
+FIXED = (32, 48, 64, 96, 128, 144, 192, 256, 384)
 START_S = 60.0
+SETTLED_S = 20.0
 WINDOW_S = 10.0
+SAMPLE_S = 0.25
+TIE = 0.99
+"""Of several numbers with as many rows per second, or nearly, the smallest is the best."""
 Limit = int | Literal["auto"]
-
-
-class FastClock:
-    """A clock that runs faster, so that the client's seconds are those of the simulated servers."""
-
-    def __init__(self, speedup: float) -> None:
-        self._speedup = speedup
-
-    def monotonic(self) -> float:
-        """Return simulated seconds."""
-        return time.monotonic() * self._speedup
-
-    async def sleep(self, seconds: float) -> None:
-        """Sleep so many simulated seconds."""
-        await asyncio.sleep(seconds / self._speedup)
 
 
 @dataclass(frozen=True)
@@ -68,62 +62,75 @@ class Load:
         settings: Of the server.
         num_servers: Behind one address.
         others: From and to which second another client has how many requests in flight.
-        fixed: The numbers that `auto` is compared with.
         starts_after_s: Seconds until the server is up.
+        words: Of each prompt.
     """
 
     settings: dict[str, Any]
     num_servers: int = 1
     others: tuple[float, float, int] | None = None
-    fixed: tuple[int, ...] = (32, 64, 128, 192, 320)
     starts_after_s: float = 0.0
+    words: int = 60
 
 
+LIMITED: dict[str, Any] = {"max_num_seqs": 128, "requests_per_minute": 360, "has_metrics": False}
 LOADS = {
     "slots": Load({"max_num_seqs": 128}),
+    "many slots": Load({"max_num_seqs": 320}),
+    "few slots": Load({"max_num_seqs": 8}),
     "kv cache": Load({"max_num_seqs": 512, "num_kv_blocks": 1600}),
     "two replicas": Load({"max_num_seqs": 64}, num_servers=2),
     "no metrics": Load({"max_num_seqs": 128, "has_metrics": False}),
-    "rate limit": Load(
-        {"max_num_seqs": 128, "requests_per_minute": 360, "has_metrics": False}, fixed=(16, 32, 64, 128)
-    ),
-    "rate headers": Load(
-        {"max_num_seqs": 128, "requests_per_minute": 360, "has_metrics": False, "rate_limit_headers": True},
-        fixed=(16, 32, 64, 128),
-    ),
+    "few slots, no metrics": Load({"max_num_seqs": 8, "has_metrics": False}),
+    "kv cache, no metrics": Load({"max_num_seqs": 512, "num_kv_blocks": 1600, "has_metrics": False}),
+    "rate limit": Load(LIMITED),
+    "rate headers": Load({**LIMITED, "rate_limit_headers": True}),
     "full queue": Load({"max_num_seqs": 64, "max_queue": 16}),
-    "another client": Load({"max_num_seqs": 128}, others=(60.0, 110.0, 96)),
+    "full queue, no metrics": Load({"max_num_seqs": 64, "max_queue": 16, "has_metrics": False}),
+    "another client": Load({"max_num_seqs": 128}, others=(60.0, 120.0, 96)),
     "slow start": Load({"max_num_seqs": 128}, starts_after_s=20.0),
-    "few slots": Load({"max_num_seqs": 8}, fixed=(8, 16, 64)),
 }
+SMALL = {name: LOADS[name] for name in ("slots", "no metrics", "few slots", "few slots, no metrics", "kv cache")}
 
 
 @dataclass
 class Run:
-    """What one run came to: the times of answers, and what was seen of the limit and the server."""
+    """What one run came to. Times are seconds since its start."""
 
     answers: list[float] = field(default_factory=list)
-    most_in_flight: int = 0
+    other_answers: list[float] = field(default_factory=list)
+    limits: list[tuple[float, int, int]] = field(default_factory=list)
     status: Any = None
     num_failed: int = 0
     num_preemptions: int = 0
     num_refused: int = 0
-    server_tokens: int = 0
+    ended_s: float = 0.0
 
-    def rate(self, from_s: float, to_s: float) -> float:
+    def rate(self, from_s: float, to_s: float, *, all_clients: bool = False) -> float:
         """Rows per second between two times."""
-        return sum(from_s <= at < to_s for at in self.answers) / (to_s - from_s)
+        answers = self.answers + self.other_answers if all_clients else self.answers
+        return sum(from_s <= at < to_s for at in answers) / (to_s - from_s)
 
-    def reached(self, rate: float, until_s: float) -> float | None:
-        """When the rows per second of a window were first so many; None for never."""
-        for second in range(int(until_s - WINDOW_S)):
+    def reached(self, rate: float, from_s: float, until_s: float) -> float | None:
+        """How long after `from_s` the rows per second of a window were first so many; None for never."""
+        for second in range(int(from_s), int(until_s - WINDOW_S) + 1):
             if self.rate(second, second + WINDOW_S) >= rate:
-                return second + WINDOW_S / 2
+                return second + WINDOW_S / 2 - from_s
         return None
 
+    @property
+    def most_in_flight(self) -> int:
+        """Requests in flight at one time."""
+        return max(in_flight for _, _, in_flight in self.limits)
 
-@contextmanager
-def servers_of(load: Load, speedup: float) -> Iterator[tuple[str, list[SimulatedServerProcess]]]:
+    @property
+    def refused_share(self) -> float:
+        """Of all sends."""
+        return self.num_refused / max(1, self.num_refused + len(self.answers))
+
+
+@asynccontextmanager
+async def servers_of(load: Load) -> AsyncIterator[tuple[str, list[Service]]]:
     """Start the load's servers; yield their one address and them."""
     config = ServerConfig(
         scheduler="batching",
@@ -131,161 +138,208 @@ def servers_of(load: Load, speedup: float) -> Iterator[tuple[str, list[Simulated
         answer_tokens=ANSWER_TOKENS,
         answer_tokens_sigma=ANSWER_SIGMA,
         prefix_caching=False,
-        startup_delay_s=load.starts_after_s / speedup,
-        speedup=speedup,
+        startup_delay_s=load.starts_after_s,
         max_recorded=0,
         **load.settings,
     )
-    with ExitStack() as stack:
-        servers = [stack.enter_context(SimulatedServerProcess(config)) for _ in range(load.num_servers)]
-        if len(servers) == 1:
-            yield servers[0].base_url, servers
+    async with AsyncExitStack() as stack:
+        servers = [await stack.enter_async_context(simulated_service(config)) for _ in range(load.num_servers)]
+        port = servers[0][0]
+        if len(servers) > 1:
+            listener = await take_turns([port for port, _ in servers])
+            stack.callback(listener.close)
+            port = listener.sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}/v1", [service for _, service in servers]
+
+
+async def send_rows(client: AsyncHTTPClient, numbers: range, words: int, note: Any) -> None:
+    """Send a row for each number, as many at once as the client's limit allows; `note` gets True for each answer."""
+    config = GenerationConfig(max_tokens=1500, seed=None, temperature=1.0)
+    text = "word " * words
+
+    async def run_row(number: int) -> None:
+        try:
+            messages = [{"role": "user", "content": f"Row {number}: {text}"}]
+            await client.complete(messages=messages, model="sim", generation_config=config)
+        except Exception:  # noqa: BLE001 - counted
+            note(False)
         else:
-            yield stack.enter_context(one_address([server.port for server in servers])), servers
+            note(True)
+
+    await Scheduler(client.limit).run(numbers, run_row)
 
 
-def make_stage(base_url: str, limit: Limit, speedup: float) -> tuple[LLMStage, AsyncHTTPClient]:
-    """Return a stage that runs in simulated time."""
-    client = AsyncHTTPClient(base_url, max_concurrent_requests=limit)
-    client.clock = FastClock(speedup)
-    config = {"max_tokens": 1500, "seed": None, "temperature": 1.0}
-    prompt = "Row {{ number }}: {{ text }}"
-    stage = LLMStage(client=client, model="sim", prompt=prompt, output_column="x", generation_config=config)
-    return stage, client
+def client_of(base_url: str, limit: Limit) -> AsyncHTTPClient:
+    """Return a client that gives no row up."""
+    return AsyncHTTPClient(base_url, max_concurrent_requests=limit, max_retries=10_000)
 
 
-def run_once(load: Load, limit: Limit, seconds: float, speedup: float) -> Run:
-    """Send rows for so long, and return what came of it."""
+async def run_once(load: Load, limit: Limit, seconds: float, num_rows: int | None = None) -> Run:
+    """Send rows for so long, or until all of so many are answered, and return what came of it."""
     run = Run()
-    with servers_of(load, speedup) as (base_url, servers):
-        stage, client = make_stage(base_url, limit, speedup)
+    async with servers_of(load) as (base_url, services):
+        client = client_of(base_url, limit)
         began_s = time.monotonic()
 
-        def now_s() -> float:
-            return (time.monotonic() - began_s) * speedup
-
-        rows = [{"number": number, "text": "word " * 60} for number in range(int(seconds * 80))]
-
-        def note(outcome: Any) -> None:
-            if outcome["x"].error is None:
-                run.answers.append(now_s())
+        def note(is_answer: bool) -> None:
+            if is_answer:
+                run.answers.append(time.monotonic() - began_s)
             else:
                 run.num_failed += 1
 
-        future = stage.submit(rows, on_done=note, order="input")
-        with another_client(load, base_url, speedup, now_s):
-            while now_s() < seconds and not future.done():
-                time.sleep(0.05)
-                statuses = client.endpoint_statuses()
-                run.most_in_flight = max(run.most_in_flight, *(status.in_flight for status in statuses))
+        async def look() -> None:
+            while True:
+                seen = client.limit.statistics()
+                run.limits.append((time.monotonic() - began_s, seen.max_concurrent_requests, seen.in_flight))
+                await asyncio.sleep(SAMPLE_S)
+
+        helpers = [asyncio.create_task(look())]
+        if load.others is not None:
+            helpers.append(asyncio.create_task(another_client(run, load, base_url, began_s)))
+        with suppress(TimeoutError):
+            numbers = range(num_rows or int(seconds * 120))
+            await asyncio.wait_for(send_rows(client, numbers, load.words, note), seconds)
+        run.ended_s = time.monotonic() - began_s
         run.status = client.endpoint_statuses()[0]
-        stats = [server.stats for server in servers]
-        future.cancel()
-        stage.close()
-    run.num_preemptions = sum(s.num_preemptions for s in stats)
-    run.num_refused = sum(s.by_status.get(429, 0) + s.by_status.get(503, 0) for s in stats)
-    run.server_tokens = sum(s.output_tokens for s in stats)
+        for helper in helpers:
+            helper.cancel()
+        await asyncio.gather(*helpers, return_exceptions=True)
+        await client.aclose()
+        for stats in (service.stats() for service in services):
+            run.num_preemptions += stats.num_preemptions
+            run.num_refused += stats.by_status.get(429, 0) + stats.by_status.get(503, 0)
     return run
 
 
-@contextmanager
-def another_client(load: Load, base_url: str, speedup: float, now_s: Any) -> Iterator[None]:
+async def another_client(run: Run, load: Load, base_url: str, began_s: float) -> None:
     """Let another client keep requests in flight for its time."""
-    if load.others is None:
-        yield
-        return
+    assert load.others is not None
     from_s, to_s, num = load.others
-    is_over = threading.Event()
+    client = client_of(base_url, num)
 
-    def work() -> None:
-        while now_s() < from_s and not is_over.is_set():
-            time.sleep(0.02)
-        if is_over.is_set():
-            return
-        stage, _ = make_stage(base_url, num, speedup)
-        rows = [{"number": -number, "text": "word " * 60} for number in range(100_000)]
-        future: concurrent.futures.Future[Any] = stage.submit(rows, order="input")
-        while now_s() < to_s and not is_over.is_set():
-            time.sleep(0.02)
-        future.cancel()
-        stage.close()
+    def note(is_answer: bool) -> None:
+        if is_answer:
+            run.other_answers.append(time.monotonic() - began_s)
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        thread.join()
+    await asyncio.sleep(from_s)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(send_rows(client, range(10**6, 2 * 10**6), load.words, note), to_s - from_s)
+    await client.aclose()
+
+
+def in_virtual_time(load: Load, limit: Limit, seconds: float, num_rows: int | None = None) -> Run:
+    """Run once."""
+    return run_in_virtual_time(lambda: run_once(load, limit, seconds, num_rows))
 
 
 def compare(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Run a load with each fixed number and with `auto`."""
-    load, speedup = LOADS[name], options.speedup
-    fixed: dict[int, float] = {}
-    for number in load.fixed:
-        run = run_once(load, number, options.fixed_seconds if load.others is None else options.seconds, speedup)
-        until_s = options.fixed_seconds if load.others is None else options.seconds
-        from_s = START_S if load.others is not None else load.starts_after_s + 20.0
-        fixed[number] = run.rate(from_s, until_s)
-    best = max(fixed, key=lambda number: fixed[number])
-    auto = run_once(load, "auto", options.seconds, speedup)
-    rate = auto.rate(START_S, options.seconds)
-    reached = auto.reached(0.9 * fixed[best], options.seconds)
-    return {
+    load = LOADS[name]
+    alone = Load(load.settings, load.num_servers, None, load.starts_after_s, load.words)
+    up_s, seconds = load.starts_after_s, options.seconds + load.starts_after_s
+    fixed: dict[int, Run] = {n: in_virtual_time(alone, n, options.fixed_seconds + up_s) for n in options.fixed}
+    rates = {number: run.rate(up_s + SETTLED_S, options.fixed_seconds + up_s) for number, run in fixed.items()}
+    best = min(number for number, rate in rates.items() if rate >= TIE * max(rates.values()))
+    auto = in_virtual_time(load, "auto", seconds)
+    rate, best_rate, rate_of_64 = auto.rate(up_s + START_S, seconds), rates[best], rates[64]
+    result: dict[str, Any] = {}
+    if load.others is not None:  # the number that is best alone, with the other client beside it
+        pinned = in_virtual_time(load, best, seconds)
+        from_s, to_s, num = load.others
+        best_rate = pinned.rate(START_S, seconds)
+        rate_of_64 = in_virtual_time(load, 64, seconds).rate(START_S, seconds)
+        back = auto.reached(0.9 * rates[best], to_s, seconds)
+        result = {
+            "server_ratio": auto.rate(START_S, to_s, all_clients=True) / pinned.rate(START_S, to_s, all_clients=True),
+            "beside": auto.rate(from_s, to_s),
+            "best_beside": pinned.rate(from_s, to_s),
+            "fair": pinned.rate(from_s, to_s, all_clients=True) * best / (best + num),
+            "back_after_s": back,
+        }
+    return result | {
         "load": name,
-        "fixed": fixed,
+        "fixed": rates,
         "best": best,
-        "best_rows_per_s": fixed[best],
+        "best_rows_per_s": best_rate,
         "auto_rows_per_s": rate,
-        "ratio": rate / fixed[best],
-        "ratio_to_64": rate / fixed[64],
-        "reached_s": None if reached is None else reached - load.starts_after_s,
+        "ratio": rate / best_rate,
+        "ratio_to_64": rate / rate_of_64,
+        "reached_s": auto.reached(0.9 * rates[best], up_s, seconds),
         "most_in_flight": auto.most_in_flight,
         "overshoot": auto.most_in_flight / best,
         "num_preemptions": auto.num_preemptions,
-        "num_refused": auto.num_refused,
+        "refused_share": auto.refused_share,
+        "best_refused_share": fixed[best].refused_share,
+        "best_num_preemptions": fixed[best].num_preemptions * seconds / options.fixed_seconds,
         "num_answers": len(auto.answers),
         "num_failed": auto.num_failed,
         "limit": auto.status.limit,
         "mode": auto.status.mode,
         "bottleneck": auto.status.bottleneck,
         "reason": auto.status.reason,
+        "limits": [limit for at, limit, _ in auto.limits[:: int(5 / SAMPLE_S)]],
     }
+
+
+def compare_small(name: str, num_rows: int) -> dict[str, Any]:
+    """Run a job of few rows with 64 and with `auto`."""
+    pinned, auto = (in_virtual_time(LOADS[name], limit, 3600.0, num_rows) for limit in (64, "auto"))
+    assert len(pinned.answers) == len(auto.answers) == num_rows
+    ratio = pinned.ended_s / auto.ended_s
+    return {"load": name, "rows": num_rows, "pinned_s": pinned.ended_s, "auto_s": auto.ended_s, "ratio": ratio}
+
+
+def cells_of(result: dict[str, Any]) -> list[str]:
+    """Return one line of the table."""
+    return [
+        result["load"],
+        str(result["best"]),
+        f"{result['best_rows_per_s']:,.1f}",
+        f"{result['auto_rows_per_s']:,.1f}",
+        f"{result['ratio']:.2f}",
+        f"{result['ratio_to_64']:.2f}",
+        "never" if result["reached_s"] is None else f"{result['reached_s']:.0f} s",
+        f"{result['most_in_flight']} ({result['overshoot']:.1f} of best)",
+        str(result["num_preemptions"]),
+        f"{result['refused_share']:.0%}",
+        f"{result['best_num_preemptions']:.0f}, {result['best_refused_share']:.0%}",
+        str(result["mode"]),
+        str(result["bottleneck"]),
+    ]
 
 
 def main() -> None:
     """Measure and print."""
     parser = make_parser(__doc__)
-    parser.add_argument("--loads", nargs="+", choices=tuple(LOADS), help="(all)")
-    parser.add_argument("--seconds", type=float, default=150.0, help="of a run with auto, simulated (150)")
-    parser.add_argument("--fixed-seconds", type=float, default=70.0, help="of a run with a fixed number (70)")
-    parser.add_argument("--speedup", type=float, default=8.0, help="simulated seconds a real second (8)")
+    parser.add_argument("--loads", nargs="*", choices=tuple(LOADS), help="(all)")
+    parser.add_argument("--small", nargs="*", type=int, default=[20, 100, 400], help="rows of small jobs (20 100 400)")
+    parser.add_argument("--fixed", nargs="+", type=int, default=list(FIXED), help=f"numbers, 64 among them {FIXED}")
+    parser.add_argument("--seconds", type=float, default=150.0, help="of a run with auto, virtual (150)")
+    parser.add_argument("--fixed-seconds", type=float, default=80.0, help="of a run with a fixed number (80)")
     options = parser.parse_args()
-    results = [compare(name, options) for name in options.loads or LOADS]
-    cells = [
-        [
-            result["load"],
-            str(result["best"]),
-            f"{result['best_rows_per_s']:,.1f}",
-            f"{result['auto_rows_per_s']:,.1f}",
-            f"{result['ratio']:.2f}",
-            f"{result['ratio_to_64']:.2f}",
-            "never" if result["reached_s"] is None else f"{result['reached_s']:.0f} s",
-            f"{result['most_in_flight']} ({result['overshoot']:.1f} of best)",
-            str(result["num_preemptions"]),
-            f"{result['num_refused']} of {result['num_refused'] + result['num_answers']}",
-            str(result["mode"]),
-            str(result["bottleneck"]),
-        ]
-        for result in results
-    ]
+    results = [compare(name, options) for name in (LOADS if options.loads is None else options.loads)]
     notes = [
         f"auto: rows per second from {START_S:.0f} s on",
         f"90 % after: since the server was up, in windows of {WINDOW_S:.0f} s",
-        "another client: it shares the server's queue by what it has in flight; auto keeps that queue short",
+        "the best's: preempted in the same time and refused, with the best number",
     ]
-    show("auto", options=options, columns=COLUMNS, rows=cells, results=results, notes=notes)
+    notes += [
+        f"another client: both together get {result['server_ratio']:.2f} of what they get with {result['best']}; auto "
+        f"has {result['beside']:.1f} rows/s beside it, {result['fair']:.1f} would be its share, and is back at 90 % "
+        f"{result['back_after_s']} s after it left"
+        for result in results
+        if "server_ratio" in result
+    ]
+    cells = [cells_of(result) for result in results]
+    if results:
+        show("auto", options=options, columns=COLUMNS, rows=cells, results=results, notes=notes)
+    small = [compare_small(name, num_rows) for name in SMALL for num_rows in options.small]
+    if small:
+        shown = [
+            [s["load"], str(s["rows"]), f"{s['pinned_s']:.1f} s", f"{s['auto_s']:.1f} s", f"{s['ratio']:.2f}"]
+            for s in small
+        ]
+        show("auto_small", options=options, columns=SMALL_COLUMNS, rows=shown, results=small)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from nemo_llm_stage.client.endpoints.member import Member
 from nemo_llm_stage.client.errors.response import error_of_response
 from nemo_llm_stage.client.generation import GenerationConfig
-from nemo_llm_stage.client.governor.governed import Governed
+from nemo_llm_stage.client.governor.governed import Governed, Sending
 from nemo_llm_stage.client.hiding import Secrets
 from nemo_llm_stage.client.http.transport import HTTPResponse
 from nemo_llm_stage.client.http_session import HTTPSession
@@ -51,11 +51,12 @@ async def attempt(
         return await _exchange(session, member, request, model, secrets, None)
     with governed.sending(len(request.body), config) as sending:
         try:
-            completion = await _exchange(session, member, request, model, secrets, governed)
+            completion = await _exchange(session, member, request, model, secrets, sending)
         except TransientError as error:
             error.is_overload = await _is_overload(error, governed)
             if error.is_overload:
-                governed.note_refusal(sending.sent_at_s, error.retry_after_s)
+                is_full = error.status == HTTPStatus.SERVICE_UNAVAILABLE
+                governed.note_refusal(sending.sent_at_s, error.retry_after_s, is_full=is_full)
             raise
     governed.note_answer(sending, completion.usage)
     return completion
@@ -67,7 +68,7 @@ async def _exchange(
     request: WireRequest,
     model: str,
     secrets: Secrets,
-    governed: Governed | None,
+    sending: Sending | None,
 ) -> Completion:
     endpoint = member.endpoint
     url = session.sent.add_query(endpoint.url(request.path))
@@ -76,8 +77,8 @@ async def _exchange(
     response: HTTPResponse = await session.transport.send(
         url, request.body, headers=request.headers, timeout_s=request.timeout_s, on_event_bytes=stream.feed
     )
-    if governed is not None:
-        governed.note_headers(response.headers)
+    if sending is not None:
+        sending.note_headers(response.headers)
     if response.status != _OK:
         has_key = session.sent.has_key
         raise error_of_response(response, endpoint.url(request.path), model, secrets, has_key=has_key)

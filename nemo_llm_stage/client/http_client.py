@@ -22,7 +22,7 @@ from nemo_llm_stage.client.endpoints.servers import Servers, pools_of
 from nemo_llm_stage.client.endpoints.share import ALONE, WorkerPlace
 from nemo_llm_stage.client.endpoints.source import BaseURL
 from nemo_llm_stage.client.endpoints.state import EndpointPolicy
-from nemo_llm_stage.client.governor.governor import PLANNED_LIMIT
+from nemo_llm_stage.client.governor.governor import START_LIMIT
 from nemo_llm_stage.client.hiding import Secrets
 from nemo_llm_stage.client.http.http1 import HTTP1Transport
 from nemo_llm_stage.client.http.transport import HTTPResponse, Transport, TransportConfig, TransportStatistics
@@ -107,7 +107,7 @@ class AsyncHTTPClient(AsyncLLMClient):
         max_response_bytes: int = 64 * 1024 * 1024,
         check_server: bool = True,
     ) -> None:
-        planned = PLANNED_LIMIT if max_concurrent_requests == "auto" else max_concurrent_requests
+        planned = START_LIMIT if max_concurrent_requests == "auto" else max_concurrent_requests
         super().__init__(planned, max_retries, base_delay)
         for name, value in (("timeout", timeout), ("connect_timeout", connect_timeout), ("read_timeout", read_timeout)):
             if value is not None and not (value > 0 and math.isfinite(value)):

@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from nemo_llm_stage.client.credentials import has_password
-from nemo_llm_stage.client.governor.governor import PLANNED_LIMIT
+from nemo_llm_stage.client.governor.governor import START_LIMIT
 from nemo_llm_stage.client.http_client import AsyncHTTPClient
 from nemo_llm_stage.client.llm_client import AsyncLLMClient
 from nemo_llm_stage.client.secret import HARMLESS_HEADERS, HARMLESS_QUERY
@@ -79,7 +79,7 @@ class ClientSettings(Settings):
     def planned_limit(self) -> int:
         """`max_concurrent_requests`; of one that adapts, a guess."""
         limit = self.max_concurrent_requests
-        return PLANNED_LIMIT if limit == "auto" else limit
+        return START_LIMIT if limit == "auto" else limit
 
     def _common(self) -> dict[str, Any]:
         return {

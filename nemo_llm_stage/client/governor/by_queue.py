@@ -9,15 +9,19 @@ reached the best throughput in both, latency gradients 28 to 53 % of it. The sta
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 from nemo_llm_stage.client.governor.metrics import ServerLoad
-from nemo_llm_stage.client.governor.signals import Move, Signals
+from nemo_llm_stage.client.governor.signals import SATURATED_SHARE, Move, Signals
 
 QUEUE_SHARE = 0.05
 """Requests that should wait at the server, for each one that runs: it never finds its queue empty."""
 
 MIN_QUEUE = 4
+FULL_QUEUE_SHARE = 0.5
+"""Where the server refuses what does not fit into its queue, so much of that queue is enough."""
+
 NUM_READINGS = 3
 """Readings in a row that must show a queue before it counts as standing."""
 
@@ -26,6 +30,9 @@ MAX_FRONT_SHARE = 0.2
 
 FULL_KV = 0.95
 NUM_QUIET = 60
+MIN_SHARE = 0.5
+"""Of the requests that run: requests of other clients, which wait there too, drive the limit no lower than this."""
+
 """Readings without preemption after which the ceiling that a preemption left is tried again."""
 
 
@@ -48,6 +55,8 @@ class ByQueue:
         self._num_preempting = 0
         self._num_quiet = 0
         self._num_grown = 0
+        self._num_full = 0.0
+        self._most_waiting = math.inf
 
     def next(self, limit: float, signals: Signals, load: ServerLoad, *, may_grow: bool) -> Move:
         """
@@ -60,7 +69,7 @@ class ByQueue:
             may_grow: Whether the limit was what held requests back.
         """
         self._queues.append(load.waiting)
-        target = max(MIN_QUEUE, QUEUE_SHARE * load.running)
+        target = min(self._most_waiting, max(MIN_QUEUE, QUEUE_SHARE * load.running))
         standing = min(self._queues) if len(self._queues) == NUM_READINGS else 0.0
         is_preempting = self._is_preempting(load)
         if signals.in_flight > limit + target:
@@ -73,19 +82,25 @@ class ByQueue:
             self._queues.clear()
             own_share = min(1.0, signals.in_flight / max(1.0, load.running + load.waiting))
             smaller = limit - min(own_share * (standing - target), 0.3 * limit)
-            return Move(max(1.0, smaller), f"{standing:.0f} wait at the server, {target:.0f} are enough", "server")
+            smaller = min(limit, max(1.0, MIN_SHARE * load.running, smaller))
+            self._num_full = load.running
+            return Move(smaller, f"{standing:.0f} wait at the server, {target:.0f} are enough", "server")
         if standing >= target:
             self.has_doubled_enough = True
+            self._num_full = load.running
             return Move(limit, f"{load.running:.0f} run and {load.waiting:.0f} wait at the server", "server")
         if not may_grow:
             return Move(limit, "the server has room, and there are not enough rows to send", "input")
         if signals.in_flight - load.running - load.waiting > MAX_FRONT_SHARE * signals.in_flight:
             return Move(limit, "many requests in flight do not reach the server's queue", "unknown")
-        return self._grow(limit, load, target)
+        num_free = self._num_full - load.running if signals.in_flight >= SATURATED_SHARE * limit else 0.0
+        return self._grow(limit, load, target, num_free)
 
-    def note_cut(self) -> None:
-        """Take note that something else has lowered the limit."""
+    def note_cut(self, *, is_full: bool = False) -> None:
+        """Take note that a refusal has lowered the limit. `is_full`: no more requests may wait than did."""
         self._end_start()
+        if is_full and self._queues:
+            self._most_waiting = min(self._most_waiting, max(1.0, FULL_QUEUE_SHARE * self._queues[-1]))
 
     def _is_preempting(self, load: ServerLoad) -> bool:
         """Whether two readings in a row show requests thrown out of a full KV cache."""
@@ -104,7 +119,8 @@ class ByQueue:
             "kv cache",
         )
 
-    def _grow(self, limit: float, load: ServerLoad, target: float) -> Move:
+    def _grow(self, limit: float, load: ServerLoad, target: float, num_free: float) -> Move:
+        """`num_free`: so many more ran before, so that others have left."""
         self._num_quiet += 1
         if self._num_quiet >= NUM_QUIET:
             self._ceiling, self._num_quiet = min(self._max_limit, 1.05 * self._ceiling), 0
@@ -114,7 +130,7 @@ class ByQueue:
         elif not self.has_doubled_enough:
             larger = 2 * limit
         else:
-            larger = limit + max(1.0, 0.05 * min(4, 1 + self._num_grown // 4) * limit)
+            larger = limit + max(1.0, 0.05 * min(4, 1 + self._num_grown // 4) * limit, min(num_free, limit))
         larger = max(limit, min(self._ceiling, larger))
         is_at_ceiling = larger >= self._ceiling < self._max_limit
         reason = f"{load.running:.0f} run at the server and {load.waiting:.0f} wait: it has room"

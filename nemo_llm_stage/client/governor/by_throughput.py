@@ -26,6 +26,13 @@ MIN_GAIN_OF_LESS = 1.02
 """A smaller limit is kept where the work is so much more."""
 
 MIN_WARM_UP_S, MIN_MEASURING_S, MAX_MEASURING_S = 2.0, 3.0, 60.0
+NEW_SHARE = 0.5
+"""
+A limit is measured once so many answers, as a share of the requests in flight, are of requests that were sent under it.
+Before, answers of requests that met a shorter queue make it look better than it is: two full servers were doubled and
+doubled, up to 2,048 in flight.
+"""
+
 NUM_MEASURED = 32
 """Answers that make a measurement."""
 
@@ -57,9 +64,10 @@ class ByThroughput:
         self._began_s: float | None = None
         self._restart(None)
 
-    def note_answer(self, latency_s: float, tokens: float) -> None:
-        """Take note of an answer: its time from sending on, and its work."""
+    def note_answer(self, sent_at_s: float, latency_s: float, tokens: float) -> None:
+        """Take note of an answer: when it was asked for, its time from then on, and its work."""
         self._num_answers += 1
+        self._num_new += self._began_s is not None and sent_at_s >= self._began_s
         self._sum_latency_s += latency_s
         self._sum_tokens += tokens
 
@@ -92,6 +100,7 @@ class ByThroughput:
     def _restart(self, now_s: float | None) -> None:
         self._began_s = now_s
         self._measured_from_s: float | None = None
+        self._num_new = 0
         self._clear()
 
     def _clear(self) -> None:
@@ -108,7 +117,8 @@ class ByThroughput:
         if self._latency_s is None:
             return None
         if self._measured_from_s is None:  # requests of the limit before are still coming back
-            if signals.now_s - self._began_s >= max(MIN_WARM_UP_S, 1.2 * self._latency_s):
+            is_new = self._num_new >= NEW_SHARE * min(limit, signals.in_flight)
+            if is_new and signals.now_s - self._began_s >= max(MIN_WARM_UP_S, 1.2 * self._latency_s):
                 self._measured_from_s = signals.now_s
                 self._clear()
             return None

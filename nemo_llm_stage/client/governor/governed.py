@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 PROMPT_WORK = 0.2
 """Work of a prompt token, in tokens of the answer: many of them are computed at once."""
 
+MIN_PAUSE_S = 0.001
+"""Waiting for less time would be waiting for a rounding error."""
+
 LOGGED_AFTER_S = 60.0
 """The log gets at most one line of the level info in so long."""
 
@@ -92,7 +95,7 @@ class Governed:
         if wait_s <= 0:
             return True
         if self._waker is None:
-            self._waker = asyncio.get_running_loop().create_task(self._wake_after(wait_s))
+            self._waker = asyncio.get_running_loop().create_task(self._wake_after(max(MIN_PAUSE_S, wait_s)))
         return False
 
     def sending(self, num_bytes: int, config: GenerationConfig) -> Sending:
@@ -155,6 +158,11 @@ class Governed:
         self._pace.note_sent(now_s, cost)
         return cost
 
+    @property
+    def taken(self) -> tuple[float, float]:
+        """Requests and tokens that were sent so far."""
+        return self._pace.taken
+
     def end(self, cost: float) -> None:
         """Take note that a request is not in flight any more."""
         self._num_counted -= 1
@@ -166,19 +174,20 @@ class Governed:
         if usage is not None and usage.output_tokens is not None:
             tokens = usage.output_tokens + PROMPT_WORK * (usage.input_tokens or 0)
             self._expected.learn(sending.num_bytes, sending.config, usage.input_tokens, usage.output_tokens)
-        self.governor.note_answer(self._clock.monotonic() - sending.sent_at_s, tokens)
+        self.governor.note_answer(sending.sent_at_s, self._clock.monotonic() - sending.sent_at_s, tokens)
 
-    def note_headers(self, headers: Mapping[bytes, bytes]) -> None:
-        """Take note of what a response says of rate limits."""
+    def note_headers(self, sending: Sending, headers: Mapping[bytes, bytes]) -> None:
+        """Take note of what the response to `sending` says of rate limits."""
         windows = parse_rate_windows(headers, time.time())
         if windows != (None, None):
-            self._pace.note_windows(windows, self.in_flight, self._clock.monotonic())
+            self._pace.note_windows(windows, sending.sent_at_s, sending.taken_then, self._clock.monotonic())
 
-    def note_refusal(self, sent_at_s: float, retry_after_s: float | None) -> None:
-        """Take note that the server has too many requests."""
+    def note_refusal(self, sent_at_s: float, retry_after_s: float | None, *, is_full: bool) -> None:
+        """Take note that the server has too many requests, or with `is_full` no room in its queue."""
         now_s = self._clock.monotonic()
         self._pace.note_refusal(sent_at_s, now_s, retry_after_s)
-        if self.governor.note_refusal(sent_at_s, now_s, max(0, self.in_flight - 1), retry_after_s):
+        num_held = max(0, self.in_flight - 1)
+        if self.governor.note_refusal(sent_at_s, now_s, num_held, retry_after_s, is_full=is_full):
             self._follow(now_s)
 
     def _follow(self, now_s: float) -> None:
@@ -208,9 +217,10 @@ class Sending:
         num_bytes: Its length.
         config: Its parameters.
         sent_at_s: Seconds of the client's clock.
+        taken_then: Requests and tokens that had been sent by then, this one among them.
     """
 
-    __slots__ = ("_cost", "_governed", "config", "num_bytes", "sent_at_s")
+    __slots__ = ("_cost", "_governed", "config", "num_bytes", "sent_at_s", "taken_then")
 
     def __init__(self, governed: Governed, num_bytes: int, config: GenerationConfig) -> None:
         self._governed = governed
@@ -218,12 +228,18 @@ class Sending:
         self.num_bytes = num_bytes
         self.config = config
         self.sent_at_s = 0.0
+        self.taken_then = (0.0, 0.0)
 
     def __enter__(self) -> Self:
         """It is sent."""
         self.sent_at_s = self._governed._clock.monotonic()  # noqa: SLF001 - one thing in two classes
         self._cost = self._governed.begin(self.num_bytes, self.config, self.sent_at_s)
+        self.taken_then = self._governed.taken
         return self
+
+    def note_headers(self, headers: Mapping[bytes, bytes]) -> None:
+        """Take note of what its response says of rate limits."""
+        self._governed.note_headers(self, headers)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

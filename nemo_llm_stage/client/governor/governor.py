@@ -18,9 +18,8 @@ from nemo_llm_stage.client.governor.signals import BUSY_SHARE, SATURATED_SHARE, 
 
 logger = logging.getLogger(__name__)
 
-START_LIMIT = 32
-PLANNED_LIMIT = 64
-"""What is planned with before the first answer: how many rows to read ahead, how many workers to start."""
+START_LIMIT = 64
+"""The first limit, and what is planned with before: how many rows to read ahead, how many workers to start."""
 
 MAX_LIMIT = 4096
 """More connections than this are a matter of several clients."""
@@ -114,17 +113,26 @@ class Governor:
         """Share of the prompt tokens that the server has in its prefix cache, as far as it tells."""
         return 0.0 if self._load is None or self._load.hit_rate is None else self._load.hit_rate
 
-    def note_answer(self, latency_s: float, tokens: float) -> None:
+    def note_answer(self, sent_at_s: float, latency_s: float, tokens: float) -> None:
         """
         Take note of an answer.
 
         Args:
+            sent_at_s: When its request was sent.
             latency_s: From sending on.
             tokens: Its work: those of the answer, and a part of the prompt's.
         """
-        self._by_throughput.note_answer(latency_s, tokens)
+        self._by_throughput.note_answer(sent_at_s, latency_s, tokens)
 
-    def note_refusal(self, sent_at_s: float, now_s: float, num_held: int, retry_after_s: float | None = None) -> bool:
+    def note_refusal(
+        self,
+        sent_at_s: float,
+        now_s: float,
+        num_held: int,
+        retry_after_s: float | None = None,
+        *,
+        is_full: bool = False,
+    ) -> bool:
         """
         Take note that the server refused a request because it has too many, and lower the limit once an episode.
 
@@ -133,6 +141,7 @@ class Governor:
             now_s: The time now.
             num_held: Other requests in flight: the server has not refused them.
             retry_after_s: Seconds that the server asked for.
+            is_full: Whether its queue is full, so that what it holds is what it takes, and not a rate.
 
         Returns:
             Whether the limit was lowered.
@@ -140,11 +149,16 @@ class Governor:
         if self._is_pinned:
             return False
         self._calm_at_s = max(self._calm_at_s, now_s + max(COOLDOWN_S, retry_after_s or 0.0))
-        if sent_at_s < self._cut_at_s:
+        is_known = sent_at_s < self._cut_at_s
+        if is_known and not (is_full and num_held < self._limit):
             return False
-        self._cut_at_s = now_s
-        self._by_queue.note_cut()
-        self._by_throughput.reset()
+        if not is_known:
+            self._cut_at_s = now_s
+            self._by_queue.note_cut(is_full=is_full)
+            self._by_throughput.reset()
+        if is_full:
+            self._set(min(self._limit, num_held), "refusals", "the server's queue is full", "server")
+            return True
         limit = min(self._limit, max(CUT * self._limit, HELD * num_held + 1))
         self._set(limit, "refusals", "the server refused a request because it has too many", "rate limit")
         return True

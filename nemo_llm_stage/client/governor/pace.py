@@ -34,6 +34,10 @@ MIN_HOLD_S = 2.0
 """A shorter Retry-After holds back the refused request alone; the rate does the rest."""
 
 
+RATE_WEIGHT = 0.1
+"""Of the newest headers in the mean that tells how fast a limit fills."""
+
+
 @dataclass(slots=True)
 class _Second:
     """What was sent in one second."""
@@ -41,6 +45,69 @@ class _Second:
     at_s: float
     num_sent: int = 0
     num_refused: int = 0
+
+
+class _Bucket:
+    """
+    What is left of a limit, as headers last told it: it fills evenly, and each send takes from it.
+
+    Attributes:
+        num_taken: What all sends took so far.
+    """
+
+    def __init__(self) -> None:
+        self.num_taken = 0.0
+        self._left = self._most = math.inf
+        self._num_used = self._reset_s = 0.0
+        self._at_s = self._full_at_s = -math.inf
+
+    def take(self, cost: float) -> None:
+        """Take note of a send."""
+        self.num_taken += cost
+        self._left -= cost
+
+    def fill(self, window: RateWindow, told_at_s: float, num_taken_since: float, now_s: float) -> None:
+        """
+        Take what a response says.
+
+        Args:
+            window: Likewise.
+            told_at_s: When it was true: providers count a request as it comes, not as it is answered.
+            num_taken_since: By the sends after that.
+            now_s: The time now.
+        """
+        age_s = max(0.0, now_s - told_at_s)
+        self._most = math.inf if window.limit is None else window.limit
+        if window.num_used >= 1:
+            self._num_used += RATE_WEIGHT * (window.num_used - 0.5 - self._num_used)  # what is left is rounded down
+            self._reset_s += RATE_WEIGHT * (window.reset_s - self._reset_s)
+        self._left = min(self._most, window.remaining + self._rate * age_s - num_taken_since)
+        self._at_s, self._full_at_s = now_s, now_s + min(max(0.0, window.reset_s - age_s), MAX_HOLD_S)
+
+    @property
+    def _rate(self) -> float:
+        """What comes back in a second, as far as headers tell."""
+        return self._num_used / self._reset_s if self._reset_s > 0 else 0.0
+
+    def wait_s(self, cost: float, now_s: float, *, is_careful: bool) -> float:
+        """
+        Return the seconds until so much is left.
+
+        Args:
+            cost: Likewise.
+            now_s: The time now.
+            is_careful: Wait until nothing is used up, e.g. because a request was refused in spite of all this.
+        """
+        if now_s >= self._full_at_s and not self._rate:
+            self._left = math.inf  # until the next response tells more
+        self._left = min(self._most, self._left + self._rate * max(0.0, now_s - self._at_s))
+        self._at_s = now_s
+        if self._left >= cost:
+            return 0.0
+        if not self._rate:
+            return self._full_at_s - now_s
+        wanted = max(cost, self._most) if is_careful else cost
+        return min(MAX_HOLD_S, (wanted - self._left) / self._rate)
 
 
 class Pace:
@@ -52,8 +119,7 @@ class Pace:
         self._credit = 1.0
         self._credit_at_s = -math.inf
         self._grown_at_s = self._cut_at_s = self._refused_at_s = self._held_until_s = -math.inf
-        self._left = [math.inf, math.inf]
-        self._ready_at_s = [-math.inf, -math.inf]
+        self._requests, self._tokens = _Bucket(), _Bucket()
 
     @property
     def rate_per_s(self) -> float | None:
@@ -69,10 +135,9 @@ class Pace:
             num_leaving: Requests that were let go and are not sent yet.
         """
         wait_s = max(0.0, self._held_until_s - now_s)
-        if self._left[0] <= num_leaving:
-            wait_s = max(wait_s, self._ready_at_s[0] - now_s)
-        if self._left[1] <= 0:
-            wait_s = max(wait_s, self._ready_at_s[1] - now_s)
+        is_careful = now_s - self._refused_at_s <= WINDOW_S
+        wait_s = max(wait_s, self._requests.wait_s(1 + num_leaving, now_s, is_careful=is_careful))
+        wait_s = max(wait_s, self._tokens.wait_s(1e-9, now_s, is_careful=is_careful))
         if self._rate is not None and self._refill(now_s) < 1 + num_leaving:
             wait_s = max(wait_s, (1 + num_leaving - self._credit) / self._rate)
         return wait_s
@@ -89,10 +154,8 @@ class Pace:
             self._seconds.append(_Second(math.floor(now_s)))
         self._seconds[-1].num_sent += 1
         self._credit -= 1
-        for kind, cost in ((0, 1.0), (1, tokens)):
-            if self._left[kind] <= 0 and now_s >= self._ready_at_s[kind]:
-                self._left[kind] = math.inf  # until the next answer tells more
-            self._left[kind] -= cost
+        self._requests.take(1.0)
+        self._tokens.take(tokens)
 
     def note_refusal(self, sent_at_s: float, now_s: float, retry_after_s: float | None) -> None:
         """
@@ -119,21 +182,30 @@ class Pace:
             self._credit = min(0.0, self._credit)
         self._rate = max(MIN_RATE_PER_S, min(self._rate, accepted))
 
-    def note_windows(self, windows: tuple[RateWindow | None, RateWindow | None], in_flight: int, now_s: float) -> None:
+    @property
+    def taken(self) -> tuple[float, float]:
+        """Requests and tokens sent so far."""
+        return self._requests.num_taken, self._tokens.num_taken
+
+    def note_windows(
+        self,
+        windows: tuple[RateWindow | None, RateWindow | None],
+        sent_at_s: float,
+        taken_then: tuple[float, float],
+        now_s: float,
+    ) -> None:
         """
-        Take note of what an answer's headers say.
+        Take note of what a response's headers say.
 
         Args:
             windows: Of requests and of tokens.
-            in_flight: Requests in flight: the server may not have counted them.
+            sent_at_s: When its request was sent.
+            taken_then: `taken` just after that.
             now_s: The time now.
         """
-        for kind, window in enumerate(windows):
-            if window is None:
-                continue
-            self._left[kind] = window.remaining - (in_flight if kind == 0 else 0)
-            wait_s = window.one_more_s if now_s - self._refused_at_s > WINDOW_S else window.reset_s
-            self._ready_at_s[kind] = now_s + min(wait_s, MAX_HOLD_S)
+        for bucket, window, taken in zip((self._requests, self._tokens), windows, taken_then, strict=True):
+            if window is not None:
+                bucket.fill(window, sent_at_s, bucket.num_taken - taken, now_s)
 
     def _refill(self, now_s: float) -> float:
         """Let the credit and the rate grow with the time; forget the rate after a long calm."""

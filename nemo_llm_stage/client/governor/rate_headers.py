@@ -46,10 +46,9 @@ class RateWindow:
     limit: float | None = None
 
     @property
-    def one_more_s(self) -> float:
-        """Seconds until about one more may be sent, where what is used up comes back evenly."""
-        used = 0.0 if self.limit is None else self.limit - self.remaining
-        return self.reset_s / used if used >= 1 else self.reset_s
+    def num_used(self) -> float:
+        """What comes back until the reset; 0 where that is not known."""
+        return 0.0 if self.limit is None else self.limit - self.remaining
 
 
 def parse_rate_windows(

@@ -14,8 +14,11 @@ import pytest
 
 from nemo_llm_stage import AsyncHTTPClient, ConfigError, LLMStage, run_job
 from nemo_llm_stage.client.endpoint_status import EndpointStatus
+from nemo_llm_stage.client.governor.governor import START_LIMIT
 from nemo_llm_stage.config.load import make_config
-from nemo_llm_stage.testing import SimulatedServer
+from nemo_llm_stage.stage.scheduler import Scheduler
+from nemo_llm_stage.testing import ServerConfig, ServerStats, SimulatedServer
+from nemo_llm_stage.testing.virtual_time import run_in_virtual_time, simulated_service
 from tests.client.conftest import MESSAGES, RawServer, answer_bytes, response
 
 
@@ -29,70 +32,70 @@ class FastClock:
         await asyncio.sleep(seconds / 10)
 
 
-def run_rows(server: SimulatedServer, num_rows: int, limit: Any = "auto") -> EndpointStatus:
-    """Ask `num_rows` rows; all must be answered. Returns how the server stands in the end."""
-    client = AsyncHTTPClient(server.base_url, max_concurrent_requests=limit, max_retries=50, base_delay=0.01)
-    client.clock = FastClock()
-    stage = LLMStage(
-        client=client, model="sim", prompt="{{ n }}", output_column="x", generation_config={"max_tokens": 50}
-    )
-    outcomes = stage.submit([{"n": n} for n in range(num_rows)]).result()
-    [status] = client.endpoint_statuses()
-    stage.close()
-    assert all(outcome["x"].error is None for outcome in outcomes)
-    return status
+def run_rows(num_rows: int, limit: Any = "auto", **settings: Any) -> tuple[EndpointStatus, ServerStats]:
+    """Ask `num_rows` rows in virtual time; all must be answered. Returns how the server stands, and what it saw."""
+
+    async def run() -> tuple[EndpointStatus, ServerStats]:
+        async with simulated_service(ServerConfig(**settings)) as (port, service):
+            client = AsyncHTTPClient(f"http://127.0.0.1:{port}/v1", max_concurrent_requests=limit, max_retries=1000)
+
+            async def run_row(number: int) -> None:
+                messages = [{"role": "user", "content": f"Row {number}"}]
+                await client.complete(messages=messages, model="sim", generation_config={"max_tokens": 50})
+
+            await Scheduler(client.limit).run(range(num_rows), run_row)
+            [status] = client.endpoint_statuses()
+            await client.aclose()
+            return status, service.stats()
+
+    return run_in_virtual_time(run)
 
 
 def test_the_servers_slots_are_filled() -> None:
     """Beyond any number that was there at the start, and with little more than a small queue."""
-    with SimulatedServer(max_num_seqs=150, service_time_s=0.4) as server:
-        status = run_rows(server, 2000)
-        assert server.stats.max_running == 150
+    status, stats = run_rows(2000, max_num_seqs=150, service_time_s=4.0)
+    assert stats.max_running == 150
     assert status.mode == "metrics"
-    assert 100 <= (status.limit or 0) <= 300
+    assert 150 <= (status.limit or 0) <= 180
 
 
 def test_a_number_stays_as_it_is() -> None:
     """And nothing is asked of the server's metrics."""
-    with SimulatedServer(max_num_seqs=150, service_time_s=0.02) as server:
-        status = run_rows(server, 200, limit=7)
-        assert server.stats.max_in_flight == 7
+    status, stats = run_rows(200, limit=7, max_num_seqs=150, service_time_s=0.2)
+    assert stats.max_in_flight == 7
     assert (status.mode, status.limit, status.bottleneck) == ("fixed", 7, None)
 
 
 def test_without_metrics_the_work_is_followed() -> None:
     """A server that has none is asked like any other."""
-    with SimulatedServer(max_num_seqs=150, service_time_s=0.05, has_metrics=False) as server:
-        status = run_rows(server, 4000)
-        assert server.stats.max_running > 48
+    status, stats = run_rows(4000, max_num_seqs=150, service_time_s=2.0, has_metrics=False)
+    assert stats.max_running == 150
     assert status.mode == "throughput"
 
 
 def test_a_rate_limit_is_followed_without_a_storm_of_refusals() -> None:
     """Few of the requests are refused, and each row is answered."""
-    with SimulatedServer(requests_per_minute=6000, service_time_s=0.05, has_metrics=False) as server:
-        status = run_rows(server, 400)
-        by_status = server.stats.by_status
-    assert by_status[200] == 400
-    assert by_status.get(429, 0) <= 200
+    status, stats = run_rows(1000, requests_per_minute=600, service_time_s=2.0, has_metrics=False)
+    assert stats.by_status[200] == 1000
+    assert stats.by_status[429] <= 120
     assert (status.mode, status.state) == ("refusals", "healthy")
 
 
 def test_rate_limit_headers_are_followed_ahead_of_refusals() -> None:
-    """A provider that says what is left refuses hardly anything."""
-    settings = {"requests_per_minute": 6000, "service_time_s": 0.05, "has_metrics": False}
-    with SimulatedServer(rate_limit_headers=True, **settings) as server:
-        run_rows(server, 400)
-        assert server.stats.by_status.get(429, 0) <= 40
+    """After the first moment a provider that says what is left refuses hardly anything, and is used to the full."""
+    settings = {"requests_per_minute": 600, "service_time_s": 2.0, "has_metrics": False}
+    _, stats = run_rows(1000, rate_limit_headers=True, **settings)
+    assert stats.by_status[429] <= START_LIMIT + 10
+    assert stats.first_start_monotonic_s is not None
+    assert stats.last_end_monotonic_s is not None
+    assert stats.last_end_monotonic_s - stats.first_start_monotonic_s <= 1.2 * 100
 
 
 def test_a_full_queue_is_no_outage() -> None:
     """503 of a server that says that it is healthy lowers the limit; the server is not left alone."""
-    with SimulatedServer(max_num_seqs=8, max_queue=4, service_time_s=0.05) as server:
-        status = run_rows(server, 400)
-        by_status = server.stats.by_status
-    assert by_status[200] == 400
-    assert by_status.get(503, 0) <= 150
+    status, stats = run_rows(400, max_num_seqs=8, max_queue=4, service_time_s=1.0)
+    assert stats.by_status[200] == 400
+    assert stats.by_status[503] <= 150
     assert status.state == "healthy"
     assert (status.limit or 0) < 32
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from nemo_llm_stage.client.governor.governor import Governor, GovernorSettings
+from nemo_llm_stage.client.governor.governor import START_LIMIT, Governor, GovernorSettings
 from nemo_llm_stage.client.governor.metrics import ServerLoad
 from nemo_llm_stage.client.governor.signals import Signals
 from tests.client.governor.toy_servers import Load, Outcome, Server
@@ -79,11 +79,23 @@ def test_another_client_gets_its_share_and_gives_it_back() -> None:
     assert outcome.rate(110, SECONDS) >= 0.95 * Load([Server(slots=256)]).run(256, 100).rate(40, 100)
 
 
+def test_full_servers_behind_one_address_are_not_filled_on_and_on() -> None:
+    """Their queue grows with the limit, and for a while the answers do not show it."""
+    _, outcome = run(LOADS["two servers behind one address"], 300)
+    assert max(outcome.limits) <= 2.5 * 256
+
+
+def test_another_client_that_does_not_give_way_leaves_half_of_the_server() -> None:
+    """The limit gives way to its queue, but not for ever."""
+    outcome = Load([Server(slots=256)], others={40: 400}).run(Governor(), SECONDS)
+    assert min(outcome.limits[60:]) >= 0.45 * 256
+
+
 def test_too_few_rows_move_nothing() -> None:
     """A limit that holds nothing back is neither raised nor lowered, and the input is named."""
     governor = Governor()
     outcome = Load([Server(slots=256)], rows_per_s=2).run(governor, 60)
-    assert max(outcome.limits) == min(outcome.limits) == 32
+    assert max(outcome.limits) == min(outcome.limits) == START_LIMIT
     assert governor.status.bottleneck == "input"
 
 
@@ -91,8 +103,8 @@ def test_a_client_without_cpu_time_is_named_and_not_given_more() -> None:
     """More requests in flight would not help it."""
     governor = Governor()
     for second in range(20):
-        governor.tick(Signals(second, 32, 32, num_waiting=8, load=ServerLoad("vllm", 32, 0), client_busy=0.97))
-    assert governor.limit == 32
+        governor.tick(Signals(second, 64, 64, num_waiting=8, load=ServerLoad("vllm", 64, 0), client_busy=0.97))
+    assert governor.limit == START_LIMIT
     assert governor.status.bottleneck == "client cpu"
 
 

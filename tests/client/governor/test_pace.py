@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 
 import pytest
 
@@ -77,21 +78,46 @@ def test_a_refusal_is_forgotten() -> None:
 def test_headers_hold_requests_back_before_a_refusal() -> None:
     """With nothing left, the next request waits until about one more is allowed."""
     pace = Pace()
-    pace.note_windows((RateWindow(2, 30, 60), None), 1, now_s=100)
+    pace.note_windows((RateWindow(1, 30, 60), None), 100, pace.taken, now_s=100)
     assert pace.wait_s(100) == 0
     pace.note_sent(100)
-    assert pace.wait_s(100) == pytest.approx(30 / 58)
+    assert pace.wait_s(100) == pytest.approx(30 / 58.5)
     assert pace.wait_s(101) == 0
 
 
 def test_headers_hold_tokens_back() -> None:
     """A limit on tokens counts what requests are expected to take."""
     pace = Pace()
-    pace.note_windows((None, RateWindow(1000, 10)), 0, now_s=0)
+    pace.note_windows((None, RateWindow(1000, 10)), 0, pace.taken, now_s=0)
     pace.note_sent(0, tokens=600)
     assert pace.wait_s(0) == 0
     pace.note_sent(0, tokens=600)
     assert pace.wait_s(0) == 10
+
+
+@pytest.mark.parametrize("latency_s", [0.2, 5.0, 30.0])
+def test_headers_are_as_old_as_their_request(latency_s: float) -> None:
+    """What came back and what was sent since then counts: nearly all that the provider takes is sent."""
+    pace, provider = Pace(), Provider(10, 10)
+    answers: deque[tuple[float, float, tuple[float, float], RateWindow]] = deque()
+    sent = refused = 0
+    for step in range(12_000):
+        now_s = step / 100
+        while answers and answers[0][0] <= now_s:
+            _, sent_at_s, taken, window = answers.popleft()
+            pace.note_windows((window, None), sent_at_s, taken, now_s)
+        if pace.wait_s(now_s) > 0:
+            continue
+        pace.note_sent(now_s)
+        if provider.takes(now_s):
+            sent += now_s >= 60
+            window = RateWindow(int(provider.left), (10 - provider.left) / 10, 10)
+            answers.append((now_s + latency_s, now_s, pace.taken, window))
+        else:
+            refused += now_s >= 60
+            pace.note_refusal(now_s, now_s, 1)
+    assert sent >= 0.95 * 10 * 60
+    assert refused <= 0.02 * sent
 
 
 NOW = 1_800_000_000.0

@@ -1,0 +1,86 @@
+"""
+Virtual time: an event loop whose clock jumps to the next timer whenever nothing is left to do.
+
+Client and simulated servers on one such loop, over real sockets, need only the CPU of their work: minutes take seconds,
+and how busy the machine is does not change what comes out. Knows nothing of what is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import selectors
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from nemo_llm_stage.testing.simulator.config import ServerConfig
+from nemo_llm_stage.testing.simulator.faults import Fault
+from nemo_llm_stage.testing.simulator.server import listen
+from nemo_llm_stage.testing.simulator.service import Service
+
+T = TypeVar("T")
+
+_START_S = 1000.0
+_BEYOND_S = 1e-9
+"""A timer rings a little late: one that rings a little early would be set anew for no time at all."""
+
+
+class _JumpingSelector(selectors.DefaultSelector):
+    """Waits for sockets, but never for time."""
+
+    now_s = _START_S
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Return what is ready; where nothing is, let `timeout` pass at once."""
+        ready = super().select(0)
+        if ready or timeout == 0:
+            return ready
+        if timeout is None:  # for a thread
+            return super().select(None)
+        self.now_s += timeout + _BEYOND_S
+        return []
+
+
+class _VirtualLoop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self._jumping = _JumpingSelector()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        return self._jumping.now_s
+
+
+def run_in_virtual_time(main: Callable[[], Coroutine[Any, Any, T]], seed: int = 0) -> T:
+    """
+    Return what ``main()`` returns. Until then `time.monotonic` tells virtual seconds in this whole process.
+
+    Args:
+        main: What to run; all that takes time in it must be on its event loop.
+        seed: Of `random`, e.g. for the pauses before retries.
+    """
+    loop = _VirtualLoop()
+    real = time.monotonic
+    random.seed(seed)
+    time.monotonic = loop.time
+    try:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:  # ends what is left on the loop, and closes it
+            return runner.run(main())
+    finally:
+        time.monotonic = real
+
+
+@asynccontextmanager
+async def simulated_service(
+    config: ServerConfig | None = None, faults: Sequence[Fault] = ()
+) -> AsyncIterator[tuple[int, Service]]:
+    """Yield the port and the service of a simulated server on the running event loop. It cannot `exit`."""
+    service = Service(config or ServerConfig(), faults, on_exit=lambda _: None)
+    listener = await listen(service, "127.0.0.1", 0)
+    try:
+        yield listener.sockets[0].getsockname()[1], service
+    finally:
+        listener.close()
+        for connection in list(service.connections):
+            connection.transport.abort()
