@@ -7,7 +7,9 @@ Where the server's limit is governed, its governor is told what went out and wha
 from __future__ import annotations
 
 import time
+from collections.abc import Coroutine
 from http import HTTPStatus
+from typing import Any
 
 from nemo_llm_stage.client.endpoints.member import Member
 from nemo_llm_stage.client.errors.response import error_of_response
@@ -23,7 +25,7 @@ from nemo_llm_stage.errors import RequestError, TransientError
 _OK = HTTPStatus.OK.value
 
 
-async def attempt(
+def attempt(
     session: HTTPSession,
     member: Member,
     request: WireRequest,
@@ -31,9 +33,9 @@ async def attempt(
     model: str,
     secrets: Secrets,
     config: GenerationConfig,
-) -> Completion:
+) -> Coroutine[Any, Any, Completion]:
     """
-    Return the server's answer.
+    Return the server's answer, to be awaited.
 
     Args:
         session: The client's connections, and what is sent with each request.
@@ -46,9 +48,20 @@ async def attempt(
     Raises:
         RequestError: There is none.
     """
-    governed = member.governed
-    if governed is None:
-        return await _exchange(session, member, request, model, secrets, None)
+    if member.governed is None:
+        return _exchange(session, member, request, model, secrets)
+    return _governed_exchange(session, member, request, model, secrets, member.governed, config)
+
+
+async def _governed_exchange(
+    session: HTTPSession,
+    member: Member,
+    request: WireRequest,
+    model: str,
+    secrets: Secrets,
+    governed: Governed,
+    config: GenerationConfig,
+) -> Completion:
     with governed.sending(len(request.body), config) as sending:
         try:
             completion = await _exchange(session, member, request, model, secrets, sending)
@@ -68,21 +81,27 @@ async def _exchange(
     request: WireRequest,
     model: str,
     secrets: Secrets,
-    sending: Sending | None,
+    sending: Sending | None = None,
 ) -> Completion:
     endpoint = member.endpoint
     url = session.sent.add_query(endpoint.url(request.path))
-    stream = StreamedAnswer()  # used if the server answers with a stream, asked for or not
+    stream: StreamedAnswer | None = None
+
+    def feed(piece: bytes) -> bool:  # called if the server answers with a stream, asked for or not
+        nonlocal stream
+        stream = stream or StreamedAnswer()
+        return stream.feed(piece)
+
     started_monotonic_s = time.monotonic()
     response: HTTPResponse = await session.transport.send(
-        url, request.body, headers=request.headers, timeout_s=request.timeout_s, on_event_bytes=stream.feed
+        url, request.body, headers=request.headers, timeout_s=request.timeout_s, on_event_bytes=feed
     )
     if sending is not None:
         sending.note_headers(response.headers)
     if response.status != _OK:
         has_key = session.sent.has_key
         raise error_of_response(response, endpoint.url(request.path), model, secrets, has_key=has_key)
-    answer = stream.whole() if response.was_streamed else decode_answer(response.body)
+    answer = (stream or StreamedAnswer()).whole() if response.was_streamed else decode_answer(response.body)
     latency_s = time.monotonic() - started_monotonic_s
     return completion_of_answer(answer, endpoint=endpoint.base_url, latency_s=latency_s)
 

@@ -96,6 +96,8 @@ class Secrets:
 
     def cleaned(self, completion: Completion) -> Completion:
         """Return `completion` without the secrets that its server has repeated."""
+        if not self._written:
+            return completion
         is_repeated = _is_one_in(self._in_answers, (*completion.texts, *completion.reasoning))
         is_beside = _is_one_in(self._written, (completion.model, *completion.finish_reasons, *completion.choice_errors))
         if not is_repeated and not is_beside and not completion.logprobs:

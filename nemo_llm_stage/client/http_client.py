@@ -185,7 +185,8 @@ class AsyncHTTPClient(AsyncLLMClient):
             async with self.limit:
                 return await self._ask(request, model, secrets, config)
         pool, member = lease.pool, lease.member
-        lease.task = asyncio.current_task()
+        if pool.can_recall:
+            lease.task = asyncio.current_task()
         try:
             completion = await attempt(self._opened(), member, request, model=model, secrets=secrets, config=config)
         except RequestError as error:

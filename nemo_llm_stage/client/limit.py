@@ -180,6 +180,7 @@ class LoopLocal(Generic[T]):
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
         self._values: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, T] = weakref.WeakKeyDictionary()
+        self._last: tuple[weakref.ref[asyncio.AbstractEventLoop], T] | None = None
 
     def get(self) -> T:
         """
@@ -189,11 +190,14 @@ class LoopLocal(Generic[T]):
             RuntimeError: No event loop is running.
         """
         loop = asyncio.get_running_loop()
-        try:
-            return self._values[loop]
-        except KeyError:
+        last = self._last
+        if last is not None and last[0]() is loop:
+            return last[1]
+        value = self._values.get(loop)
+        if value is None:
             value = self._values[loop] = self._make()
-            return value
+        self._last = weakref.ref(loop), value
+        return value
 
     def values(self) -> list[T]:
         """Return the values of all loops that still exist."""
@@ -201,4 +205,5 @@ class LoopLocal(Generic[T]):
 
     def pop(self) -> T | None:
         """Return this loop's value if there is one, and forget it."""
+        self._last = None
         return self._values.pop(asyncio.get_running_loop(), None)

@@ -12,7 +12,7 @@ import functools
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from nemo_llm_stage.client.clock import SYSTEM_CLOCK, Clock
@@ -34,6 +34,9 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 """A name that users' tests patch, as they do in NeMo Curator's module."""
+
+
+_policy = functools.lru_cache(maxsize=64)(RetryPolicy)
 
 
 class AsyncLLMClient(ABC):
@@ -169,14 +172,23 @@ class AsyncLLMClient(ABC):
             policy: How often and for how long the request is sent again.
             server: Told of every outcome; see `retry.send`.
         """
-        limit = self.limit
-        attempt = functools.partial(self._fetch_once, limit, messages, model, conversation_formatter, generation_config)
-        completion, failures = await send(attempt, limit, policy, clock=self.clock, server=server)
+
+        def attempt() -> Coroutine[Any, Any, Completion]:
+            return self._complete_impl(
+                messages=messages,
+                model=model,
+                conversation_formatter=conversation_formatter,
+                generation_config=generation_config,
+            )
+
+        completion, failures = await send(
+            attempt, self.limit, policy, clock=self.clock, server=server, as_error=self._as_request_error
+        )
         return completion if not failures else completion.after(failures)
 
     def retry_policy(self, give_up_after_s: float = 0.0) -> RetryPolicy:
         """Return the policy of this client's settings, for requests that may be given up after so many seconds."""
-        return RetryPolicy(self.max_retries, self.base_delay, give_up_after_s)
+        return _policy(self.max_retries, self.base_delay, give_up_after_s)
 
     async def check(self, model: str) -> None:  # noqa: B027 - a hook: not every server can tell
         """
@@ -228,30 +240,6 @@ class AsyncLLMClient(ABC):
             generation_config=generation_config,
         )
         return completion_of_texts(texts, latency_s=time.monotonic() - started_monotonic_s)
-
-    async def _fetch_once(
-        self,
-        limit: Limit,
-        messages: list[Message],
-        model: str,
-        conversation_formatter: ConversationFormatter | None,
-        generation_config: GenerationConfig,
-    ) -> Completion:
-        """Make one attempt under a permit of `limit`; every error it raises is one of this package's."""
-        try:
-            completion = await self._complete_impl(
-                messages=messages,
-                model=model,
-                conversation_formatter=conversation_formatter,
-                generation_config=generation_config,
-            )
-        except LLMStageError:
-            raise
-        except Exception as error:
-            raise self._as_request_error(error) from error
-        if limit.allowance is not None:  # before the permit goes to the next
-            limit.allowance.note_answer(completion.usage)
-        return completion
 
     async def _complete_by_query_model(
         self,

@@ -11,8 +11,8 @@ from __future__ import annotations
 import functools
 import random
 import re
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
@@ -22,6 +22,7 @@ from tenacity.wait import wait_base
 from nemo_llm_stage.client.clock import SYSTEM_CLOCK, Clock
 from nemo_llm_stage.client.errors.foreign import as_request_error
 from nemo_llm_stage.client.limit import Limit
+from nemo_llm_stage.core import Completion
 from nemo_llm_stage.errors import (
     ConnectionDroppedError,
     ConnectionFailedError,
@@ -163,6 +164,7 @@ async def send(
     *,
     clock: Clock = SYSTEM_CLOCK,
     server: Server | None = None,
+    as_error: Callable[[Exception], RequestError] | None = None,
 ) -> tuple[T, tuple[str, ...]]:
     """
     Return what `request()` returns, and the kinds of the failed sends before it. Holds a permit only while sending.
@@ -174,6 +176,7 @@ async def send(
         clock: Time and sleep.
         server: Told of every outcome; None where no other request needs to know. While it is down, requests that may
             still wait do so without being sent.
+        as_error: Makes one of our errors of what a send raised; None leaves it as it is.
 
     Raises:
         Exception: What the last send raised; a RequestError's `failures` hold the kinds of all of them.
@@ -183,22 +186,27 @@ async def send(
     sends: Sends | None = None
     gate = server if policy.give_up_after_s > 0 else None
     while True:
-        alongside = ALONGSIDE if sends is None or server is None else server.alongside(sends)
+        permit = limit if sends is None or server is None else _both(server.alongside(sends), limit)
         is_probe = False
         if gate is not None and gate.is_down:
             is_probe = await gate.wait_until_up(started_monotonic_s + policy.give_up_after_s)
         try:
-            async with alongside, limit:
+            async with permit:
                 if gate is not None and gate.is_down and not is_probe:
                     limit.note_unsent()
                     continue  # the server went down while this request waited for its permit
                 answer = await request()
-        except Exception as error:
+                if limit.allowance is not None:  # before the permit goes to the next
+                    limit.allowance.note_answer(answer.usage if isinstance(answer, Completion) else None)
+        except Exception as raised:
+            error = raised if as_error is None or isinstance(raised, LLMStageError) else as_error(raised)
             sends = sends or Sends(started_monotonic_s)
             sends.note(error, clock.monotonic(), is_gated=gate is not None)
             is_to_blame = server is not None and server.note_failure(sends, limit.in_flight, is_probe=is_probe)
             if _is_final(error, sends, policy, is_to_blame=is_to_blame):
-                raise
+                if error is raised:
+                    raise
+                raise error from raised
         else:
             if server is not None:
                 server.note_answer()
@@ -208,6 +216,14 @@ async def send(
                 gate.end_probe()
         if gate is None or not gate.is_down:
             await clock.sleep(_pause_s(sends, policy, server))
+
+
+@asynccontextmanager
+async def _both(
+    outer: AbstractAsyncContextManager[Any], inner: AbstractAsyncContextManager[Any]
+) -> AsyncIterator[None]:
+    async with outer, inner:
+        yield
 
 
 def _is_final(error: Exception, sends: Sends, policy: RetryPolicy, *, is_to_blame: bool) -> bool:

@@ -88,6 +88,11 @@ class EndpointPool(Limit):
         return len(self._waiters)
 
     @property
+    def can_recall(self) -> bool:
+        """Whether a request can go to another server when its own is silent."""
+        return len(self.members) > 1
+
+    @property
     def num_ahead(self) -> int:
         """Likewise; more where requests have homes, so that there is one for each server."""
         return self.max_concurrent_requests if self._homes.are_used else super().num_ahead
@@ -141,7 +146,7 @@ class EndpointPool(Limit):
             lease.is_final = trail.is_final
         member.leases[lease] = None
         HELD.set(lease)
-        if self._timer is None:
+        if self._timer is None and (self.on_tick is not None or len(self.members) > 1):
             self._plan_tick()
 
     async def __aexit__(self, *exc: object) -> None:
@@ -262,7 +267,9 @@ class EndpointPool(Limit):
                     return member
         usable = choices(tried, self._usable, self.members) if tried else self._usable
         if len(usable) == 1:
-            return usable[0] if usable[0].has_room else None
+            member, limit = usable[0], usable[0].limit
+            has_permit = limit.in_flight < limit.max_concurrent_requests
+            return member if has_permit and (member.governed is None or member.governed.is_open) else None
         if affinity is not None:
             return self._homes.pick(affinity, usable)
         self._turn += 1
@@ -270,7 +277,9 @@ class EndpointPool(Limit):
 
     def _occupy(self, member: Member) -> None:
         member.limit.in_flight += 1
-        self._take()
+        self.in_flight += 1
+        if self.allowance is not None:
+            self.allowance.note_sends()
         if self._sick and not member.breaker.is_usable:
             member.breaker.begin_probe()
 

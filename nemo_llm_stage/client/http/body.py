@@ -1,7 +1,7 @@
 """
 The body of a response that is not simply kept: decompressed in small steps, or handed on as an event stream.
 
-Knows nothing of HTTP's framing; `exchange` takes that off and watches the limits.
+Knows nothing of HTTP's framing; `reader` takes that off and watches the limits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """
 One HTTP/1.1 connection: one request at a time, and its response.
 
-Knows nothing of pools, proxies or LLMs; `exchange` reads the response.
+Knows nothing of pools, proxies or LLMs; `reader` reads the responses.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from collections.abc import Callable
 from enum import Enum, StrEnum
 from typing import cast
 
-from nemo_llm_stage.client.http.exchange import Exchange
+from nemo_llm_stage.client.http.deadlines import Deadlines
 from nemo_llm_stage.client.http.limits import MAX_UNREAD_SLICES
+from nemo_llm_stage.client.http.reader import ResponseReader
 from nemo_llm_stage.client.http.transport import HTTPResponse, OnEventBytes
 from nemo_llm_stage.client.http.turns import Turns
 from nemo_llm_stage.errors import ConnectionDroppedError
@@ -60,18 +61,19 @@ class Connection(asyncio.Protocol):
     Args:
         server: ``http(s)://host:port``; connections to one server can stand in for each other.
         turns: Shares the event loop with the other connections.
+        deadlines: Watches the exchanges of all of them.
         on_lost: Called once when the connection is closed.
 
     Attributes:
         state: What it is doing.
-        idle_since_s: Loop time at which the last exchange ended.
+        idle_since_s: Loop time of the last bytes of the last exchange.
         num_exchanges: Whole responses so far.
         fingerprint: Of the last response's content.
         remembered: Fingerprints of the responses before it.
         drop_cause: Why it was closed; None while it is open, or where the server closed it.
     """
 
-    def __init__(self, server: str, turns: Turns, on_lost: Callable[[Connection], None]) -> None:
+    def __init__(self, server: str, turns: Turns, deadlines: Deadlines, on_lost: Callable[[Connection], None]) -> None:
         self.server = server
         self.state = ConnectionState.CONNECTING
         self.idle_since_s = 0.0
@@ -80,9 +82,12 @@ class Connection(asyncio.Protocol):
         self.remembered: deque[int] = deque(maxlen=NUM_REMEMBERED)
         self.drop_cause: DropCause | None = None
         self._turns = turns
+        self._deadlines = deadlines
+        self._loop = asyncio.get_running_loop()
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
-        self._exchange: Exchange | None = None
+        self._reader: ResponseReader | None = None
+        self._active: ResponseReader | None = None
         self._is_working = self._is_paused = False
         self._end: tuple[Exception | None] | None = None
 
@@ -95,6 +100,7 @@ class Connection(asyncio.Protocol):
         request: bytes,
         url: str,
         *,
+        now_s: float,
         deadline_s: float,
         read_timeout_s: float | None,
         max_bytes: int,
@@ -106,6 +112,7 @@ class Connection(asyncio.Protocol):
         Args:
             request: Head and body.
             url: For messages.
+            now_s: Loop time.
             deadline_s: Loop time by which the whole response must be there.
             read_timeout_s: Longest silence; None for none.
             max_bytes: Longest response, as sent and as decompressed.
@@ -116,12 +123,15 @@ class Connection(asyncio.Protocol):
         """
         if self._transport is None:
             raise ConnectionDroppedError(f"The connection to {url} ended before the request.")
-        loop = asyncio.get_running_loop()
-        exchange = self._exchange = Exchange(loop, url, deadline_s, read_timeout_s, max_bytes, on_event_bytes)
+        if self._reader is None:
+            self._reader = ResponseReader(self._loop)
+        reader = self._active = self._reader
+        coming = reader.begin(url, now_s, deadline_s, read_timeout_s, max_bytes, on_event_bytes)
+        self._deadlines.add(reader, reader.due_s())
         self.state = ConnectionState.BUSY
         self._transport.write(request)
         try:
-            response = await exchange.response
+            response = await coming
         except asyncio.CancelledError:
             self.close(DropCause.REQUEST_CANCELLED)
             raise
@@ -129,17 +139,20 @@ class Connection(asyncio.Protocol):
             self.close(DropCause.REQUEST_FAILED)
             raise
         finally:
-            exchange.close()
-            self._exchange = None
+            self.idle_since_s = reader.heard_at_s
+            reader.end_response()
+            self._deadlines.discard(reader)
+            self._active = None
+            if self._transport is None:
+                reader.close()
         self.num_exchanges += 1
-        self.fingerprint = exchange.fingerprint
-        if not exchange.is_reusable:
-            self.close(DropCause.UNASKED_BYTES if exchange.has_overrun else DropCause.NOT_KEPT_ALIVE)
+        self.fingerprint = reader.fingerprint
+        if not reader.is_reusable:
+            self.close(DropCause.UNASKED_BYTES if reader.has_overrun else DropCause.NOT_KEPT_ALIVE)
         elif response.status in _NOT_SENT_TWICE:
             self.close(DropCause.ERROR_RESPONSE)
         elif self._transport is not None:
             self.state = ConnectionState.IDLE
-            self.idle_since_s = loop.time()
         return response
 
     def close(self, cause: DropCause) -> None:
@@ -173,13 +186,13 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop."""
-        exchange = self._exchange
-        if exchange is None:
+        reader = self._active
+        if reader is None:
             self.close(self._cause_of_bytes(data))
             return
-        exchange.take(data)
-        if exchange.has_work:
-            self._work_later(exchange)
+        reader.take(data)
+        if reader.has_work:
+            self._work_later(reader)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
@@ -188,27 +201,29 @@ class Connection(asyncio.Protocol):
         self._on_lost(self)
         if self._is_working:
             self._end = (exc,)
-        elif self._exchange is not None:
-            self._exchange.end(exc)
+        elif self._active is not None:
+            self._active.end(exc)
+        elif self._reader is not None:
+            self._reader.close()
 
-    def _work_later(self, exchange: Exchange) -> None:
+    def _work_later(self, reader: ResponseReader) -> None:
         if not self._is_working:
             self._is_working = True
             self._turns.add(self._work)
-        if len(exchange.unread) > MAX_UNREAD_SLICES and self._transport is not None and not self._is_paused:
+        if len(reader.unread) > MAX_UNREAD_SLICES and self._transport is not None and not self._is_paused:
             self._is_paused = True
             self._transport.pause_reading()
 
     def _work(self) -> bool:
         """Read a little of what has come in; return whether there is more."""
-        if self._exchange is not None and self._exchange.step():
+        if self._active is not None and self._active.step():
             return True
         self._is_working = False
         if self._is_paused and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
         self._is_paused = False
-        if self._end is not None and self._exchange is not None:
-            self._exchange.end(self._end[0])
+        if self._end is not None and self._active is not None:
+            self._active.end(self._end[0])
         return False
 
     def _peek(self) -> bytes:

@@ -69,7 +69,7 @@ class Connector:
             connected = await open_tunnel(route)
         try:
             _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: Connection(route.server, self._turns, self._pool.on_lost),
+                lambda: Connection(route.server, self._turns, self._pool.deadlines, self._pool.on_lost),
                 sock=connected,
                 ssl=tls,
                 server_hostname=route.host if tls is not None else None,

@@ -33,6 +33,7 @@ class HTTP1Transport(Transport):
 
     def __init__(self, config: TransportConfig) -> None:
         self._config = config
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._routes: dict[str, Route] = {}
         self._heads: dict[tuple[str, str], bytes] = {}
         self._pool = ConnectionPool()
@@ -54,19 +55,22 @@ class HTTP1Transport(Transport):
         """See `Transport.send`."""
         config = self._config
         total_s = config.timeout_s if timeout_s is None else timeout_s
-        deadline_s = asyncio.get_running_loop().time() + total_s
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()  # asked once: it costs a system call
+        now_s = self._loop.time()
         route = self._routes.get(url)
         if route is None:
             route = self._routes[url] = find_route(url, config.proxy)
         request = self._request(url, route, body, headers)
-        connection = self._pool.take(route.server)
+        connection = self._pool.take(route.server, now_s)
         if connection is None:
             await self._end.watch()
             connection = await self._connector.connect(route, min(config.connect_timeout_s, total_s))
         response = await connection.exchange(
             request,
             route.shown_url,
-            deadline_s=deadline_s,
+            now_s=now_s,
+            deadline_s=now_s + total_s,
             read_timeout_s=config.read_timeout_s,
             max_bytes=config.max_response_bytes,
             on_event_bytes=on_event_bytes,

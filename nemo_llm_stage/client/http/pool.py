@@ -13,6 +13,7 @@ import logging
 from collections import Counter, deque
 
 from nemo_llm_stage.client.http.connection import Connection, ConnectionState, DropCause
+from nemo_llm_stage.client.http.deadlines import Deadlines
 from nemo_llm_stage.client.http.transport import TransportStatistics
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,9 @@ class ConnectionPool:
     The open connections of one event loop, by server.
 
     Nothing here refers to the transport that uses the pool: open connections must not keep it alive.
+
+    Attributes:
+        deadlines: Of the requests on the connections.
     """
 
     def __init__(self) -> None:
@@ -50,6 +54,7 @@ class ConnectionPool:
         self._open: set[Connection] = set()
         self._num_connects = 0
         self._drops: Counter[DropCause] = Counter()
+        self.deadlines = Deadlines()
 
     def add(self, connection: Connection) -> None:
         """Take note of a new connection, which is about to be used."""
@@ -58,15 +63,21 @@ class ConnectionPool:
         self._num_connects += 1
         logger.debug("%r opened.", connection)
 
-    def take(self, server: str) -> Connection | None:
-        """Return an idle connection to `server`, the one used last: the others grow old and are closed."""
+    def take(self, server: str, now_s: float) -> Connection | None:
+        """
+        Return an idle connection to `server`, the one used last: the others grow old and are closed.
+
+        Args:
+            server: ``http(s)://host:port``.
+            now_s: Loop time.
+        """
         known = self._servers.get(server)
         if known is None:
             return None
         idle = known.idle
         if not idle:
             return None
-        oldest_s = asyncio.get_running_loop().time() - MAX_IDLE_S
+        oldest_s = now_s - MAX_IDLE_S
         while idle and idle[0].idle_since_s < oldest_s:
             idle.popleft().close(DropCause.IDLE_TOO_LONG)
         while idle:
@@ -132,6 +143,7 @@ class ConnectionPool:
             connection.close(DropCause.CLIENT_CLOSED)
         for known in self._servers.values():
             known.idle.clear()
+        self.deadlines.close()
         await asyncio.sleep(0)  # the loop closes the sockets in its next turn
 
     def _known(self, server: str) -> _Server:

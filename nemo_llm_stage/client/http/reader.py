@@ -1,5 +1,5 @@
 """
-One request's response as it arrives: bytes in; an `HTTPResponse`, or one of our errors, out.
+The responses on one connection as they arrive: bytes in; an `HTTPResponse`, or one of our errors, out.
 
 Bytes are parsed by httptools (llhttp, the parser of Node.js). Whatever the server sends, a step of the work is small,
 and memory stays within `limits`. Knows nothing of sockets, pools or LLMs.
@@ -29,21 +29,18 @@ from nemo_llm_stage.errors import ConnectionDroppedError, InvalidResponseError, 
 _OK = 200
 
 
-class Exchange:
+class ResponseReader:
     """
-    One response. httptools calls the ``on_…`` methods.
+    Reads one response after another. httptools calls the ``on_…`` methods.
 
     Args:
-        url: For messages.
-        deadline_s: Loop time by which the whole response must be there.
-        read_timeout_s: Longest silence; None for none.
-        max_bytes: Longest response, as sent and as decompressed.
-        on_event_bytes: Takes the pieces of an event stream; None keeps them as the body.
+        loop: The running event loop.
 
     Attributes:
-        response: Done with the response or with the error.
+        response: Done with the response that is being read, or with the error.
         is_reusable: Whether the server lets the connection be used again; known once `response` is done.
         has_work: Whether `step` has more to do with the bytes taken so far.
+        heard_at_s: Loop time of the last bytes; that of the start before the first.
         unread: Slices that wait to be parsed.
         has_overrun: More bytes came than the response had.
         fingerprint: CRC-32 of the content's beginning, 0 for no content; known once `response` is done with a response.
@@ -55,9 +52,9 @@ class Exchange:
         "_has_begun",
         "_has_head",
         "_headers",
-        "_heard_at_s",
         "_is_complete",
         "_kept",
+        "_linger",
         "_loop",
         "_max_bytes",
         "_num_framing_bytes",
@@ -70,52 +67,77 @@ class Exchange:
         "_read_timeout_s",
         "_started_at_s",
         "_status",
-        "_timer",
         "_url",
         "fingerprint",
         "has_overrun",
         "has_work",
+        "heard_at_s",
         "is_reusable",
         "response",
         "unread",
     )
 
-    def __init__(
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._parser = httptools.HttpResponseParser(self)
+        self._clear()
+
+    def begin(
         self,
-        loop: asyncio.AbstractEventLoop,
         url: str,
+        now_s: float,
         deadline_s: float,
         read_timeout_s: float | None,
         max_bytes: int,
         on_event_bytes: OnEventBytes | None,
-    ) -> None:
-        self._loop = loop
+    ) -> asyncio.Future[HTTPResponse]:
+        """
+        Return what will be done with the next response.
+
+        Args:
+            url: For messages.
+            now_s: Loop time.
+            deadline_s: Loop time by which the whole response must be there.
+            read_timeout_s: Longest silence; None for none.
+            max_bytes: Longest response, as sent and as decompressed.
+            on_event_bytes: Takes the pieces of an event stream; None keeps them as the body.
+        """
         self._url = url
-        self._started_at_s = self._heard_at_s = loop.time()
+        self._started_at_s = self.heard_at_s = now_s
         self._deadline_s = deadline_s
         self._read_timeout_s = read_timeout_s
         self._max_bytes = max_bytes
         self._on_event_bytes = on_event_bytes
-        self._status = 0
-        self._headers: dict[bytes, bytes] = {}
-        self._num_interim = self._num_received_bytes = self._num_framing_bytes = self._num_kept_bytes = 0
-        self.unread: list[bytes] = []
-        self._pieces: list[bytes] = []
-        self._kept: bytes | bytearray = b""
-        self._body: Body | None = None
+        self._status = self._num_interim = 0
+        self._num_received_bytes = self._num_framing_bytes = self._num_kept_bytes = 0
         self._has_begun = self._has_head = self._is_complete = False
         self.is_reusable = self.has_overrun = self.has_work = False
         self.fingerprint = 0
-        self.response: asyncio.Future[HTTPResponse] = loop.create_future()
-        self._parser = httptools.HttpResponseParser(self)
-        self._timer = loop.call_at(self._due_s(), self._on_timer)
+        self.response: asyncio.Future[HTTPResponse] = self._loop.create_future()
+        return self.response
+
+    def end_response(self) -> None:
+        """Let go of the response."""
+        if self._linger is not None:
+            self._linger.cancel()
+        self._clear()
+        del self.response
+
+    def _clear(self) -> None:
+        self._linger: asyncio.TimerHandle | None = None
+        self._on_event_bytes = None
+        self._headers: dict[bytes, bytes] = {}
+        self._pieces: list[bytes] = []
+        self._kept: bytes | bytearray = b""
+        self._body: Body | None = None
+        self.unread: list[bytes] = []
 
     def take(self, data: bytes) -> None:
         """Take the next bytes from the server; where they are many, most are left for `step`."""
         if self.response.done():
             self.has_overrun, self.is_reusable = True, False
             return
-        self._heard_at_s = self._loop.time()
+        self.heard_at_s = self._loop.time()
         self._num_received_bytes += len(data)
         if len(data) <= SLICE_BYTES and not self.has_work:
             self._parse(data)
@@ -147,8 +169,7 @@ class Exchange:
         self._fail(ConnectionDroppedError(f"The connection to {self._url} ended {when} the response{why}."))
 
     def close(self) -> None:
-        """Let go of the timer, and of the parser: it points back here, and 10,000 such rings a second cost."""
-        self._timer.cancel()
+        """Let go of the parser, which points back here. No other response can follow."""
         del self._parser
 
     def on_message_begin(self) -> None:
@@ -244,8 +265,7 @@ class Exchange:
         except Exception as error:  # noqa: BLE001 - of whoever takes the events: the waiting request fails with it
             self._fail(error)
         if body.is_whole and not was_whole:
-            self._timer.cancel()
-            self._timer = self._loop.call_later(LINGER_S, self._finish)
+            self._linger = self._loop.call_later(LINGER_S, self._finish)
 
     def _check_end(self) -> None:
         """Finish or fail if what has been read so far says so."""
@@ -286,15 +306,13 @@ class Exchange:
             self.unread.clear()
             self.response.set_exception(error)
 
-    def _due_s(self) -> float:
+    def due_s(self) -> float:
+        """Return the loop time at which the response is too late."""
         if self._read_timeout_s is None:
             return self._deadline_s
-        return min(self._deadline_s, self._heard_at_s + self._read_timeout_s)
+        return min(self._deadline_s, self.heard_at_s + self._read_timeout_s)
 
-    def _on_timer(self) -> None:
-        now_s = self._loop.time()
-        if now_s < self._due_s():
-            self._timer = self._loop.call_at(self._due_s(), self._on_timer)
-            return
+    def time_out(self, now_s: float) -> None:
+        """Fail: the response is too late."""
         what = "whole response" if now_s >= self._deadline_s else "further byte"
         self._fail(RequestTimeoutError(f"No {what} from {self._url} after {now_s - self._started_at_s:.1f} s."))
