@@ -162,6 +162,7 @@ class LimitMachine(RuleBasedStateMachine):
         self.came.append(number)
         self.ends[number] = asyncio.Event()
         self.tasks[number] = self.loop.create_task(self.request(number))
+        self.loop.run_until_complete(asyncio.sleep(0))  # it asks for its permit now
 
     @rule(data=st.data())
     def end(self, data: st.DataObject) -> None:
