@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from nemo_llm_stage.config.job_settings import JobSettings
 from nemo_llm_stage.counters import Counters, sum_counters
@@ -42,6 +43,7 @@ class WatchedRun:
         self._run = Counters()
         self._status = RunStatus()
         self._num_committed = 0
+        self._awaits_row = True
         self._interrupts = Interrupts(job.settings.grace_period, keeper.control)
 
     @property
@@ -105,6 +107,9 @@ class WatchedRun:
         shown = replace(status, phase=control.phase) if status.phase == "running" else status
         view = self._shown.update(shown, self._run, self._interrupts.seconds_left)
         self._keeper.update(Standing(status.phase, view.counters, status.stage, _pace_of(view)))
+        if self._awaits_row and control.rows:
+            self._awaits_row = False
+            self._shown.note(_first_row_words(control.rows[0], view.elapsed_s))
         control.check(self._run)
 
     def _how_far(self) -> str:
@@ -126,6 +131,13 @@ class WatchedRun:
             price_input=settings.price_input,
             price_output=settings.price_output,
         )
+
+
+def _first_row_words(row: Mapping[str, Any], elapsed_s: float) -> str:
+    """Return what the first finished row holds, so that a prompt that goes wrong is seen at once."""
+    values = [f"{name}: {text}" for name, text in row["values"].items()]
+    errors = [f"{name} failed: {text}" for name, text in row["errors"].items()]
+    return f"first row after {elapsed_s:.1f} s   {'   '.join([*values, *errors])}"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ Describe parts of Python's standard library in a NeMo Curator pipeline: read, fi
 
 As it is, this runs on the embedded model over the documentation that comes with this Python (PSF licence), with
 Curator's Ray Data executor. Needs the extras `curator` and `local`. With --base-url and --model it runs on any
-OpenAI-compatible server, with --input on any Parquet with a column `text`.
+OpenAI-compatible server, with --input on any Parquet with columns `id` and `text`.
 """
 
 from contextlib import ExitStack
@@ -20,12 +20,24 @@ from nemo_curator.stages.text.filters.heuristic.string import WordCountFilter
 from nemo_curator.stages.text.io.reader import ParquetReader
 from nemo_curator.stages.text.io.writer import ParquetWriter
 
-from nemo_llm_stage import LLMStage
+from nemo_llm_stage import LLMStage, Prompt
 from nemo_llm_stage.cli import Command
 from nemo_llm_stage.curator import AsyncHTTPClient, LLMProcessingStage
 from nemo_llm_stage.embedded.corpus import write_python_docs
 from nemo_llm_stage.embedded.local_server import LocalServer
 
+EXAMPLES = {
+    "heapq.heappop: Pop the smallest item off the heap, maintaining the heap invariant.": (
+        "heapq.heappop pops the smallest item off the heap."
+    ),
+    "KeyError: Raised when a mapping key is not found in the set of existing keys.": (
+        "KeyError is raised when a mapping key is not found."
+    ),
+    "calendar.HTMLCalendar: This calendar returns complete HTML pages.": (
+        "calendar.HTMLCalendar is a calendar that returns complete HTML pages."
+    ),
+    "ftplib.FTP.connect: Connect to host.": "ftplib.FTP.connect connects to a host.",
+}
 EXECUTORS = {"ray_data": RayDataExecutor, "actor_pool": RayActorPoolExecutor, "xenna": XennaExecutor}
 
 
@@ -34,7 +46,7 @@ EXECUTORS = {"ray_data": RayDataExecutor, "actor_pool": RayActorPoolExecutor, "x
     "--input",
     "source",
     type=click.Path(exists=True),
-    help="Parquet file or folder with a column `text` [this Python's documentation].",
+    help="Parquet file or folder with columns `id` and `text` [this Python's documentation].",
 )
 @click.option("--output", default="out/curator_annotate", show_default=True, help="Folder to write.")
 @click.option("--rows", default=24, show_default=True, help="Texts, where no --input is given.")
@@ -63,9 +75,16 @@ def main(
         llm_stage = LLMStage(
             client=AsyncHTTPClient(base_url, max_concurrent_requests=max_concurrent_requests),
             model=model or "",
-            prompt="Say in one short sentence what this does:\n\n{{ text }}",
+            prompt=Prompt(
+                "{{ id }}: {{ (text.split() | join(' ')).split('. ')[0] }}",
+                messages=[
+                    {"role": role, "content": content}
+                    for example in EXAMPLES.items()
+                    for role, content in zip(("user", "assistant"), example, strict=True)
+                ],
+            ),
             output_column="description",
-            generation_config={"max_tokens": 32},
+            generation_config={"max_tokens": 64, "stop": ["\n"]},
         )
         Pipeline(
             name="annotate",

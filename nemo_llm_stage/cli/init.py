@@ -69,14 +69,17 @@ def command(job_file: Path, yes: bool, **given: Any) -> None:
 def _farewell(job_file: Path, starter: Any, rows: Path | None) -> list[str]:
     where = "the embedded model" if starter.base_url is None else f"{starter.model} at {starter.base_url}"
     about = "" if rows is None else ", which holds eight short texts"
+    from nemo_llm_stage.report.program import program
+
+    run = f"{program()} run {job_file}"
     return [
         f"Wrote {job_file}.",
         f"  input    {starter.input or rows}{about}",
         f"  server   {where}",
         f"  adds     the column {starter.task.output_column}",
         "Next:",
-        f"  nemo-llm-stage preview {job_file}    shows prompts and answers of a few rows",
-        f"  nemo-llm-stage run {job_file}        runs the job",
+        f"  {program()} preview {job_file}   shows prompts and answers of a few rows",
+        f"  {run}       runs the job",
     ]
 
 

@@ -11,6 +11,7 @@ import click
 from nemo_llm_stage.cli.command import CONTEXT
 from nemo_llm_stage.cli.options import JobCommand, merged_settings
 from nemo_llm_stage.cli.run import resuming, run_settings, show_options
+from nemo_llm_stage.text import printable
 
 
 def pipeline(description: str, *, demo_rows: int, **settings: Any) -> None:
@@ -28,8 +29,10 @@ def pipeline(description: str, *, demo_rows: int, **settings: Any) -> None:
     @show_options
     def command(rows: int, progress: bool, restart: bool, takeover: bool, show_rows: int, **flags: Any) -> None:
         merged = merged_settings(settings, flags)
-        if "input" not in merged:
+        is_demo = "input" not in merged
+        if is_demo:
             merged["input"] = _python_docs(Path(f"{merged['output']}_input_{rows}.parquet"), rows)
+            click.echo(printable(_demo_words(merged, rows)), err=True)
         command_line = resuming("python", sys.argv[0], "--rows", str(rows), **flags)
         run_settings(
             merged,
@@ -40,8 +43,20 @@ def pipeline(description: str, *, demo_rows: int, **settings: Any) -> None:
             takeover=takeover,
             show_rows=show_rows,
         )
+        if is_demo:
+            from nemo_llm_stage.report.program import program
+
+            click.echo(f"next     {program()} init   writes a job file for your own data and server")
 
     command(prog_name=Path(sys.argv[0]).name)
+
+
+def _demo_words(settings: dict[str, Any], rows: int) -> str:
+    """Say what is about to happen, in a line."""
+    client = settings["client"]
+    is_embedded = "local" in (client, client.get("type") if isinstance(client, dict) else None)
+    model = "the embedded model, 135 million parameters on this machine's CPU" if is_embedded else "your server"
+    return f"input    {rows:,} texts of this Python's documentation\nmodel    {model}\noutput   {settings['output']}"
 
 
 def _python_docs(path: Path, rows: int) -> str:

@@ -21,6 +21,7 @@ from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.verify import Verification
 from nemo_llm_stage.job.result import JobResult
 from nemo_llm_stage.report.console import shown
+from nemo_llm_stage.report.program import program
 from nemo_llm_stage.report.servers import servers
 from nemo_llm_stage.report.units import duration, money, percent
 from nemo_llm_stage.text import printable
@@ -46,7 +47,9 @@ def summary(result: JobResult) -> Group:
 def _outcomes(result: JobResult) -> Table:
     counters = result.counters
     table = _plain_table()
-    table.add_row("rows", f"{counters.num_rows:,}", f"in {result.num_partitions:,} files")
+    table.add_row(
+        "rows", f"{counters.num_rows:,}", f"in {result.num_partitions:,} file{'s' * (result.num_partitions != 1)}"
+    )
     if result.num_rows_before:
         table.add_row("  done before", f"{result.num_rows_before:,}", "not sent again")
     if counters.num_resumed:
@@ -130,9 +133,10 @@ def _next_steps(result: JobResult) -> Text:
     else:
         lines.append(f"open     pandas.read_parquet({output!r})")
         lines.append(f"         polars.read_parquet({output + '/part-*.parquet'!r})")
-    lines.append(f"look     nemo-llm-stage report {word}   nemo-llm-stage verify {word}")
+    lines.append(f"look     {program()} report {word}")
+    lines.append(f"check    {program()} verify {word}")
     if result.counters.num_failed:
-        lines.append(f"retry    nemo-llm-stage retry-failed {word}")
+        lines.append(f"retry    {program()} retry-failed {word}")
     return Text("\n".join(lines))
 
 
@@ -245,21 +249,24 @@ def verification_table(verification: Verification, output: str, *, is_live: bool
 
 def sample(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], output_columns: Sequence[str]) -> Table:
     """
-    Return a few rows for a look: the columns that the prompts used, and the answers, or their errors in red.
+    Return a few rows for a look, one below the other: what the prompts used, shortened, and whole answers or errors.
 
     Args:
         rows: Column name → value.
-        columns: Shown, shortened, before the answers.
+        columns: Shown, shortened to a line, before the answers.
         output_columns: The generated ones.
     """
-    table = Table(box=box.SIMPLE, pad_edge=False, expand=True)
-    for column in columns:
-        table.add_column(shown(column), overflow="ellipsis", ratio=1, no_wrap=True, style="dim")
-    for name in output_columns:
-        table.add_column(shown(name), overflow="fold", ratio=2)
+    table = Table.grid(padding=(0, 2, 0, 0), expand=True)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(ratio=1, overflow="fold")
     for row in rows:
-        answers = (_cell(row, name) for name in output_columns)
-        table.add_row(*(shown(_one_line(row.get(column))) for column in columns), *answers)
+        for column in columns:
+            value = shown(_one_line(row.get(column)), "dim")
+            value.no_wrap, value.overflow = True, "ellipsis"
+            table.add_row(shown(column), value)
+        for name in output_columns:
+            table.add_row(shown(name, "bold"), _cell(row, name))
+        table.add_row()
     return table
 
 
