@@ -109,7 +109,7 @@ class WatchedRun:
         self._keeper.update(Standing(status.phase, view.counters, status.stage, _pace_of(view)))
         if self._awaits_row and control.rows:
             self._awaits_row = False
-            self._shown.note(_first_row_words(control.rows[0], view.elapsed_s))
+            self._shown.remark(_first_row_words(control.rows[0], view.elapsed_s))
         control.check(self._run)
 
     def _how_far(self) -> str:

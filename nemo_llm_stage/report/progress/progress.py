@@ -102,6 +102,11 @@ class Progress:
         """Show a line that stays."""
         self._display.note(text)
 
+    def remark(self, text: str) -> None:
+        """Show a line that may help; a notebook's one output goes without."""
+        if not isinstance(self._display, NotebookDisplay):
+            self._display.note(text)
+
     def finish(self, last: RenderableType) -> None:
         """Say that the job is complete; a notebook's output ends with `last`."""
         self._last = last
