@@ -7,7 +7,6 @@ Knows the order of a run: prepare, run the pending partitions, verify, mark as c
 
 from __future__ import annotations
 
-import logging
 import shlex
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,14 +17,15 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from nemo_llm_stage.config.job_settings import JobKeywords, JobSettings, WorkerKeywords, takes
 from nemo_llm_stage.counters import Counters
-from nemo_llm_stage.dataset.files import check_unchanged
 from nemo_llm_stage.dataset.verify import Verification, verify
-from nemo_llm_stage.errors import OutputConflictError, RunError
+from nemo_llm_stage.errors import OutputConflictError
+from nemo_llm_stage.finish import finish
 from nemo_llm_stage.job.failure_limit import FailureLimit
 from nemo_llm_stage.job.failures import FailureGroup, group_failures
-from nemo_llm_stage.job.prepare import Job, prepare_job, prepare_retry
+from nemo_llm_stage.job.prepare import prepare_job, prepare_retry
 from nemo_llm_stage.job.record import open_output, read_record
 from nemo_llm_stage.job.result import JobResult
+from nemo_llm_stage.report.metrics.publisher import Publisher
 from nemo_llm_stage.report.progress.progress import Progress
 from nemo_llm_stage.report.summary import summary
 from nemo_llm_stage.stage.llm_stage import LLMStage
@@ -33,8 +33,6 @@ from nemo_llm_stage.stage.multi import as_stage
 from nemo_llm_stage.stage.stage import Stage
 from nemo_llm_stage.watch import FailedBefore, WatchedRetry, WatchedRun
 from nemo_llm_stage.worker.control.hold import keep_run, make_room
-
-logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from nemo_llm_stage.config.load import JobConfig
@@ -78,7 +76,7 @@ def run_job(
         RunInterrupted: Ctrl-C or SIGTERM came, and what was in flight is finished; a KeyboardInterrupt.
     """
     how = JobSettings(**settings)
-    with Progress(is_shown=progress, log_format=how.log_format) as shown:
+    with _progress(how, output, progress) as shown:
         start = _Start(restart=restart, takeover=takeover, shown=shown)
         return _run_job(as_stage(stage), input, output, how, start, config)
 
@@ -116,7 +114,7 @@ def _run_job(
         before = job.before
         if not job.pending and job.output.is_complete():  # its status stays as the run that made it left it
             limit = FailureLimit(settings.max_failed_rows)
-            result = _finish(job, before.num_rows, run, started_monotonic_s, limit)
+            result = finish(job, before.num_rows, run, started_monotonic_s, limit)
         else:
             with keep_run(
                 job, before=before, num_rows=job.plan.num_rows, command=start.command, takeover=start.takeover
@@ -125,7 +123,7 @@ def _run_job(
                     job.output.remove_success()
                     run = WatchedRun(job, start.shown, keeper).run()
                 keeper.flush()
-                result = _finish(job, before.num_rows, run, started_monotonic_s, keeper.control.failure_limit)
+                result = finish(job, before.num_rows, run, started_monotonic_s, keeper.control.failure_limit)
                 result = replace(result, endpoints=keeper.endpoints)
     finally:
         stage.close()
@@ -161,7 +159,7 @@ def retry_failed(
         RunError: The run broke, or partitions of the job are still missing.
     """
     how = JobSettings(**settings)
-    with Progress(is_shown=progress, log_format=how.log_format) as shown:
+    with _progress(how, output, progress) as shown:
         return _retry_failed(as_stage(stage), output, kinds, how, shown)
 
 
@@ -179,7 +177,7 @@ def _retry_failed(
         with keep_run(job, before=Counters(), num_rows=failed.num_rows, command=command, takeover=False) as keeper:
             run = WatchedRetry(job, shown, keeper, failed).run() if partitions else Counters()
             limit = end_limit if partitions or not kinds else None
-            result = _finish(job, job.plan.num_rows - failed.num_rows, run, started_monotonic_s, limit)
+            result = finish(job, job.plan.num_rows - failed.num_rows, run, started_monotonic_s, limit)
             result = replace(result, endpoints=keeper.endpoints)
     finally:
         stage.close()
@@ -203,10 +201,15 @@ def run_config(
         return _run_job(stage, config.input, config.output, config.settings, start, record)
 
 
+def _progress(settings: JobSettings, output: str | Path, is_shown: bool) -> Progress:
+    publisher = Publisher(settings, str(output))
+    return Progress(is_shown=is_shown, log_format=settings.log_format, publisher=publisher)
+
+
 @contextmanager
 def _open(config: JobConfig, is_shown: bool) -> Iterator[tuple[Stage, Progress]]:
     """Start what the job needs, and show that it starts."""
-    with Progress(is_shown=is_shown, log_format=config.settings.log_format) as shown:
+    with _progress(config.settings, config.output, is_shown) as shown:
         if config.starts_model:
             shown.wait_for("the embedded model to load")
         with config.open_stage() as stage:
@@ -250,50 +253,3 @@ def verify_output(url: str, *, compares_rows: bool = False) -> Verification:
         OutputConflictError: No job of this package has written there.
     """
     return verify(*open_output(url), reads_bytes=True, compares_rows=compares_rows)
-
-
-def _write_report(job: Job, verification: Verification) -> None:
-    """Write the report. The job is done by then, so what goes wrong here is only logged."""
-    from nemo_llm_stage.report.page.render import write_report
-
-    try:
-        write_report(job.output.url, verification)
-    except Exception:
-        logger.warning("the report of %s could not be written", job.output.url, exc_info=True)
-
-
-def _finish(
-    job: Job, num_rows_before: int, run: Counters, started_monotonic_s: float, failure_limit: FailureLimit | None
-) -> JobResult:
-    """
-    Check the output as a whole, and only then mark it as complete.
-
-    One that is marked already is not judged anew. Without a `failure_limit` it is neither judged nor marked.
-    """
-    if job.pending:
-        check_unchanged(job.plan.files)
-    verification = verify(job.output, job.plan)
-    if not verification.is_complete:
-        missing = f"{verification.num_missing} partitions are not committed yet; run the job again to go on"
-        problems = verification.problems or [missing]
-        raise RunError("the output does not hold every row exactly once:\n  " + "\n  ".join(problems[:20]))
-    job.output.tidy(keep_raw=job.settings.keep_raw)
-    _write_report(job, verification)
-    if failure_limit is not None and not job.output.is_complete():
-        failure_limit.check_end(verification.counters)
-        job.output.write_success()
-    return JobResult(
-        output=job.output.url,
-        counters=verification.counters,
-        num_partitions=len(job.plan.partitions),
-        num_rows_before=num_rows_before,
-        elapsed_s=time.monotonic() - started_monotonic_s,
-        columns=tuple(sorted(job.stage.required_columns)),
-        output_columns=job.stage.output_columns,
-        bad_files=verification.bad_files,
-        left_out=verification.left_out,
-        output_format=job.settings.output_format,
-        this_run=run.without_resumed(),
-        price_input=job.settings.price_input,
-        price_output=job.settings.price_output,
-    )

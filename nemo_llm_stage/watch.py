@@ -82,6 +82,7 @@ class WatchedRun:
         with self._interrupts as interrupts:
             for report in _engine(self._job.settings).run(self.spec, partitions, self._monitor, interrupts):
                 self._num_committed += 1
+                self._shown.note_commit(report)
                 self._done.add(self._count(report))
                 if self._keeper.control.failure_limit.is_over(self._done):  # the status ends with what ended the run
                     self._keeper.update(Standing("running", sum_counters([self.before, self._done])))
@@ -105,7 +106,7 @@ class WatchedRun:
         self._run = sum_counters([self._done, status.open])
         control = self._keeper.control
         shown = replace(status, phase=control.phase) if status.phase == "running" else status
-        view = self._shown.update(shown, self._run, self._interrupts.seconds_left)
+        view = self._shown.update(shown, self._run, self._interrupts.seconds_left, control.newest_rows())
         self._keeper.update(Standing(status.phase, view.counters, status.stage, _pace_of(view)))
         if self._awaits_row and control.rows:
             self._awaits_row = False

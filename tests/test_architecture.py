@@ -55,6 +55,8 @@ HEAVY = {
     "pydantic": {"config", "output", "cli"},
     "rich": {"report", "cli"},
     "click": {"cli"},
+    "prometheus_client": {"report"},
+    "opentelemetry": {"report"},
 }
 
 

@@ -16,6 +16,7 @@ import click
 from nemo_llm_stage import __version__
 from nemo_llm_stage.cli import (
     corpus,
+    dashboard,
     doctor,
     explain,
     init,
@@ -69,7 +70,7 @@ for command in (
     *(init.command, preview.command, run.command),
     *(status.command, status.tail, status.failures, status.jobs),
     *(steer.pause, steer.resume, steer.drain, steer.set_limits),
-    *(retry_failed.command, verify.command, report.command),
+    *(retry_failed.command, verify.command, report.command, dashboard.command),
     *(submit.command, doctor.command, explain.command, schema.command),
     *(corpus.command, serve_local.command, simulate_server.command),
 ):

@@ -80,6 +80,8 @@ class JobSettings:
         grace_period: Seconds from Ctrl-C or SIGTERM to the end. The first four fifths are for the requests in flight,
             the rest for committing finished files. Batch systems that kill a job some time after SIGTERM need less.
         log_format: How progress is written where stderr is no terminal: ``text`` or ``json``, one line each time.
+        metrics_port: Port of the driver on which Prometheus reads the job's metrics, at ``/metrics``; 0 for any that is
+            free. Needs ``pip install 'nemo-llm-stage[metrics]'``. On Ray they are among Ray's own metrics too.
 
     Raises:
         ConfigError: A value has another type, or is out of bounds; the message has a line for each.
@@ -113,6 +115,7 @@ class JobSettings:
     price_output: Annotated[float, Ge(0)] | None = None
     grace_period: Annotated[float, Ge(0)] = 30.0
     log_format: Literal["text", "json"] = "text"
+    metrics_port: Annotated[int, Ge(0)] | None = None
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -143,6 +146,7 @@ class WorkerKeywords(TypedDict, total=False):
     price_output: float | None
     grace_period: float
     log_format: Literal["text", "json"]
+    metrics_port: int | None
     max_cost: float | None
     max_requests: int | None
     max_output_tokens: int | None

@@ -113,6 +113,7 @@ engine: local                          # or ray, for any number of actors on any
 #price_output: 0.40
 #grace_period: 30.0                    # seconds from Ctrl-C or SIGTERM to the end
 #log_format: text                      # or json: progress where stderr is no terminal
+#metrics_port: 9464                    # for Prometheus, at /metrics
 """
 
 _EMBEDDED = """\

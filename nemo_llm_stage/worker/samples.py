@@ -10,7 +10,7 @@ import time
 from collections import deque
 from typing import Any
 
-from nemo_llm_stage.core import Outcome
+from nemo_llm_stage.core import Completion, Outcome, Usage
 from nemo_llm_stage.dataset.state.json_file import now
 from nemo_llm_stage.stage.runtime import OnDone
 from nemo_llm_stage.text import one_line
@@ -49,11 +49,28 @@ class Samples:
 
 
 def _sample_of(outcome: Outcome) -> dict[str, Any]:
-    """Return a row's values and errors as short texts: ``at``, ``values`` and ``errors`` by output column."""
+    """
+    Return a row's values and errors as short texts: ``at``, ``values`` and ``errors`` by output column.
+
+    ``request`` tells of its last request, where one was answered: seconds, tokens, model and server.
+    """
     values, errors = {}, {}
     for name, result in outcome.items():
         if result.error is None:
             values[name] = one_line(str(result.value)[: 4 * MAX_CHARS], MAX_CHARS)
         else:
             errors[name] = one_line(result.error, MAX_CHARS)
-    return {"at": now(), "values": values, "errors": errors}
+    sample: dict[str, Any] = {"at": now(), "values": values, "errors": errors}
+    completions = [result.completion for result in outcome.values() if result.is_asked and result.completion]
+    return sample | ({"request": _request(completions[-1])} if completions else {})
+
+
+def _request(completion: Completion) -> dict[str, Any]:
+    usage = completion.usage or Usage()
+    return {
+        "seconds": completion.latency_s,
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "model": one_line(completion.model or "", MAX_CHARS),
+        "server": one_line(completion.endpoint or "", MAX_CHARS),
+    }

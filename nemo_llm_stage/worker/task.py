@@ -42,12 +42,14 @@ class PartitionReport:
         name: The committed file's.
         counters: What the file counts.
         is_first: False if another worker had committed the partition; that worker's file stands.
+        seconds: From its start in the worker to its commit; of pieces only what came after the last.
     """
 
     index: int
     name: str
     counters: Counters
     is_first: bool
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ blocks the thread that runs it, which also does the partition's reading and writ
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
@@ -170,6 +171,7 @@ class PartitionWorker:
 
     def _run_whole(self, task: Task, counters: Counters) -> PartitionReport:
         """Run a partition to its committed file."""
+        started_s = time.monotonic()
         partition, is_retry = task.partition, self.spec.retry_kinds is not None
         name = self._output.name_of(partition)
         if not is_retry and self._output.has(name, self.spec.job_id):
@@ -192,7 +194,7 @@ class PartitionWorker:
         with writing_to(self._output.url):
             journal.retire(keep=self.spec.settings.keep_raw)
         give_memory_back()
-        return PartitionReport(partition.index, name, total, is_first)
+        return PartitionReport(partition.index, name, total, is_first, time.monotonic() - started_s)
 
     def _fill(self, writer: PartitionWriter, task: Task, journal: Journal, counters: Counters) -> Counters:
         """Write the partition's rows with their answers; return what the file counts."""

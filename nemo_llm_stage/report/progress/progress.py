@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from rich.console import RenderableType
 
 from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.report.console import PlainConsole
+from nemo_llm_stage.report.metrics.publisher import Publisher
 from nemo_llm_stage.report.progress.displays import (
     Display,
     LogDisplay,
@@ -26,6 +28,7 @@ from nemo_llm_stage.report.progress.displays import (
 from nemo_llm_stage.report.progress.meter import Meter
 from nemo_llm_stage.report.progress.view import JobTitle, View
 from nemo_llm_stage.worker.engine import RunStatus
+from nemo_llm_stage.worker.task import PartitionReport
 
 
 class Progress:
@@ -36,6 +39,7 @@ class Progress:
         is_shown: False shows nothing.
         log_format: Of the lines, ``text`` or ``json``.
         console: Where to; stderr if not given.
+        publisher: Given all that is shown; None for nobody.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Progress:
         is_shown: bool = True,
         log_format: Literal["text", "json"] = "text",
         console: PlainConsole | None = None,
+        publisher: Publisher | None = None,
     ) -> None:
         self._is_shown = is_shown
         self._log_format = log_format
@@ -53,20 +58,32 @@ class Progress:
         self._view = View()
         self._meter: Meter | None = None
         self._last: RenderableType | None = None
+        self._publisher = publisher
 
     def __enter__(self) -> Self:
-        """Begin to show."""
+        """
+        Begin to show and to publish.
+
+        Raises:
+            ConfigError: The port for metrics cannot be opened.
+        """
+        if self._publisher is not None:
+            self._publisher.__enter__()
         if self._is_shown and is_notebook():
             self._display = NotebookDisplay()
         elif self._is_shown and self._console.is_terminal:
             self._display = ScreenDisplay(self._console, self._present)
         elif self._is_shown:
             self._display = LogDisplay(self._console.file, self._log_format)
+        for notice in self._publisher.notices if self._publisher is not None else ():
+            self.note(notice)
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """End the display."""
         self._display.close(self._last)
+        if self._publisher is not None:
+            self._publisher.__exit__(kind, error, trace)
 
     def wait_for(self, what: str) -> None:
         """Say what the job waits for before it can run, e.g. ``Ray``."""
@@ -83,7 +100,13 @@ class Progress:
         self._meter = Meter(title, before, self._started_s)
         self._view = replace(self._view, title=title, counters=before)
 
-    def update(self, status: RunStatus, run: Counters, drain_left_s: float | None = None) -> View:
+    def update(
+        self,
+        status: RunStatus,
+        run: Counters,
+        drain_left_s: float | None = None,
+        rows: Iterable[Mapping[str, Any]] = (),
+    ) -> View:
         """
         Show how the run stands, and return it.
 
@@ -91,12 +114,19 @@ class Progress:
             status: From the engine.
             run: Counts of this run so far, open partitions included.
             drain_left_s: For how long requests in flight are still waited for while it stops; None otherwise.
+            rows: A few of the newest finished rows.
         """
         assert self._meter is not None, "begin comes first"
         now_s = time.monotonic()
         view = self._meter.view(status, run, monotonic_s=now_s, now=time.time(), drain_left_s=drain_left_s)
+        view = replace(view, rows=tuple(rows))
         self._set(view)
         return view
+
+    def note_commit(self, report: PartitionReport) -> None:
+        """Say that a partition has its file."""
+        if self._publisher is not None:
+            self._publisher.note_commit(report)
 
     def note(self, text: str) -> None:
         """Show a line that stays."""
@@ -115,6 +145,8 @@ class Progress:
         self._viewed_s = time.monotonic()
         self._view = self._present(view)
         self._display.show(self._view)
+        if self._publisher is not None:
+            self._publisher.update(self._view)
 
     def _present(self, view: View | None = None) -> View:
         """Return the newest view with the times of this moment."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from nemo_llm_stage.client.endpoint_status import EndpointStatus
 from nemo_llm_stage.counters import Counters
@@ -86,6 +88,7 @@ class View:
         expected_cost: Of the whole job; None where nobody can tell.
         stage: Requests in flight, and why others wait.
         endpoints: The servers.
+        rows: A few of the newest finished rows; see `nemo_llm_stage.worker.samples`.
     """
 
     title: JobTitle = field(default_factory=JobTitle)
@@ -105,6 +108,7 @@ class View:
     expected_cost: float | None = None
     stage: StageStatus = field(default_factory=StageStatus)
     endpoints: tuple[EndpointView, ...] = ()
+    rows: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def stalled_s(self) -> float | None:

@@ -109,6 +109,11 @@ class RunControl:
             throttle = Throttle(self._is_paused, self._max_concurrent_requests, grant)
             return Orders(throttle, is_draining=self.is_draining)
 
+    def newest_rows(self) -> tuple[dict[str, Any], ...]:
+        """Return a few of the newest finished rows, oldest first."""
+        with self._lock:
+            return tuple(self.rows)
+
     def forget(self, worker: str) -> None:
         """See `nemo_llm_stage.worker.orders.Control`."""
         with self._lock:

@@ -198,7 +198,7 @@ class RunKeeper:
             trouble=None if standing.stage.outage is None else standing.stage.outage.error,
             endpoints=[_endpoint(status) for status in standing.stage.endpoints],
             failures=_failures(counters),
-            rows=list(self.control.rows),
+            rows=list(self.control.newest_rows()),
             events=[asdict(event) for event in self.control.timeline.events[-MAX_EVENTS_SHOWN:]],
         )
 

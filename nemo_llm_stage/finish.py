@@ -1,0 +1,67 @@
+"""
+The end of a job: check the output as a whole, mark it as complete, write what is to be read later.
+
+Knows a prepared job and what a run of it counted; runs nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from nemo_llm_stage.counters import Counters
+from nemo_llm_stage.dataset.files import check_unchanged
+from nemo_llm_stage.dataset.verify import Verification, verify
+from nemo_llm_stage.errors import RunError
+from nemo_llm_stage.job.failure_limit import FailureLimit
+from nemo_llm_stage.job.prepare import Job
+from nemo_llm_stage.job.result import JobResult
+
+logger = logging.getLogger(__name__)
+
+
+def _write_report(job: Job, verification: Verification) -> None:
+    """Write the report. The job is done by then, so what goes wrong here is only logged."""
+    from nemo_llm_stage.report.page.render import write_report
+
+    try:
+        write_report(job.output.url, verification)
+    except Exception:
+        logger.warning("the report of %s could not be written", job.output.url, exc_info=True)
+
+
+def finish(
+    job: Job, num_rows_before: int, run: Counters, started_monotonic_s: float, failure_limit: FailureLimit | None
+) -> JobResult:
+    """
+    Check the output as a whole, and only then mark it as complete.
+
+    One that is marked already is not judged anew. Without a `failure_limit` it is neither judged nor marked.
+    """
+    if job.pending:
+        check_unchanged(job.plan.files)
+    verification = verify(job.output, job.plan)
+    if not verification.is_complete:
+        missing = f"{verification.num_missing} partitions are not committed yet; run the job again to go on"
+        problems = verification.problems or [missing]
+        raise RunError("the output does not hold every row exactly once:\n  " + "\n  ".join(problems[:20]))
+    job.output.tidy(keep_raw=job.settings.keep_raw)
+    _write_report(job, verification)
+    if failure_limit is not None and not job.output.is_complete():
+        failure_limit.check_end(verification.counters)
+        job.output.write_success()
+    return JobResult(
+        output=job.output.url,
+        counters=verification.counters,
+        num_partitions=len(job.plan.partitions),
+        num_rows_before=num_rows_before,
+        elapsed_s=time.monotonic() - started_monotonic_s,
+        columns=tuple(sorted(job.stage.required_columns)),
+        output_columns=job.stage.output_columns,
+        bad_files=verification.bad_files,
+        left_out=verification.left_out,
+        output_format=job.settings.output_format,
+        this_run=run.without_resumed(),
+        price_input=job.settings.price_input,
+        price_output=job.settings.price_output,
+    )

@@ -1,0 +1,1 @@
+"""What a running job tells to monitoring systems: Prometheus, Ray's metrics, OpenTelemetry."""
