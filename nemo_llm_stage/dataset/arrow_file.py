@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from nemo_llm_stage.dataset.arrow_types import with_schema
 from nemo_llm_stage.dataset.parquet_footer import EXTENSION_KEY, HIDDEN_KEY
 from nemo_llm_stage.dataset.storage import open_filesystem
 
@@ -65,7 +66,7 @@ class ArrowFile:
         reader = self._open()
         batches = iter(reader) if self._is_stream else map(reader.get_batch, range(first, reader.num_record_batches))
         for batch in batches:
-            yield pa.record_batch(_Typed(batch, self.schema))
+            yield with_schema(batch, self.schema)
 
     def close(self) -> None:
         """Close it."""
@@ -91,14 +92,3 @@ def check_types(schema: pa.Schema) -> None:
         pyarrow.ArrowException: There is one.
     """
     pq.write_table(schema.empty_table(), pa.BufferOutputStream())
-
-
-class _Typed:
-    """A record batch seen with another schema of the same layout."""
-
-    def __init__(self, batch: pa.RecordBatch, schema: pa.Schema) -> None:
-        self._batch = batch
-        self._schema = schema
-
-    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]:
-        return self._schema.__arrow_c_schema__(), self._batch.__arrow_c_array__()[1]

@@ -7,6 +7,7 @@ Knows types; knows nothing of files.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pyarrow as pa
 
@@ -30,6 +31,27 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
         column = table.column(field.name)
         arrays.append(column if column.type == field.type else column.cast(field.type))
     return pa.table(arrays, schema=schema)
+
+
+class _Retyped:
+    """An array, or a record batch, seen as one of another type of the same layout."""
+
+    def __init__(self, data: Any, kind: pa.DataType | pa.Schema) -> None:
+        self._data = data
+        self._kind = kind
+
+    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]:
+        return self._kind.__arrow_c_schema__(), self._data.__arrow_c_array__()[1]
+
+
+def retyped(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Return `array` as one of a type whose values lie in memory in the same way; nothing is checked or copied."""
+    return pa.array(_Retyped(array, kind))
+
+
+def with_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Return `batch` with types and metadata of `schema`, whose values lie in memory in the same way."""
+    return pa.record_batch(_Retyped(batch, schema))
 
 
 def map_fields(schema: pa.Schema, change: FieldChange) -> pa.Schema:

@@ -14,6 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nemo_llm_stage.dataset.arrow_types import retyped
+
 NO_PYTHON_VALUE = (pa.ArrowException, ValueError, OverflowError, TypeError, LookupError)
 """Raised by Arrow for a value without a Python form."""
 
@@ -88,7 +90,7 @@ def structs(array: pa.Array, values_of: Callable[[pa.Array], list[Any]]) -> list
 def lists(array: pa.Array, values_of: Callable[[pa.Array], list[Any]]) -> list[Any]:
     """Return the lists of their items' values; of maps, lists of pairs."""
     if pa.types.is_map(array.type):
-        array = array.cast(pa.list_(pa.struct([array.type.key_field, array.type.item_field])))
+        array = retyped(array, pa.list_(pa.struct([array.type.key_field, array.type.item_field])))
     items = iter(values_of(array.flatten()))
     if pa.types.is_fixed_size_list(array.type):
         lengths = [None if is_null else array.type.list_size for is_null in array.is_null().to_pylist()]

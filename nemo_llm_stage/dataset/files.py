@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from fsspec.implementations.local import LocalFileSystem
 
-from nemo_llm_stage.dataset.other_formats import check_no_table, conversion_of
+from nemo_llm_stage.dataset.other_formats import check_no_table, check_not_in_table, conversion_of
 from nemo_llm_stage.dataset.storage import open_filesystem
+from nemo_llm_stage.dataset.tables import Table, kind_of_table, open_table
 from nemo_llm_stage.errors import InputError, LLMStageError
 
 PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
@@ -79,11 +80,13 @@ class FoundFiles:
 
     Attributes:
         files: Sorted by path, each once.
-        notices: A sentence for what was passed over, if there was any.
+        notices: A sentence for what was passed over, if there was any, and for each table.
+        tables: The tables that files are of.
     """
 
     files: list[InputFile]
     notices: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
 
 
 def is_sequential(path: str) -> bool:
@@ -108,14 +111,15 @@ def find_files(inputs: str | Path | Sequence[str | Path]) -> list[InputFile]:
     return find_input(inputs).files
 
 
-def find_input(inputs: str | Path | Sequence[str | Path]) -> FoundFiles:
+def find_input(inputs: str | Path | Sequence[str | Path], versions: Mapping[str, str] | None = None) -> FoundFiles:
     """
     Return the files that `inputs` name, and what was passed over.
 
     Args:
         inputs: Files, globs or folders (read with all their subfolders), as paths or fsspec URLs. In a folder, files
             of other kinds, names that begin with ``_`` or ``.`` and folders that are links are passed over. So are CSV
-            and Arrow files beside Parquet or JSONL, and ``.json`` beside other files.
+            and Arrow files beside Parquet or JSONL, and ``.json`` beside other files. A folder may be a table.
+        versions: Folder of a table → the version to read; the newest where there is none.
 
     Raises:
         InputError: Nothing matches, a named file is of a kind that cannot be read, or the place cannot be reached.
@@ -125,17 +129,19 @@ def find_input(inputs: str | Path | Sequence[str | Path]) -> FoundFiles:
         raise InputError("no input is given.")
     files: dict[str, InputFile] = {}
     passed_over: Counter[str] = Counter()
+    tables: list[Table] = []
     for name in names:
         try:
-            found = _find(str(name), passed_over)
+            found = _find(str(name), passed_over, tables, versions or {})
         except LLMStageError:
             raise
         except Exception as error:  # a store's library may raise anything
             raise InputError(f"cannot look for {str(name)!r}: {type(error).__name__}: {error}.") from error
         files |= {file.path: file for file in found}
     listed = ", ".join(f"{num:,} {why}" for why, num in sorted(passed_over.items()))
-    notices = (f"passed over in the input: {listed}.",) if passed_over else ()
-    return FoundFiles([files[path] for path in sorted(files)], notices)
+    notices = [f"passed over in the input: {listed}."] if passed_over else []
+    notices += [table.notice() for table in tables]
+    return FoundFiles([files[path] for path in sorted(files)], tuple(notices), tuple(tables))
 
 
 def folders_of(inputs: str | Path | Sequence[str | Path]) -> list[str]:
@@ -172,7 +178,7 @@ def _is_unchanged(file: InputFile) -> bool:
         return False
 
 
-def _find(name: str, passed_over: Counter[str]) -> list[InputFile]:
+def _find(name: str, passed_over: Counter[str], tables: list[Table], versions: Mapping[str, str]) -> list[InputFile]:
     fs, path = open_filesystem(name)
     prefix = name.partition("://")[0] + "://" if "://" in name else ""
     is_glob = any(char in path for char in _GLOB_CHARS) and not fs.exists(path)
@@ -180,11 +186,16 @@ def _find(name: str, passed_over: Counter[str]) -> list[InputFile]:
         matches = [info for info in fs.glob(path, detail=True).values() if info["type"] == "file"]
         check_no_table(info["name"] for info in matches)
         fixed = path[: min(path.index(char) for char in _GLOB_CHARS if char in path)].rpartition("/")[0]
+        check_not_in_table(fs, fixed)
         infos = [info for info in matches if _is_data(info["name"].rpartition("/")[2], passed_over)]
         where = f"no {_KINDS} matches {name!r}"
     elif fs.isdir(path):
         matches = [info for info in fs.find(path, detail=True).values() if not _is_linked_folder(info)]
+        if kind := kind_of_table((info["name"] for info in matches), path):
+            table = open_table(kind, name, path, [info["name"] for info in matches], versions.get(name))
+            return _files_of(table, prefix, fs, {info["name"]: info for info in matches}, tables)
         check_no_table((info["name"] for info in matches), folder=name)
+        check_not_in_table(fs, path)
         fixed = path
         infos = _main_ones([info for info in matches if _is_data(info["name"][len(path) :], passed_over)], passed_over)
         if isinstance(fs, LocalFileSystem):
@@ -201,6 +212,27 @@ def _find(name: str, passed_over: Counter[str]) -> list[InputFile]:
         listed = ", ".join(f"{num:,} {why}" for why, num in sorted(passed_over.items()))
         raise InputError(f"{where}{f'; passed over: {listed}' if listed else ''}.")
     return [_input_file(prefix, info, fixed) for info in infos]
+
+
+def _files_of(
+    table: Table, prefix: str, fs: Any, infos: Mapping[str, dict[str, Any]], tables: list[Table]
+) -> list[InputFile]:
+    """Return the files of a table, which is added to `tables` with their paths as users name them."""
+    found: list[InputFile] = []
+    for path, values in table.files.items():
+        try:
+            info = infos[path] if path in infos else fs.info(path)
+        except FileNotFoundError:
+            raise InputError(
+                f"the file {path!r} of the table {table.folder!r} at version {table.version} is gone."
+            ) from None
+        found.append(replace(_input_file(prefix, info, ""), folder_values=tuple(values.items())))
+    if not found:
+        raise InputError(f"the table {table.folder!r} has no rows at version {table.version}.")
+    by_path = {file.path: dict(file.folder_values) for file in found}
+    deleted = {prefix + path: rows for path, rows in table.deleted.items()}
+    tables.append(replace(table, files=by_path, deleted=deleted))
+    return found
 
 
 def _is_data(path: str, passed_over: Counter[str]) -> bool:

@@ -1,5 +1,5 @@
 """
-Columns that the names of folders give, as in ``year=2024/lang=en/a.parquet``.
+Columns whose values hold for a whole file: of the names of folders (``year=2024/lang=en/a.parquet``), or of a table.
 
 Typed as pyarrow does: whole numbers are int32, all else is text. Knows paths and tables.
 """
@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import pyarrow as pa
 
-from nemo_llm_stage.dataset.files import InputFile, folder_values
+from nemo_llm_stage.dataset.files import InputFile
 from nemo_llm_stage.dataset.json_lines import joined, to_lines
 from nemo_llm_stage.dataset.jsonl import LINE, LINE_FIELD
-
-FOLDER_KEY = b"nemo_llm_stage:folder"
-"""Metadata of a field while a job runs: its values come from the names of folders."""
+from nemo_llm_stage.dataset.tables import FOLDER_KEY
 
 _WHOLE = re.compile(r"-?[0-9]{1,10}")
 
@@ -35,17 +32,16 @@ def folder_fields(files: Sequence[InputFile], columns: Collection[str]) -> list[
     ]
 
 
-def with_folder_values(table: pa.Table, path: str) -> pa.Table:
-    """Return rows of the file at `path` with the values that its folders give; also beside their lines."""
+def with_folder_values(table: pa.Table, values: Sequence[tuple[str, str | None]]) -> pa.Table:
+    """Return rows of a file with the `values` that hold for all of it; also beside their lines."""
     places = [place for place, field in enumerate(table.schema) if FOLDER_KEY in (field.metadata or {})]
     if not places:
         return table
-    found = dict(folder_values(path.split("/")[:-1]))
+    found = dict(values)
     for place in places:
         field = table.schema.field(place)
-        value = found.get(field.name)
-        typed: Any = int(value) if value is not None and pa.types.is_integer(field.type) else value
-        table = table.set_column(place, field, pa.array([typed] * table.num_rows, field.type))
+        value = pa.scalar(found.get(field.name), pa.string()).cast(field.type)
+        table = table.set_column(place, field, pa.repeat(value, table.num_rows))
     line = table.schema.get_field_index(LINE)
     if line >= 0:
         added = to_lines(table.select([table.schema.names[place] for place in places]))

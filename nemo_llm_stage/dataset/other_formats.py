@@ -1,12 +1,13 @@
 """
-Input that is not read here: recognised, with the command that makes Parquet of it.
+Input that is not read here: recognised by names, with the command that makes Parquet of it.
 
-Knows names; does not open the files.
+Does not open the files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from nemo_llm_stage.errors import InputError
 
@@ -19,9 +20,19 @@ _COMMANDS = {
     ".xlsx": ("pandas", "pandas.read_excel('{path}').to_parquet('{path}.parquet')"),
 }
 
-_DELTA = "deltalake.DeltaTable('{path}').to_pyarrow_table()"
-_ICEBERG = "pyiceberg.table.StaticTable.from_metadata('{metadata}').scan().to_arrow()"
-_LANCE = "lance.dataset('{path}').to_table()"
+_TABLES = {
+    "Delta": ("deltalake", "deltalake, pyarrow", "pyarrow.table(deltalake.DeltaTable('{path}').scan())"),
+    "Iceberg": (
+        "'pyiceberg[pyarrow]'",
+        "pyiceberg.table",
+        "pyiceberg.table.StaticTable.from_metadata('{metadata}').scan().to_arrow()",
+    ),
+    "Lance": ("pylance", "lance", "lance.dataset('{path}').to_table()"),
+}
+"""Package, modules, and the call that reads a table as a whole."""
+
+_NUM_FOLDERS_ABOVE = 4
+"""That are looked at for a table: partition columns give folders within one."""
 
 
 def conversion_of(path: str) -> str:
@@ -43,23 +54,41 @@ def check_no_table(paths: Iterable[str], folder: str = "") -> None:
     Refuse the files of a Delta, Iceberg or Lance table: read one by one, deleted rows would come back.
 
     Raises:
-        InputError: They are; the message has the command that makes Parquet of the table.
+        InputError: They are; the message says how to read the table.
     """
     for path in paths:
         name = f"/{path}"
-        if "/_delta_log/" in name:
-            raise _table_error("Delta", folder or path.partition("/_delta_log/")[0], "deltalake", _DELTA, path)
-        if path.endswith(".metadata.json") and "/metadata/" in name:
-            raise _table_error("Iceberg", folder or path.partition("/metadata/")[0], "pyiceberg.table", _ICEBERG, path)
+        for kind, mark in (("Delta", "/_delta_log/"), ("Iceberg", "/metadata/")):
+            if mark in name and (kind == "Delta" or path.endswith(".metadata.json")):
+                table = path.partition(mark)[0]
+                raise InputError(f"{table!r} is a table of {kind}: name this folder itself, and read it alone.")
         if "/_versions/" in name and path.endswith(".manifest"):
-            raise _table_error("Lance", folder or path.partition("/_versions/")[0], "lance", _LANCE, path)
+            what = "its files hold rows that are deleted, and lack columns that the table has"
+            raise table_error("Lance", folder or path.partition("/_versions/")[0], what)
 
 
-def _table_error(kind: str, folder: str, module: str, command: str, path: str) -> InputError:
-    call = command.format(path=folder, metadata=path)
+def check_not_in_table(fs: Any, folder: str) -> None:
+    """
+    Refuse a folder, or files of one, that is a part of a Delta or Iceberg table.
+
+    Raises:
+        InputError: It is.
+    """
+    parts = folder.rstrip("/").split("/")
+    for num in range(len(parts), max(1, len(parts) - _NUM_FOLDERS_ABOVE), -1):
+        root = "/".join(parts[:num])
+        if fs.isdir(f"{root}/_delta_log"):
+            check_no_table([f"{root}/_delta_log/"])
+        if fs.isdir(f"{root}/metadata"):
+            check_no_table(fs.ls(f"{root}/metadata", detail=False))
+
+
+def table_error(kind: str, folder: str, reason: str, metadata: str = "") -> InputError:
+    """Return the error for a table that is not read, with the command that makes Parquet of it."""
+    package, module, command = _TABLES[kind]
+    call = command.format(path=folder, metadata=metadata)
     script = f"import {module}, pyarrow.parquet; pyarrow.parquet.write_table({call}, 'table.parquet')"
-    packages = {"Delta": "deltalake", "Iceberg": "pyiceberg", "Lance": "pylance"}
     return InputError(
-        f"{folder!r} is a table of {kind}: its files hold rows that are deleted, and lack columns that the table has. "
-        f'Write one version of it as Parquet: pip install {packages[kind]} && python -c "{script}"'
+        f"{folder!r} is a table of {kind}, and {reason}. Write one version of it as Parquet: "
+        f'pip install {package} && python -c "{script}"'
     )

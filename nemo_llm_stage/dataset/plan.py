@@ -7,6 +7,8 @@ the number of actors. Knows nothing of stages.
 
 from __future__ import annotations
 
+import dataclasses
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,6 +23,7 @@ from nemo_llm_stage.dataset.look import Contents, LineOptions, OnMixedTypes, loo
 from nemo_llm_stage.dataset.look_csv import look_into_csv
 from nemo_llm_stage.dataset.merge import SchemaMerger
 from nemo_llm_stage.dataset.prove import prove_casts
+from nemo_llm_stage.dataset.tables import Table
 from nemo_llm_stage.errors import InputError
 
 MAX_ROWS_PER_PARTITION = 10_000
@@ -49,6 +52,8 @@ class Partition:
         start: First row of a Parquet or Arrow file, or first byte of text; 0 where that is compressed.
         stop: One past the last.
         num_rows: None where only reading would tell.
+        deleted: Numbers of rows in the range that are none, as the table that the file is of tells; rising.
+        values: Columns whose values hold for the whole file, as text.
     """
 
     index: int
@@ -57,6 +62,8 @@ class Partition:
     start: int
     stop: int
     num_rows: int | None
+    values: tuple[tuple[str, str | None], ...] = ()
+    deleted: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,7 @@ class Plan:
         num_rows: Of all partitions; estimated where `is_exact` is false.
         is_exact: Whether `num_rows` was counted.
         notices: What a person should know of the input.
+        versions: Folder of each table that is read → its version.
     """
 
     files: tuple[InputFile, ...]
@@ -79,6 +87,7 @@ class Plan:
     num_rows: int
     is_exact: bool
     notices: tuple[str, ...] = ()
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def make_plan(
@@ -89,6 +98,7 @@ def make_plan(
     on_bad: OnBad | None = None,
     on_mixed_types: OnMixedTypes = "stop",
     column_types: Mapping[str, pa.DataType] | None = None,
+    tables: Sequence[Table] = (),
     onto: Plan | None = None,
 ) -> Plan:
     """
@@ -104,6 +114,7 @@ def make_plan(
             both an error.
         on_mixed_types: What a field of JSON whose values have no common type leads to.
         column_types: Of CSV, columns whose types are not looked for but given.
+        tables: Tables that files are of.
         onto: A plan that `files` are added to: its partitions stay, theirs come after. The columns are those of `onto`.
 
     Raises:
@@ -117,14 +128,16 @@ def make_plan(
     )
     declared = {} if onto is None else {field.name: field.type for field in onto.schema}
     looks, notices = _look_into_all(files, options, declared | dict(column_types or {}))
-    contents = [look for look in looks if isinstance(look, Contents)]
+    of_path = {path: table for table in tables for path in table.files}
+    _check_alone(files, tables)
+    contents = [_in_table(look, of_path.get(look.file.path)) for look in looks if isinstance(look, Contents)]
     if on_bad is not None:
         for look in looks:
             if isinstance(look, BadInput):
                 on_bad(look)
     if not contents:
         raise InputError(f"all of the {len(files)} input files are damaged; the first is {files[0].path!r}.")
-    schema = _merge(contents) if onto is None else _fitting(contents, onto.schema)
+    schema = _merge(contents, of_path) if onto is None else _fitting(contents, onto.schema)
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         list(pool.map(lambda content: prove_casts(content.file, content.schema, schema), contents))
     num_rows = sum(content.num_rows for content in contents)
@@ -133,12 +146,17 @@ def make_plan(
     )
     ranges = [cut for content in contents for cut in _cut(content, rows)]
     if not ranges and onto is None:  # an input without rows still gives one file, which has the columns
-        ranges = [(contents[0], 0, 0, 0)]
+        ranges = [(contents[0].file, 0, 0, 0)]
     before = Plan((), schema, (), 0, True) if onto is None else onto
+    deleted = {path: rows for table in tables for path, rows in table.deleted.items()}
     partitions = tuple(
-        Partition(index, content.file.path, content.file.format, start, stop, num)
-        for index, (content, start, stop, num) in enumerate(ranges, len(before.partitions))
+        without_rows(
+            Partition(index, file.path, file.format, start, stop, num, tuple(file.folder_values)),
+            deleted.get(file.path, ()),
+        )
+        for index, (file, start, stop, num) in enumerate(ranges, len(before.partitions))
     )
+    num_rows -= sum(len(partition.deleted) for partition in partitions)
     return Plan(
         (*before.files, *files),
         schema,
@@ -146,6 +164,7 @@ def make_plan(
         before.num_rows + num_rows,
         before.is_exact and all(content.is_exact for content in contents),
         tuple(notices),
+        {**before.versions, **{table.folder: table.version for table in tables}},
     )
 
 
@@ -162,10 +181,19 @@ def cut(partition: Partition, share: float) -> tuple[Partition, Partition] | Non
     if middle >= partition.stop:
         return None
     is_counted = partition.format != "jsonl"
-    return (
+    parts = (
         replace(partition, stop=middle, num_rows=middle - partition.start if is_counted else None),
         replace(partition, start=middle, num_rows=partition.stop - middle if is_counted else None),
     )
+    return without_rows(parts[0], partition.deleted), without_rows(parts[1], partition.deleted)
+
+
+def without_rows(partition: Partition, deleted: Sequence[int]) -> Partition:
+    """Return a partition, whose `num_rows` counts all in its range, without the `deleted` rows of its file."""
+    found = tuple(deleted[bisect_left(deleted, partition.start) : bisect_left(deleted, partition.stop)])
+    if not found or partition.num_rows is None:
+        return partition if partition.deleted == found else replace(partition, deleted=found)
+    return replace(partition, num_rows=partition.num_rows - len(found), deleted=found)
 
 
 def _look_into_all(
@@ -183,11 +211,28 @@ def _look_into_all(
     return [by_path[file.path] for file in files], notices
 
 
-def _merge(contents: Sequence[Contents]) -> pa.Schema:
+def _check_alone(files: Sequence[InputFile], tables: Sequence[Table]) -> None:
+    """Refuse a table with columns that its files lack beside other files, which may have them."""
+    for table in tables:
+        if any(table.files.values()) and len(files) > len(table.files):
+            raise InputError(f"the table {table.folder!r} has partition columns; read it alone.")
+
+
+def _in_table(content: Contents, table: Table | None) -> Contents:
+    """Return the contents of a file without the columns that its table does not have."""
+    if table is None:
+        return content
+    fields = [field for field in content.schema if field.name in table.schema.names]
+    return replace(content, schema=pa.schema(fields, metadata=content.schema.metadata))
+
+
+def _merge(contents: Sequence[Contents], tables: Mapping[str, Table]) -> pa.Schema:
     """Return the schema of all files. What is null in all lines of text is a string, unless a table's file types it."""
     merger = SchemaMerger()
     for content in contents:
-        merger.add(content.file.path, content.schema)
+        table = tables.get(content.file.path)
+        columns = content.schema if table is None else table.columns().with_metadata(content.schema.metadata)
+        merger.add(content.file.path, columns)
     typed = {name for content in contents if content.file.format not in _TEXTS for name in content.schema.names}
     fields = [field if field.name in typed else declared_field(field) for field in merger.schema]
     fields += folder_fields([content.file for content in contents], merger.schema.names)
@@ -221,24 +266,24 @@ def _fitting(contents: Sequence[Contents], schema: pa.Schema) -> pa.Schema:
     return schema
 
 
-def _cut(content: Contents, rows: int) -> Iterator[tuple[Contents, int, int, int | None]]:
+def _cut(content: Contents, rows: int) -> Iterator[tuple[InputFile, int, int, int | None]]:
     file = content.file
     if file.format not in _TEXTS:
         for start in range(0, content.num_rows, rows):
             stop = min(start + rows, content.num_rows)
-            yield content, start, stop, stop - start
+            yield file, start, stop, stop - start
     elif file.is_sequential:
-        yield content, 0, file.size, content.num_rows if content.is_exact else None
+        yield file, 0, file.size, content.num_rows if content.is_exact else None
     elif content.is_exact:
         start, num_rows = 0, 0
         for offset, num in content.blocks:
             if num_rows and num_rows + num > rows:
-                yield content, start, offset, num_rows
+                yield file, start, offset, num_rows
                 start, num_rows = offset, 0
             num_rows += num
         if num_rows:
-            yield content, start, file.size, num_rows
+            yield file, start, file.size, num_rows
     else:
         step = max(1, file.size * rows // content.num_rows)
         for start in range(0, file.size, step):
-            yield content, start, min(start + step, file.size), None
+            yield file, start, min(start + step, file.size), None

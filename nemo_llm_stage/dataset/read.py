@@ -6,8 +6,10 @@ Knows partitions and file formats; knows nothing of how they were planned.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
 
 from nemo_llm_stage.dataset import jsonl
@@ -61,7 +63,7 @@ def read_partition(
     try:
         for table in tables:
             num_rows += table.num_rows
-            yield with_folder_values(table, partition.path)
+            yield with_folder_values(table, partition.values)
     except InputError as error:
         if on_bad is None or not is_damage(error.__cause__):
             raise
@@ -98,12 +100,25 @@ def _read_csv(partition: Partition, schema: pa.Schema, rows_per_chunk: int, on_b
             yield conform(records.table.slice(start, rows_per_chunk), schema)
 
 
+def _without(table: pa.Table, deleted: Sequence[int], place: int) -> pa.Table:
+    """Return rows of a file, the first of which has the number `place`, without those that are deleted."""
+    found = deleted[bisect_left(deleted, place) : bisect_left(deleted, place + table.num_rows)]
+    is_kept = np.ones(table.num_rows, bool)
+    is_kept[np.array(found, np.int64) - place] = False
+    return table.filter(pa.array(is_kept))
+
+
 def _read_groups(partition: Partition, schema: pa.Schema, cursors: Cursors, *, is_kept: bool) -> Iterator[pa.Table]:
     try:
         cursor = cursors.take(partition.path, partition.start, read_options(schema))
         try:
+            place = partition.start
             for batch in cursor.read(partition.start, partition.stop):
-                yield conform(pa.Table.from_batches([batch]), schema)
+                table = pa.Table.from_batches([batch])
+                if partition.deleted:
+                    table = _without(table, partition.deleted, place)
+                place += batch.num_rows
+                yield conform(table, schema)
         except BaseException:
             cursor.close()
             raise

@@ -50,7 +50,7 @@ def open_filesystem(url: str) -> tuple[Any, str]:
         fs, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         protocol = url.partition("://")[0]
-        extra = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}.get(protocol)
+        extra = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "hf": "hf"}.get(protocol)
         hint = f" Install it with: pip install 'nemo-llm-stage[{extra}]'." if extra else ""
         raise ConfigError(f"cannot open {url!r}: {error}.{hint}") from error
     return fs, path

@@ -21,6 +21,7 @@ from nemo_llm_stage.dataset.files import InputFile, find_input, folders_of
 from nemo_llm_stage.dataset.folder import BAD_FILES, OutputFolder
 from nemo_llm_stage.dataset.plan import Partition, Plan, make_plan
 from nemo_llm_stage.dataset.storage import open_filesystem
+from nemo_llm_stage.dataset.tables import Table
 from nemo_llm_stage.errors import InputError, OutputConflictError
 from nemo_llm_stage.job.failure_limit import FailureLimit
 from nemo_llm_stage.job.past import failed_before
@@ -106,7 +107,7 @@ def prepare_job(
     if record is not None and folder.is_gone(record):  # the output was removed, its state beside it was not
         folder.forget_job()
         record = None
-    found = find_input(inputs)
+    found = find_input(inputs, {} if record is None or restart else record.get("versions"))
     files = found.files
     _check_apart(files, folders_of(inputs), str(output))
     bad_files: list[BadInput] = []
@@ -117,7 +118,7 @@ def prepare_job(
         changes = compare_stage(record, stage, folder, restart=restart)
     folder.check_writable()
     if record is None or restart or (input_changes(record, files) and not folder.data_files()):
-        plan = plan_input(files, _with_partitions_of(record, settings), bad_files.append)
+        plan = plan_input(files, _with_partitions_of(record, settings), bad_files.append, tables=found.tables)
         goes_on = False
     else:
         added = new_files(record, files) if settings.on_new_input == "add" else []
@@ -176,7 +177,7 @@ def _with_partitions_of(record: Mapping[str, Any] | None, settings: JobSettings)
     """Return settings by which a job that is planned anew has its partitions as before: there its raw answers are."""
     if record is None:
         return settings
-    sizes = [num_rows for *_, num_rows in record["partitions"]]
+    sizes = [num_rows for _, _, _, num_rows, *_ in record["partitions"]]
     return settings if None in sizes else replace(settings, rows_per_partition=max(1, *sizes))
 
 
@@ -192,7 +193,12 @@ def _growth(record: Mapping[str, Any], plan: Plan) -> str:
 
 
 def plan_input(
-    files: Sequence[InputFile], settings: JobSettings, on_bad: Callable[[BadInput], None], *, onto: Plan | None = None
+    files: Sequence[InputFile],
+    settings: JobSettings,
+    on_bad: Callable[[BadInput], None],
+    *,
+    tables: Sequence[Table] = (),
+    onto: Plan | None = None,
 ) -> Plan:
     """
     Return the partitions of `files`, after those of `onto`; damaged files go to `on_bad` if the settings skip them.
@@ -207,6 +213,7 @@ def plan_input(
         on_bad=on_bad if settings.on_bad_input == "skip" else None,
         on_mixed_types=settings.on_mixed_types,
         column_types={name: arrow_type_of(text) for name, text in (settings.column_types or {}).items()},
+        tables=tables,
         onto=onto,
     )
 

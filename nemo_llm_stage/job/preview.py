@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from nemo_llm_stage.config.job import JobConfig
 from nemo_llm_stage.core import Message, Outcome, RowResult
-from nemo_llm_stage.dataset.files import find_files
+from nemo_llm_stage.dataset.files import find_input
 from nemo_llm_stage.dataset.plan import Partition, Plan
 from nemo_llm_stage.dataset.read import read_partition
 from nemo_llm_stage.errors import RowError
@@ -115,7 +115,8 @@ def preview_job(config: JobConfig, num_rows: int = 5, *, is_dry: bool = False) -
         RequestError: The server cannot be reached, or refuses every request.
     """
     settings = config.settings
-    plan = plan_input(find_files(config.input), settings, lambda _: None)
+    found = find_input(config.input)
+    plan = plan_input(found.files, settings, lambda _: None, tables=found.tables)
     if is_dry:
         stage = config.make_stage()
         stage.check_columns(plan.schema.names)

@@ -101,7 +101,11 @@ def _plan_record(plan: Plan) -> dict[str, Any]:
         "schema": base64.b64encode(plan.schema.serialize()).decode(),
         "num_rows": plan.num_rows,
         "is_exact": plan.is_exact,
-        "partitions": [[paths[part.path], part.start, part.stop, part.num_rows] for part in plan.partitions],
+        "versions": dict(plan.versions),
+        "partitions": [
+            [paths[part.path], part.start, part.stop, part.num_rows, *([part.deleted] if part.deleted else [])]
+            for part in plan.partitions
+        ],
     }
 
 
@@ -113,12 +117,14 @@ def extended_record(record: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
 def read_plan(record: Mapping[str, Any]) -> Plan:
     """Return the plan that a record holds."""
     files = [InputFile(**file) for file in record["files"]]
+    values = [tuple((name, value) for name, value in file.folder_values) for file in files]
     partitions = tuple(
-        Partition(index, files[file].path, files[file].format, start, stop, num_rows)
-        for index, (file, start, stop, num_rows) in enumerate(record["partitions"])
+        Partition(index, files[file].path, files[file].format, start, stop, num_rows, values[file], tuple(*deleted))
+        for index, (file, start, stop, num_rows, *deleted) in enumerate(record["partitions"])
     )
     schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(record["schema"])))
-    return Plan(tuple(files), schema, partitions, record["num_rows"], record["is_exact"])
+    versions = record.get("versions", {})
+    return Plan(tuple(files), schema, partitions, record["num_rows"], record["is_exact"], versions=versions)
 
 
 def check_version(record: Mapping[str, Any], url: str) -> None:
