@@ -16,6 +16,7 @@ from nemo_llm_stage.errors import RunError
 from nemo_llm_stage.job.failure_limit import FailureLimit
 from nemo_llm_stage.job.prepare import Job
 from nemo_llm_stage.job.result import JobResult
+from nemo_llm_stage.report.summary_json import SUMMARY, write_summary
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,15 @@ def _write_report(job: Job, verification: Verification) -> None:
         write_report(job.output.url, verification)
     except Exception:
         logger.warning("the report of %s could not be written", job.output.url, exc_info=True)
+
+
+def _write_summary(job: Job, result: JobResult) -> None:
+    """Likewise the summary for programs. A job that was finished before keeps the one that it has."""
+    if result.this_run.num_rows or not job.output.state.exists(SUMMARY):
+        try:
+            write_summary(job, result)
+        except Exception:
+            logger.warning("%s of %s could not be written", SUMMARY, job.output.url, exc_info=True)
 
 
 def finish(
@@ -50,7 +60,7 @@ def finish(
     if failure_limit is not None and not job.output.is_complete():
         failure_limit.check_end(verification.counters)
         job.output.write_success()
-    return JobResult(
+    result = JobResult(
         output=job.output.url,
         counters=verification.counters,
         num_partitions=len(job.plan.partitions),
@@ -65,3 +75,5 @@ def finish(
         price_input=job.settings.price_input,
         price_output=job.settings.price_output,
     )
+    _write_summary(job, result)
+    return result

@@ -55,6 +55,7 @@ HEAVY = {
     "pydantic": {"config", "output", "cli"},
     "rich": {"report", "cli"},
     "click": {"cli"},
+    "huggingface_hub": {"report"},
     "prometheus_client": {"report"},
     "opentelemetry": {"report"},
 }

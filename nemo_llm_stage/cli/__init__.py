@@ -21,6 +21,7 @@ from nemo_llm_stage.cli import (
     explain,
     init,
     preview,
+    push,
     report,
     retry_failed,
     run,
@@ -70,7 +71,7 @@ for command in (
     *(init.command, preview.command, run.command),
     *(status.command, status.tail, status.failures, status.jobs),
     *(steer.pause, steer.resume, steer.drain, steer.set_limits),
-    *(retry_failed.command, verify.command, report.command, dashboard.command),
+    *(retry_failed.command, verify.command, report.command, dashboard.command, push.command),
     *(submit.command, doctor.command, explain.command, schema.command),
     *(corpus.command, serve_local.command, simulate_server.command),
 ):

@@ -1,0 +1,1 @@
+"""Two jobs over the same rows, side by side: another prompt, another model, other parameters."""
