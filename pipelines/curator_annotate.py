@@ -52,7 +52,7 @@ EXECUTORS = {"ray_data": RayDataExecutor, "actor_pool": RayActorPoolExecutor, "x
 @click.option("--rows", default=24, show_default=True, help="Texts, where no --input is given.")
 @click.option("--base-url", help="OpenAI-compatible server [the embedded model].")
 @click.option("--model", help="The model's name on the server.")
-@click.option("--max-concurrent-requests", default=64, show_default=True, help="In flight at once.")
+@click.option("--max-concurrent-requests", type=int, help="In flight at once [what the server takes].")
 @click.option("--executor", type=click.Choice(list(EXECUTORS)), default="ray_data", show_default=True)
 def main(
     source: str | None,
@@ -60,7 +60,7 @@ def main(
     rows: int,
     base_url: str | None,
     model: str | None,
-    max_concurrent_requests: int,
+    max_concurrent_requests: int | None,
     executor: str,
 ) -> None:
     """Run it."""
@@ -73,7 +73,7 @@ def main(
             server = stack.enter_context(LocalServer())
             base_url, model = server.base_url, server.model
         llm_stage = LLMStage(
-            client=AsyncHTTPClient(base_url, max_concurrent_requests=max_concurrent_requests),
+            client=AsyncHTTPClient(base_url, max_concurrent_requests=max_concurrent_requests or "auto"),
             model=model or "",
             prompt=Prompt(
                 "{{ id }}: {{ (text.split() | join(' ')).split('. ')[0] }}",

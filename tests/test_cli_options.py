@@ -102,7 +102,7 @@ def test_a_switch_of_a_job_file_can_be_turned_off() -> None:
 def test_defaults_are_shown_as_they_are() -> None:
     """Also where a type of client has its own."""
     text = " ".join(CliRunner().invoke(main, ["run", "--help"]).stdout.split())
-    assert "[64; local: 4]" in text
+    assert "[auto; openai: 64; local: 4]" in text
     settings = {"input": "a", "output": "b", "prompt": "p", "output_column": "x", "model": "m"}
     for client, limit in (("local", 4), ({"base_url": "http://x"}, 64)):
         assert make_config({**settings, "client": client}).max_concurrent_requests == limit

@@ -37,13 +37,13 @@ def command(job_file: Path | None, **flags: Any) -> None:
 
 def _findings(settings: Mapping[str, Any], source: str) -> Iterator[Finding]:
     from nemo_llm_stage.cli.findings import cluster, extras, open_files, versions
-    from nemo_llm_stage.config.clients import HTTPClientConfig
+    from nemo_llm_stage.client.governor.governor import START_LIMIT
     from nemo_llm_stage.config.load import make_config
 
     yield versions()
     if not settings.get("client") and len(settings) <= 1:
         yield extras()
-        yield open_files(HTTPClientConfig.model_fields["max_concurrent_requests"].default)
+        yield open_files(START_LIMIT)
         yield cluster(None, 1, 0.0)
         return
     is_server_only = not settings.keys() & {"input", "output", "prompt", "prompt_file", "messages_column", "columns"}

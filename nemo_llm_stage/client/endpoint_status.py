@@ -42,7 +42,7 @@ class EndpointStatus:
         mode: What the limit follows: ``fixed`` for a number, ``metrics`` of the server, ``throughput``, ``refusals``.
         reason: Why it gets no requests, in the words of the last failure; else why the limit is what it is.
         bottleneck: What holds the work back where the limit adapts: ``server``, ``kv cache``, ``rate limit``,
-            ``client cpu``, ``input`` or ``unknown``; None where the limit is fixed.
+            ``client cpu``, ``open files``, ``input`` or ``unknown``; None where the limit is fixed.
         in_flight: Requests in flight there.
         num_answered: Answers.
         num_failed: Sends that failed, of every kind.

@@ -47,9 +47,9 @@ class AsyncHTTPClient(AsyncLLMClient):
             that is well. Also: a file of addresses (``file:/path``, ``….txt``), one a line, or a function that returns
             some, both read again and again; ``dns+http://name:port/v1``, every address of a name; ``node-local`` or
             ``http://{node_ip}:port/v1``, the server on the worker's own node.
-        max_concurrent_requests: Most requests in flight at each server, all workers together. "auto" moves each
-            limit: by the server's ``/metrics``, so that a small queue waits there, else by the work per second, and
-            down where the server refuses requests; `endpoint_statuses` says why.
+        max_concurrent_requests: Most requests in flight at each server, all workers together. "auto" begins with 64
+            and moves each limit: by the server's ``/metrics``, so that a small queue waits there, else by the work per
+            second, and down where the server refuses requests; `endpoint_statuses` says why. A number stays.
         max_retries: Sends after the first one, for failures that may pass.
         base_delay: Seconds; see `AsyncLLMClient`.
         timeout: Seconds from sending to the whole answer; waiting in the server's queue counts.
@@ -88,7 +88,7 @@ class AsyncHTTPClient(AsyncLLMClient):
         self,
         base_url: BaseURL,
         *,
-        max_concurrent_requests: int | Literal["auto"] = 64,
+        max_concurrent_requests: int | Literal["auto"] = "auto",
         max_retries: int = 3,
         base_delay: float = 1.0,
         timeout: float = 600.0,

@@ -35,7 +35,8 @@ class ClientSettings(Settings):
 
     Attributes:
         max_concurrent_requests: Most requests in flight at each server, from all actors together. With `type: openai`,
-            in each actor. With `type: http`, ``auto`` follows what the server can take.
+            in each actor. With `type: http`, ``auto`` begins with 64 and follows what the server can take; a number
+            stays.
         max_retries: Most retries of a request after transient failures, before the row itself is put off and retried.
         base_delay: Seconds. A retry waits a random time up to this, twice as long before each further retry.
         timeout: Seconds for one attempt, from sending to the whole answer.
@@ -45,7 +46,7 @@ class ClientSettings(Settings):
     adapts: ClassVar[bool] = False
 
     type: str
-    max_concurrent_requests: int | Literal["auto"] = _DEFAULTS["max_concurrent_requests"]
+    max_concurrent_requests: int | Literal["auto"] = START_LIMIT
     max_retries: int = Field(default=_DEFAULTS["max_retries"], ge=0)
     base_delay: float = Field(default=_DEFAULTS["base_delay"], ge=0)
     timeout: float = Field(default=_DEFAULTS["timeout"], gt=0)
@@ -177,6 +178,7 @@ class HTTPClientConfig(ServerSettings):
     adapts: ClassVar[bool] = True
 
     type: Literal["http"] = "http"
+    max_concurrent_requests: int | Literal["auto"] = _DEFAULTS["max_concurrent_requests"]
     check_server: bool = _DEFAULTS["check_server"]
 
     def total_limit(self, num_actors: int) -> int:

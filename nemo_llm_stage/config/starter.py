@@ -107,7 +107,6 @@ engine: local                          # or ray, for any number of actors on any
 #on_drift: warn                        # or stop: when failures or lengths leave the range of the first 500 rows
 #keep_raw: false
 #on_new_input: add                     # or refuse: new input files beside the unchanged old ones
-#order: auto                           # or input: never send rows with the same prompt beginning together
 #flush_interval: 2.0                   # object stores: seconds of answers that are lost if a worker dies
 #price_input: 0.10                     # dollars for a million tokens, to show what the job costs
 #price_output: 0.40
@@ -124,7 +123,7 @@ client: local
 #  type: http                          # or openai: through the openai SDK
 #  base_url: http://localhost:8000/v1  # or a list of several
 #  api_key_env: MY_API_KEY             # or api_key_file; never the key itself
-#  max_concurrent_requests: 64         # most requests in flight at each server, or auto
+#  max_concurrent_requests: auto       # follows what each server can take; a number stays
 {more}#model: my-model
 """
 

@@ -127,7 +127,7 @@ def test_a_record_of_an_older_version_is_read(client_type: str) -> None:
     own = {} if client_type == "local" else {"base_url": URL, "headers": {"X-Team": "curation"}}
     config = make_config({**JOB, "client": {"type": client_type, **OLD, **own}}, is_record=True)
     assert config.client.type == client_type
-    assert config.client.max_concurrent_requests == (4 if client_type == "local" else 64)
+    assert config.client.max_concurrent_requests == {"http": "auto", "openai": 64, "local": 4}[client_type]
 
 
 def test_another_type_on_the_command_line_leaves_the_rest_behind() -> None:

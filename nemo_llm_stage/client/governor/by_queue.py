@@ -42,13 +42,15 @@ class ByQueue:
 
     Args:
         max_limit: Never beyond.
+        share: This client's part of the server, where other workers of the same job ask it too.
 
     Attributes:
         has_doubled_enough: Whether the start is over: doubling has ended at a queue, a refusal or a full cache.
     """
 
-    def __init__(self, max_limit: float) -> None:
+    def __init__(self, max_limit: float, share: float = 1.0) -> None:
         self._max_limit = self._ceiling = max_limit
+        self._min_share = MIN_SHARE * share
         self.has_doubled_enough = False
         self._queues: deque[float] = deque(maxlen=NUM_READINGS)
         self._num_preemptions: float | None = None
@@ -82,7 +84,7 @@ class ByQueue:
             self._queues.clear()
             own_share = min(1.0, signals.in_flight / max(1.0, load.running + load.waiting))
             smaller = limit - min(own_share * (standing - target), 0.3 * limit)
-            smaller = min(limit, max(1.0, MIN_SHARE * load.running, smaller))
+            smaller = min(limit, max(1.0, self._min_share * load.running, smaller))
             self._num_full = load.running
             return Move(smaller, f"{standing:.0f} wait at the server, {target:.0f} are enough", "server")
         if standing >= target:

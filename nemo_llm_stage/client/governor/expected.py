@@ -20,6 +20,10 @@ WEIGHT = 0.02
 """Of the newest answer in a running mean; the first ones count more."""
 
 
+NUM_LEARNED, ONE_OF = 64, 8
+"""Every one of so many answers is learned from, then one of so many."""
+
+
 class RunningMean:
     """The mean of what came lately. `value` is None before the first."""
 
@@ -71,6 +75,9 @@ class ExpectedTokens:
             learned = self._learned[id(config)] = _Learned(config)
             if len(self._learned) > MAX_CONFIGS:
                 self._learned.popitem(last=False)
+        learned.num_answers += 1
+        if learned.num_answers > NUM_LEARNED and learned.num_answers % ONE_OF:
+            return
         learned.output_tokens.add(output_tokens)
         if input_tokens:
             learned.chars_per_token.add(max(0.1, num_chars / input_tokens))
@@ -79,9 +86,10 @@ class ExpectedTokens:
 class _Learned:
     """What is known of one column. Holds its config, so that the config's id stays its own."""
 
-    __slots__ = ("chars_per_token", "config", "output_tokens")
+    __slots__ = ("chars_per_token", "config", "num_answers", "output_tokens")
 
     def __init__(self, config: GenerationConfig) -> None:
         self.config = config
+        self.num_answers = 0
         self.output_tokens = RunningMean()
         self.chars_per_token = RunningMean()

@@ -15,11 +15,11 @@ from typing import Self
 
 from nemo_llm_stage.client.clock import Clock
 from nemo_llm_stage.client.generation import GenerationConfig
-from nemo_llm_stage.client.governor.expected import ExpectedTokens, RunningMean
-from nemo_llm_stage.client.governor.governor import Governor, GovernorSettings
+from nemo_llm_stage.client.governor.expected import ExpectedTokens
+from nemo_llm_stage.client.governor.governor import START_LIMIT, Governor, GovernorSettings
 from nemo_llm_stage.client.governor.metrics import ServerLoad
 from nemo_llm_stage.client.governor.pace import Pace
-from nemo_llm_stage.client.governor.rate_headers import parse_rate_windows
+from nemo_llm_stage.client.governor.rate_headers import RATE_HEADERS, parse_rate_windows
 from nemo_llm_stage.client.governor.signals import LimitStatus, Signals
 from nemo_llm_stage.client.limit import Limit
 from nemo_llm_stage.core import Usage
@@ -56,14 +56,14 @@ class Governed:
     def __init__(self, name: str, limit: Limit, clock: Clock, on_use: Callable[[], None]) -> None:
         self.url = name
         self.is_healthy: Callable[[], Awaitable[bool]] = _is_unknown
-        self.governor = Governor(name, GovernorSettings(start=limit.max_concurrent_requests))
+        start = limit.max_concurrent_requests  # less than usual for one of several workers
+        self.governor = Governor(name, GovernorSettings(start=start, share=min(1.0, start / START_LIMIT)))
         self.tokens_in_flight = 0.0
         self._limit = limit
         self._clock = clock
         self._on_use = on_use
         self._pace = Pace()
         self._expected = ExpectedTokens()
-        self._mean_cost = RunningMean()
         self._num_counted = self._peak = 0
         self._is_token_bound = False
         self._load: ServerLoad | None = None
@@ -86,8 +86,10 @@ class Governed:
     def is_open(self) -> bool:
         """Whether the pace and the tokens in flight allow another request; where the pace does not, it will wake."""
         most = self.governor.max_tokens
+        if most is None and not self._pace.holds_back:
+            return True
         uncounted = max(0, self._limit.in_flight - self._num_counted)  # permits that were given a moment ago
-        expected = self.tokens_in_flight + uncounted * (self._mean_cost.value or 0.0)
+        expected = self.tokens_in_flight * (1 + uncounted / max(1, self._num_counted))
         if most is not None and self._limit.in_flight and expected >= most:
             self._is_token_bound = True
             return False
@@ -112,13 +114,14 @@ class Governed:
         """
         self._load, self._in_flight_then = load, in_flight
 
-    def tick(self, num_waiting: int, client_busy: float) -> None:
+    def tick(self, num_waiting: int, client_busy: float, *, is_out_of_files: bool = False) -> None:
         """
         Move the limit. Called about once a second.
 
         Args:
             num_waiting: Requests that wait for a permit.
             client_busy: Share of a core that this thread used since the last tick.
+            is_out_of_files: Whether this process may not open many more connections.
         """
         load, self._load = self._load, None
         now_s = self._clock.monotonic()
@@ -131,6 +134,7 @@ class Governed:
             self._is_token_bound,
             load,
             client_busy,
+            is_out_of_files,
         )
         self._peak, self._is_token_bound = self.in_flight, False
         self.governor.tick(signals)
@@ -151,10 +155,10 @@ class Governed:
         """Take note of a request that is sent; return the tokens that it is expected to hold."""
         self._on_use()
         cost = self._expected.of(num_bytes, config, self.governor.hit_rate)
-        self._mean_cost.add(cost)
         self.tokens_in_flight += cost
         self._num_counted += 1
-        self._peak = max(self._peak, self.in_flight)
+        if self._limit.in_flight > self._peak:
+            self._peak = self._limit.in_flight
         self._pace.note_sent(now_s, cost)
         return cost
 
@@ -178,6 +182,8 @@ class Governed:
 
     def note_headers(self, sending: Sending, headers: Mapping[bytes, bytes]) -> None:
         """Take note of what the response to `sending` says of rate limits."""
+        if headers.keys().isdisjoint(RATE_HEADERS):
+            return
         windows = parse_rate_windows(headers, time.time())
         if windows != (None, None):
             self._pace.note_windows(windows, sending.sent_at_s, sending.taken_then, self._clock.monotonic())

@@ -111,10 +111,17 @@ class _Bucket:
 
 
 class Pace:
-    """Says when the next request may be sent."""
+    """
+    Says when the next request may be sent.
+
+    Attributes:
+        holds_back: Whether anything was said or refused so far; until then `wait_s` is 0.
+    """
 
     def __init__(self) -> None:
+        self.holds_back = False
         self._seconds: deque[_Second] = deque(maxlen=int(WINDOW_S) + 1)
+        self._second = _Second(-math.inf)
         self._rate: float | None = None
         self._credit = 1.0
         self._credit_at_s = -math.inf
@@ -134,6 +141,8 @@ class Pace:
             now_s: The time now.
             num_leaving: Requests that were let go and are not sent yet.
         """
+        if not self.holds_back:
+            return 0.0
         wait_s = max(0.0, self._held_until_s - now_s)
         is_careful = now_s - self._refused_at_s <= WINDOW_S
         wait_s = max(wait_s, self._requests.wait_s(1 + num_leaving, now_s, is_careful=is_careful))
@@ -150,9 +159,10 @@ class Pace:
             now_s: The time now.
             tokens: What it is expected to take of a limit on tokens.
         """
-        if not self._seconds or now_s - self._seconds[-1].at_s >= 1:
-            self._seconds.append(_Second(math.floor(now_s)))
-        self._seconds[-1].num_sent += 1
+        if now_s - self._second.at_s >= 1:
+            self._second = _Second(math.floor(now_s))
+            self._seconds.append(self._second)
+        self._second.num_sent += 1
         self._credit -= 1
         self._requests.take(1.0)
         self._tokens.take(tokens)
@@ -166,6 +176,7 @@ class Pace:
             now_s: The time now.
             retry_after_s: Seconds that the server asked for; None for none.
         """
+        self.holds_back = True
         for second in reversed(self._seconds):
             if second.at_s <= sent_at_s:
                 second.num_refused += 1
@@ -205,6 +216,7 @@ class Pace:
         """
         for bucket, window, taken in zip((self._requests, self._tokens), windows, taken_then, strict=True):
             if window is not None:
+                self.holds_back = True
                 bucket.fill(window, sent_at_s, bucket.num_taken - taken, now_s)
 
     def _refill(self, now_s: float) -> float:

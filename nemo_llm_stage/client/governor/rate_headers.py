@@ -30,6 +30,10 @@ _NAMES = {
 }
 
 
+RATE_HEADERS = frozenset(names[0] for of_kind in _NAMES.values() for names in of_kind)
+"""Without one of these a response says nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class RateWindow:
     """

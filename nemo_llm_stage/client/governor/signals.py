@@ -12,7 +12,7 @@ Mode = Literal["fixed", "metrics", "throughput", "refusals"]
 What a limit follows: a number of the user's, the server's own metrics, the work done per second, or its refusals.
 """
 
-Bottleneck = Literal["server", "kv cache", "rate limit", "client cpu", "input", "unknown"]
+Bottleneck = Literal["server", "kv cache", "rate limit", "client cpu", "open files", "input", "unknown"]
 """What keeps the work per second from growing. "input": there are not enough rows to send."""
 
 BUSY_SHARE = 0.9
@@ -39,6 +39,7 @@ class Signals:
         is_token_bound: Whether they wait because of the limit on tokens.
         load: What the server's metrics say; None where nothing new was read.
         client_busy: Share of a core that the client's thread used, 0 to 1.
+        is_out_of_files: Whether the process is near the most files, and so connections, that it may open.
     """
 
     now_s: float
@@ -49,6 +50,7 @@ class Signals:
     is_token_bound: bool = False
     load: ServerLoad | None = None
     client_busy: float = 0.0
+    is_out_of_files: bool = False
 
 
 @dataclass(frozen=True, slots=True)
