@@ -85,16 +85,21 @@ class WatchedRun:
                 self._shown.note_commit(report)
                 self._done.add(self._count(report))
                 if self._keeper.control.failure_limit.is_over(self._done):  # the status ends with what ended the run
-                    self._keeper.update(Standing("running", sum_counters([self.before, self._done])))
+                    self._keeper.update(self._last_standing())
                 self._keeper.control.failure_limit.check(self._done)
         if self._num_committed < len(partitions):
             if interrupts.signum is not None:
                 raise RunInterrupted(f"stopped: {self._how_far()}", interrupts.signum)
             self._keeper.control.raise_end(self._how_far())
-        self._keeper.update(Standing("running", sum_counters([self.before, self._done])))
-        stage = replace(self._status.stage, num_in_flight=0, num_retrying=0, outage=None)
-        self._shown.update(RunStatus(stage=stage), self._done)
+        last = self._last_standing()
+        self._keeper.update(last)
+        self._shown.update(RunStatus(stage=last.stage), self._done)
         return self._done
+
+    def _last_standing(self) -> Standing:
+        """Return how the run stands with what is committed, and what its servers did."""
+        stage = replace(self._status.stage, num_in_flight=0, num_retrying=0, outage=None)
+        return Standing("running", sum_counters([self.before, self._done]), stage)
 
     def _count(self, report: PartitionReport) -> Counters:
         """Return what the run has done for a partition that is committed now."""

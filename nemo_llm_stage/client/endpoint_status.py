@@ -43,6 +43,8 @@ class EndpointStatus:
         reason: Why it gets no requests, in the words of the last failure; else why the limit is what it is.
         bottleneck: What holds the work back where the limit adapts: ``server``, ``kv cache``, ``rate limit``,
             ``client cpu``, ``open files``, ``input`` or ``unknown``; None where the limit is fixed.
+        moved: Why the limit was moved the last time; None where it is fixed.
+        held_s: Bottleneck → seconds, about, for which it held the work back; nothing where the limit is fixed.
         in_flight: Requests in flight there.
         num_answered: Answers.
         num_failed: Sends that failed, of every kind.
@@ -68,6 +70,8 @@ class EndpointStatus:
     next_try_at: float | None = None
     latencies: tuple[int, ...] = ()
     bottleneck: str | None = None
+    moved: str | None = None
+    held_s: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_down(self) -> bool:
@@ -153,6 +157,7 @@ def _merge(one: EndpointStatus, other: EndpointStatus) -> EndpointStatus:
         leading,
         limit=None if one.limit is None and other.limit is None else (one.limit or 0) + (other.limit or 0),
         failures=dict(Counter(one.failures) + Counter(other.failures)),
+        held_s=dict(Counter(one.held_s) + Counter(other.held_s)),
         in_flight=one.in_flight + other.in_flight,
         num_answered=one.num_answered + other.num_answered,
         num_failed=one.num_failed + other.num_failed,

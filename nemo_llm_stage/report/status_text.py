@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from nemo_llm_stage.dataset.state.status import JobStatus
 from nemo_llm_stage.job.state import KILLED, JobState
+from nemo_llm_stage.report.limits import held_back_now
 from nemo_llm_stage.report.units import duration
 from nemo_llm_stage.text import one_line
 
@@ -65,6 +66,7 @@ def _counts(job: JobState, status: JobStatus) -> list[str]:
     ]
     if job.is_live:
         lines.append(f"  in flight  {status.num_in_flight:,} of {status.max_concurrent_requests:,}")
+        lines += _held_back(status)
     lines.append(f"  spent      {_spent(status)}")
     if status.limits:
         lines.append("  limits     " + ", ".join(f"{name} {value:g}" for name, value in status.limits.items()))
@@ -78,6 +80,11 @@ def _counts(job: JobState, status: JobStatus) -> list[str]:
         f"  {event['at'][11:19]}   {event['kind']}: {one_line(event['text'], 160)}" for event in status.events[-5:]
     ]
     return lines
+
+
+def _held_back(status: JobStatus) -> list[str]:
+    words = [held_back_now(server.get("bottleneck"), server.get("reason")) for server in status.endpoints]
+    return [f"  held back  by {one_line(text, 160)}" for text in dict.fromkeys(filter(None, words))][:3]
 
 
 def _spent(status: JobStatus) -> str:

@@ -21,6 +21,7 @@ from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.verify import Verification
 from nemo_llm_stage.job.result import JobResult
 from nemo_llm_stage.report.console import shown
+from nemo_llm_stage.report.limits import found_limit
 from nemo_llm_stage.report.program import program
 from nemo_llm_stage.report.servers import servers
 from nemo_llm_stage.report.units import duration, money, percent
@@ -90,6 +91,9 @@ def _costs(result: JobResult) -> Table:
     rate = run.num_rows / result.elapsed_s if result.elapsed_s > 0 else 0.0
     note = f"{rate:,.1f} rows/s, start and end included" if run.num_rows else "nothing was sent: every row was done"
     table.add_row("time", duration(result.elapsed_s), *[""] * (not is_alone), note)
+    limit = found_limit(result.endpoints)
+    if limit is not None:
+        table.add_row("in flight", f"{limit[0]:,}", *[""] * (not is_alone), shown(limit[1]))
     return table
 
 

@@ -115,6 +115,8 @@ class Member:
             mode="fixed" if governed is None else governed.mode,
             reason=breaker.reason or (None if governed is None else governed.reason),
             bottleneck=None if governed is None else governed.bottleneck,
+            moved=None if governed is None else governed.moved,
+            held_s={} if governed is None else dict(governed.held_s),
             in_flight=self.limit.in_flight,
             next_try_at=now + breaker.next_try_s - now_s if breaker.state in {"suspect", "resting"} else None,
         )

@@ -128,8 +128,9 @@ class ByQueue:
             self._ceiling, self._num_quiet = min(self._max_limit, 1.05 * self._ceiling), 0
         self._num_grown += 1
         if load.waiting >= target:  # it may be a batch that has not begun
-            larger = limit
-        elif not self.has_doubled_enough:
+            reason = f"{load.running:.0f} run at the server and {load.waiting:.0f} wait; that may be for a moment"
+            return Move(limit, reason, "server")
+        if not self.has_doubled_enough:
             larger = 2 * limit
         else:
             larger = limit + max(1.0, 0.05 * min(4, 1 + self._num_grown // 4) * limit, min(num_free, limit))

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 
 from nemo_llm_stage.client.governor.by_queue import MAX_FRONT_SHARE, ByQueue
 from nemo_llm_stage.client.governor.by_throughput import ByThroughput
@@ -104,6 +105,8 @@ class Governor:
         self._kv_slack = KV_SLACK
         self._max_tokens: float | None = None
         self._is_pinned = False
+        self._moved = "the start"
+        self._held_s: Counter[str] = Counter()
         self._status = LimitStatus(self.limit, "throughput", "the start", "unknown")
 
     @property
@@ -119,7 +122,7 @@ class Governor:
     @property
     def status(self) -> LimitStatus:
         """How the limit stands."""
-        return self._status
+        return replace(self._status, moved=self._moved, held_s=dict(self._held_s))
 
     @property
     def hit_rate(self) -> float:
@@ -208,6 +211,7 @@ class Governor:
             self._name_bottleneck("kv cache", f"{self._max_tokens or 0:,.0f} expected tokens are in flight")
         elif not is_saturated and not signals.num_waiting:
             self._name_bottleneck("input", "there are not enough rows to send")
+        self._held_s[self._status.bottleneck] += 1
 
     def _tick_by_queue(self, signals: Signals, load: ServerLoad, *, may_grow: bool) -> None:
         if signals.load is None:
@@ -243,6 +247,7 @@ class Governor:
         before = self.limit
         self._limit = max(1.0, min(self._settings.largest, limit))
         if self.limit != before:
+            self._moved = reason
             logger.debug("%s: %d in flight after %d: %s", self._name, self.limit, before, reason)
         self._status = LimitStatus(self.limit, mode, reason, bottleneck, self._max_tokens)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from nemo_llm_stage.client.governor.metrics import ServerLoad
@@ -80,6 +81,8 @@ class LimitStatus:
         reason: Why it is what it is.
         bottleneck: What holds the work back.
         max_tokens: Most expected tokens in flight; None for no such limit.
+        moved: Why it was moved the last time.
+        held_s: Bottleneck → seconds, about, for which it held the work back.
     """
 
     limit: int
@@ -87,3 +90,5 @@ class LimitStatus:
     reason: str
     bottleneck: Bottleneck
     max_tokens: float | None = None
+    moved: str = "the start"
+    held_s: Mapping[str, int] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nemo_llm_stage.report.limits import SHORT
 from nemo_llm_stage.report.progress.view import EndpointView, View
 from nemo_llm_stage.report.units import about, duration
 from nemo_llm_stage.text import one_line
@@ -40,7 +41,10 @@ def state_of(endpoint: EndpointView, now: float) -> str:
         return f"{word}{since}{_next_try(status.next_try_at, now)}"
     word = "ok" if status.state == "healthy" else status.state
     share = round(100 * endpoint.limited_share)
-    return f"{word}, {share} % 429" if share else word
+    if share:
+        return f"{word}, {share} % 429"
+    held = SHORT.get(status.bottleneck or "")
+    return f"{word}, {held}" if held else word
 
 
 def wait_words(view: View) -> tuple[str, str] | None:

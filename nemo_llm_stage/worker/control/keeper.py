@@ -31,6 +31,7 @@ from nemo_llm_stage.dataset.storage import Folder
 from nemo_llm_stage.errors import LLMStageError, RunStoppedError
 from nemo_llm_stage.text import one_line
 from nemo_llm_stage.worker.control.control import RunControl
+from nemo_llm_stage.worker.control.limits import LimitNews
 from nemo_llm_stage.worker.control.servers import ServerNews
 from nemo_llm_stage.worker.control.standing import JobFacts, Standing
 
@@ -63,6 +64,7 @@ class RunKeeper:
         self._facts = facts
         self._standing = Standing(counters=facts.before)
         self._news = ServerNews()
+        self._limit_news = LimitNews()
         self._interval_s = LOCAL_INTERVAL_S if state.is_local else STORE_INTERVAL_S
         self._look_s = LOCAL_LOOK_S if state.is_local else STORE_LOOK_S
         self._started_monotonic_s = time.monotonic()
@@ -109,6 +111,8 @@ class RunKeeper:
         self._standing = standing
         for text in self._news.of(standing.stage.endpoints):
             self.control.note("server", text)
+        for text in self._limit_news.of(standing.stage.endpoints, time.monotonic()):
+            self.control.note("in flight", text)
 
     def flush(self) -> None:
         """Write the timeline as it is now."""

@@ -16,6 +16,8 @@ from nemo_llm_stage import AsyncHTTPClient, ConfigError, LLMStage, run_job
 from nemo_llm_stage.client.endpoint_status import EndpointStatus
 from nemo_llm_stage.client.governor.governor import START_LIMIT
 from nemo_llm_stage.config.load import make_config
+from nemo_llm_stage.dataset.folder import OutputFolder
+from nemo_llm_stage.dataset.state.timeline import read_timelines
 from nemo_llm_stage.stage.scheduler import Scheduler
 from nemo_llm_stage.testing import ServerConfig, ServerStats, SimulatedServer
 from nemo_llm_stage.testing.virtual_time import run_in_virtual_time, simulated_service
@@ -178,7 +180,7 @@ def test_a_job_file_takes_nothing_else(client_type: str, value: Any) -> None:
 
 
 def test_a_job_reads_as_far_ahead_as_the_limit_needs(tmp_path: Path) -> None:
-    """The hand-out of rows follows a limit that grows."""
+    """The hand-out of rows follows a limit that grows; where it went, and what held the work back, is told after."""
     pq.write_table(pa.table({"n": list(range(6000))}), tmp_path / "in.parquet")
     with SimulatedServer(max_num_seqs=200, service_time_s=0.2) as server:
         client = AsyncHTTPClient(server.base_url, max_concurrent_requests="auto")
@@ -188,3 +190,9 @@ def test_a_job_reads_as_far_ahead_as_the_limit_needs(tmp_path: Path) -> None:
         result = run_job(stage=stage, input=tmp_path / "in.parquet", output=tmp_path / "out", **settings)
         assert server.stats.max_running == 200
     assert result.counters.num_rows == 6000
+    [endpoint] = result.endpoints
+    assert endpoint.num_answered == 6000
+    assert endpoint.moved
+    assert endpoint.held_s["server"] > 0
+    [timeline] = read_timelines(OutputFolder(str(tmp_path / "out")).state)
+    assert any(event.kind == "in flight" and "requests in flight at most" in event.text for event in timeline.events)
