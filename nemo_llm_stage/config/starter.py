@@ -107,6 +107,7 @@ engine: local                          # or ray, for any number of actors on any
 #on_drift: warn                        # or stop: when failures or lengths leave the range of the first 500 rows
 #keep_raw: false
 #on_new_input: add                     # or refuse: new input files beside the unchanged old ones
+#order: auto                           # or input: never send rows with the same prompt beginning together
 #flush_interval: 2.0                   # object stores: seconds of answers that are lost if a worker dies
 #price_input: 0.10                     # dollars for a million tokens, to show what the job costs
 #price_output: 0.40
