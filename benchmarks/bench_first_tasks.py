@@ -1,12 +1,10 @@
 """
 How often is the embedded model right in the tasks that a newcomer meets first?
 
-Three tasks. The topic of 48 sentences, as `nemo-llm-stage init` writes it for those without data: right is the topic
-that the sentence was written for. A title for each of the same sentences, as `init` writes it for one's own texts on
-the embedded model: right has two to ten words, and none that the sentence does not have, but for small ones. The
-sentences of `pipelines/describe_python_docs.py` about 50 texts: right begins with the name, ends with a full stop, and
-has at most a fifth of words that are not in the text. The last two checks see what is invented, not what is missed:
-read the answers, which `--show` prints.
+Two tasks. The topic of 48 sentences, as `nemo-llm-stage init` writes it for those without data: right is the topic
+that the sentence was written for. The sentences of `pipelines/describe_python_docs.py` about 50 texts: right begins
+with the name, ends with a full stop, and has at most a fifth of words that are not in the text. That check sees what
+is invented, not what is missed: read the answers, which `--show` prints.
 """
 
 from __future__ import annotations
@@ -24,47 +22,14 @@ from _report import ROOT, make_parser, show
 from _texts import TEXTS
 
 from nemo_llm_stage import AsyncHTTPClient, LLMStage, Prompt
-from nemo_llm_stage.config.starter_tasks import TOPIC, Task, first_task
+from nemo_llm_stage.config.starter_tasks import TOPIC, Task
 from nemo_llm_stage.embedded.local_server import LocalServer
 
 SMALL_WORDS = frozenset(
-    [
-        "all",
-        "and",
-        "any",
-        "are",
-        "but",
-        "can",
-        "each",
-        "for",
-        "from",
-        "given",
-        "had",
-        "has",
-        "have",
-        "into",
-        "its",
-        "not",
-        "returned",
-        "returns",
-        "return",
-        "raised",
-        "than",
-        "that",
-        "the",
-        "their",
-        "them",
-        "then",
-        "they",
-        "this",
-        "was",
-        "were",
-        "when",
-        "which",
-        "will",
-        "with",
-        "would",
-    ]
+    """
+    all and any are but can each for from given had has have into its not returned returns return
+    raised than that the their them then they this was were when which will with would
+    """.split()  # noqa: SIM905 - to be read as words
 )
 _WORD = re.compile(r"[a-z]{3,}")
 _ENDINGS = re.compile(r"(izes|ises|ches|shes|sses|ing|ed|es|s|e)$")
@@ -79,11 +44,6 @@ def invented(answer: str, text: str) -> tuple[set[str], set[str]]:
 def stems(text: str) -> set[str]:
     """Return the words of a text without their endings."""
     return {_ENDINGS.sub("", word) for word in _WORD.findall(text.lower()) if word not in SMALL_WORDS}
-
-
-def is_title(answer: str, text: str) -> bool:
-    """Whether an answer has two to ten words, all of them the text's."""
-    return 2 <= len(answer.split()) <= 10 and not invented(answer, text)[1]
 
 
 def is_description(answer: str, text: str, name: str) -> bool:
@@ -130,9 +90,6 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, pd.DataFrame]]:
     if "topic" in options.tasks:
         frame = ask(TOPIC, texts)
         yield "topic", frame.assign(is_right=frame["answer"] == frame["text"].map(texts))
-    if "title" in options.tasks:
-        frame = ask(first_task("text", is_embedded=True), texts)
-        yield "title", frame.assign(is_right=[is_title(*pair) for pair in frame[["answer", "text"]].values])
     if "description" in options.tasks:
         frame = describe(options.rows, options.folder)
         columns = frame[["answer", "text", "id"]].values
@@ -142,7 +99,7 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, pd.DataFrame]]:
 def main() -> None:
     """Run it."""
     parser = make_parser(__doc__)
-    parser.add_argument("--tasks", nargs="+", default=["topic", "title", "description"], help="which to measure")
+    parser.add_argument("--tasks", nargs="+", default=["topic", "description"], help="which to measure")
     parser.add_argument("--rows", type=int, default=50, help="texts of the first pipeline (50)")
     parser.add_argument("--show", action="store_true", help="print each answer")
     options = parser.parse_args()

@@ -249,3 +249,13 @@ def test_a_submitted_job_gives_the_same_files(
     result = subprocess.run(submit, capture_output=True, text=True, env=cluster.env, timeout=180, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     pd.testing.assert_series_equal(pd.read_parquet(tmp_path / "submitted")["x"], pd.read_parquet(folder / "out")["x"])
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands_and_options(shell: str) -> None:
+    """The printed script asks the program, which knows them."""
+    assert "_NEMO_LLM_STAGE_COMPLETE" in invoke("completion", shell).stdout
+    words = {"COMP_WORDS": "nemo-llm-stage run --base", "COMP_CWORD": "--base" if shell == "fish" else "2"}
+    variables = words | {"_NEMO_LLM_STAGE_COMPLETE": f"{shell}_complete"}
+    result = CliRunner().invoke(main, [], prog_name="nemo-llm-stage", env=variables)
+    assert "--base-url" in result.stdout

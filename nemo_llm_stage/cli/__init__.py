@@ -15,6 +15,7 @@ import click
 
 from nemo_llm_stage import __version__
 from nemo_llm_stage.cli import (
+    completion,
     corpus,
     dashboard,
     doctor,
@@ -73,6 +74,6 @@ for command in (
     *(steer.pause, steer.resume, steer.drain, steer.set_limits),
     *(retry_failed.command, verify.command, report.command, dashboard.command, push.command),
     *(submit.command, doctor.command, explain.command, schema.command),
-    *(corpus.command, serve_local.command, simulate_server.command),
+    *(corpus.command, serve_local.command, simulate_server.command, completion.command),
 ):
     main.add_command(command)

@@ -72,6 +72,8 @@ def _farewell(job_file: Path, starter: Any, rows: Path | None) -> list[str]:
     from nemo_llm_stage.report.program import program
 
     run = f"{program()} run {job_file}"
+    is_too_small = starter.base_url is None and rows is None
+    note = ["", "note: the embedded model shows that the job runs; it is too small for good answers about your texts."]
     return [
         f"Wrote {job_file}.",
         f"  input    {starter.input or rows}{about}",
@@ -80,6 +82,7 @@ def _farewell(job_file: Path, starter: Any, rows: Path | None) -> list[str]:
         "Next:",
         f"  {program()} preview {job_file}   shows prompts and answers of a few rows",
         f"  {run}       runs the job",
+        *(note if is_too_small else []),
     ]
 
 

@@ -48,29 +48,12 @@ TOPIC = Task(
 """Of the sample texts. Any model can do it, with examples also the embedded one."""
 
 
-_TITLE = "Write a short title for this text:\n\n"
-_TITLES = (
-    ("Return the largest item in an iterable, or the largest of two or more arguments.", "Largest item of an iterable"),
-    ("Raised when a mapping key is not found in the set of existing keys.", "Error for a missing key"),
-    (
-        "Open a connection to the given host and port. The optional timeout sets how many seconds to wait.",
-        "Opening a connection with a timeout",
-    ),
-)
-
-
 def first_task(column: str, *, is_embedded: bool) -> Task:
-    """Return a first task for a user's own texts in `column`."""
-    if is_embedded:
-        return Task(
-            output_column="title",
-            prompt=f"{_TITLE}{placeholder(column, ' | truncate_chars(3000)')}",
-            examples=tuple((_TITLE + text, title) for text, title in _TITLES),
-            max_tokens=24,
-        )
+    """Return a first task for a user's own texts in `column`; long ones are cut for the embedded model."""
+    text = placeholder(column, " | truncate_chars(3000)" if is_embedded else "")
     return Task(
         output_column="summary",
-        prompt=f"Summarize in one sentence:\n\n{placeholder(column)}",
+        prompt=f"Summarize in one sentence:\n\n{text}",
         system_prompt="You are a careful editor. You use only what the text says.",
     )
 
