@@ -177,7 +177,7 @@ def test_it_asks_for_file_column_and_server(folder: Path, server: SimulatedServe
     for words in ("more/*.jsonl", "eight sample texts", f"vLLM at http://localhost:{port}/v1, my-model and 1 more"):
         assert words in shown
     assert "old_output" not in shown
-    assert "headline   short" in shown
+    assert "headline  short" in shown
     settings = job()
     assert settings["client"]["base_url"] == f"http://localhost:{port}/v1"
     assert "{{" in settings["prompt"]

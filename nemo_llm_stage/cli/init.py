@@ -24,7 +24,7 @@ _EXAMPLE_CHARS = 48
 
 @click.command("init", cls=Command)
 @click.argument("job_file", default="job.yaml", type=click.Path(path_type=Path))
-@click.option("--input", "inputs", help="Parquet or JSONL: a file, a pattern in quotes, a folder or a URL.")
+@click.option("--input", "inputs", help="Parquet, JSONL, CSV or Arrow: a file, a pattern in quotes, a folder or a URL.")
 @click.option("--column", help="The column that the prompt uses.")
 @click.option("--base-url", help="The server's address, e.g. http://localhost:8000/v1.")
 @click.option("--model", help="The model's name on the server.")
@@ -155,7 +155,8 @@ class Answers:
         names = [*data.texts] or [*data.columns]
         column = self.given["column"]
         if not column and self.may_ask and not self.given["prompt"] and len(names) > 1:
-            offers = {name: f"{name}   {one_line(data.texts.get(name, ''), _EXAMPLE_CHARS)}" for name in names}
+            width = max(map(len, names))
+            offers = {name: f"{name:<{width}}  {one_line(data.texts.get(name, ''), _EXAMPLE_CHARS)}" for name in names}
             column = self._choose("Which column? A number, or another name", offers)
         if column:
             data.check(column)

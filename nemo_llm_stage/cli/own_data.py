@@ -21,7 +21,7 @@ from nemo_llm_stage.suggest import did_you_mean
 
 MAX_OFFERED = 8
 _NUM_ROWS = 50
-_SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".jsonl.gz", ".jsonl.zst")
+_SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".csv", ".tsv", ".arrow", ".jsonl.gz", ".jsonl.zst", ".csv.gz")
 """Of files that are offered; plain ``.json`` is mostly something else."""
 
 
@@ -51,7 +51,7 @@ class OwnData:
 
 
 def data_files(folder: Path) -> list[str]:
-    """Return the Parquet and JSONL files in `folder`, and a pattern for each folder of such files in it."""
+    """Return the data files in `folder`, and a pattern for each folder of such files in it."""
     here = sorted(path for path in folder.iterdir() if not path.name.startswith((".", "_")))
     files = [path.name for path in here if path.is_file() and _is_data(path)]
     patterns = [pattern for path in here if path.is_dir() for pattern in _patterns(path)]

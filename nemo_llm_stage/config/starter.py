@@ -132,9 +132,9 @@ _SERVER = """\
 # Which server, and which of its models.
 client:
   type: http                           # or openai: through the openai SDK
-  base_url: {base_url}  # or a list of several
-{key}
-  max_concurrent_requests: {limit}          # most requests in flight at each server, or auto
+{base_url}  # or a list of several
+{key}  # or api_key_file; never the key itself
+{limit}  # most requests in flight at each server, or auto
 {more}model: {model}
 #client: local                         # a small model on this machine's CPU, to try things without a server
 """
@@ -223,9 +223,9 @@ def _server(starter: Starter) -> str:
         return _EMBEDDED.format(more=_MORE_CLIENT)
     key = f"  api_key_env: {_word(starter.api_key_env)}" if starter.api_key_env else "#  api_key_env: MY_API_KEY"
     return _SERVER.format(
-        base_url=_word(starter.base_url),
-        key=f"{key:<38} # or api_key_file; never the key itself",
-        limit=starter.max_concurrent_requests,
+        base_url=f"  base_url: {_word(starter.base_url):<25}",
+        key=f"{key:<37}",
+        limit=f"  max_concurrent_requests: {starter.max_concurrent_requests:<10}",
         more=_MORE_CLIENT,
         model=_word(starter.model or ""),
     )
