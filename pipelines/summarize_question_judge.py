@@ -1,9 +1,11 @@
 """
 Make training data in one pass: summary, then question, then answer, then a judge; pairs that it rejects are dropped.
 
-Each prompt waits for the answers that it uses, row by row. As it is, this runs on the embedded model over documentation
-that comes with this Python (PSF licence); --base-url and --model take any OpenAI-compatible server, --input any Parquet
-or JSONL with a column `text`. --set columns.3.model=… has another model be the judge.
+Each prompt waits for the answers that it uses, row by row. Pairs whose answer is copied from the text, or repeats the
+question, are dropped by rule. As it is, this runs on the embedded model over documentation that comes with this Python
+(PSF licence). That model shows how it works; it cannot judge: of 48 answers it told 20 right from wrong, no better than
+a coin. --base-url and --model take any OpenAI-compatible server, --input any Parquet or JSONL with a column `text`;
+--set columns.3.model=… has another model be the judge.
 """
 
 from nemo_llm_stage.cli import pipeline
@@ -46,5 +48,5 @@ pipeline(
             "generation_config": {"max_tokens": 8},
         },
     ],
-    keep_if="verdict == 'good'",
+    keep_if="verdict == 'good' and answer not in text and answer != question",
 )

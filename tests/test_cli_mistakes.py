@@ -127,3 +127,10 @@ def test_a_retry_without_failed_rows_says_so(tmp_path: Path) -> None:
         result = invoke("retry-failed", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert result.stdout == f"nothing to retry: {tmp_path / 'out'} has no failed rows.\n"
+
+
+def test_an_option_without_its_value_is_named() -> None:
+    """As where a variable of the shell is empty."""
+    result = CliRunner().invoke(main, ["run", "--base-url", "--prompt", "{{ text }}"])
+    assert result.exit_code == 2
+    assert "Option '--base-url' has no value; after it comes '--prompt'" in result.stderr

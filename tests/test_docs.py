@@ -10,6 +10,7 @@ import click
 import pandas as pd
 import pytest
 import yaml
+from click.testing import CliRunner
 
 import nemo_llm_stage
 from nemo_llm_stage import AsyncHTTPClient, LLMStage, run_job
@@ -178,3 +179,15 @@ def test_every_file_named_in_the_architecture_exists() -> None:
     package = Path(nemo_llm_stage.__file__).parent
     for name in re.findall(r"`([a-z_]+(?:/[a-z_0-9]+)*\.py)`", ROOMS):
         assert (package / name).exists() or (ROOT / name).exists(), name
+
+
+def test_the_tutorial_runs_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command of it, on a server that `init` finds by itself."""
+    monkeypatch.chdir(tmp_path)
+    (commands,) = blocks("sh", USING[USING.index("## Tutorial") : USING.index("## In a notebook")])
+    with SimulatedServer(model="my-model") as server:
+        monkeypatch.setenv("OLLAMA_HOST", server.base_url.removesuffix("/v1"))
+        for command in commands.splitlines():
+            result = CliRunner().invoke(main, command.split()[1:])
+            assert result.exit_code == 0, f"{command}\n{result.output}"
+    assert len(pd.read_parquet("job_output")) == 30

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
@@ -34,12 +35,22 @@ class JobCommand(Command):
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         """Parse the words; add a hint where a value was probably not quoted."""
+        self._check_values(context, args)
         try:
             return super().parse_args(context, args)
         except click.UsageError as error:
             if "unexpected extra argument" not in error.message:
                 raise
             raise click.UsageError(f"{error.message}\n{_QUOTE_IT}", context) from error
+
+    def _check_values(self, context: click.Context, args: list[str]) -> None:
+        """Refuse an option as the value of another: the value is missing, e.g. because a variable is empty."""
+        options = [parameter for parameter in self.get_params(context) if isinstance(parameter, click.Option)]
+        names = {name for option in options for name in (*option.opts, *option.secondary_opts)}
+        with_values = {name for option in options if not (option.is_flag or option.count) for name in option.opts}
+        for name, value in pairwise(args):
+            if name in with_values and value in names:
+                raise click.UsageError(f"Option '{name}' has no value; after it comes '{value}'.", context)
 
 
 _QUOTE_IT = "Put an option's value in quotes if it has spaces: --prompt 'Summarize: {{ text }}'."
