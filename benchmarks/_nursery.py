@@ -38,6 +38,7 @@ class CrashJob:
         output_format: parquet or jsonl.
         keep_raw: As for `run_job`.
         actors: Workers, each with so many requests in flight.
+        slow_url: Of a second server, which is slow; None for one server only.
         takeover: Whether to take the place of a run that was stopped there.
         action: run, restart (thrown away first where another prompt wrote it) or retry (ask the failed rows again).
     """
@@ -52,6 +53,7 @@ class CrashJob:
     actors: int = 1
     action: str = "run"
     takeover: bool = False
+    slow_url: str | None = None
 
 
 MAX_ATTEMPT_S = 300.0
@@ -114,7 +116,8 @@ class Nursery:
 
 
 def _stage_of(job: CrashJob) -> LLMStage:
-    client = AsyncHTTPClient(job.base_url, max_concurrent_requests=job.limit, max_retries=0)
+    urls = [url for url in (job.base_url, job.slow_url) if url is not None]
+    client = AsyncHTTPClient(urls, max_concurrent_requests=job.limit, max_retries=0)
     return LLMStage(client=client, model="sim", prompt=f"{job.prompt} {{{{ text }}}}", output_column="x")
 
 

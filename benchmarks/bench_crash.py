@@ -32,11 +32,13 @@ from nemo_llm_stage.testing import SimulatedServerProcess
 KINDS: dict[str, dict[str, Any]] = {
     "run": {"action": "run"},
     "run, 3 workers": {"action": "run", "actors": 3, "rows_per_partition": 30},
+    "run, 3 workers, one server slow": {"action": "run", "actors": 3, "rows_per_partition": 30},
     "run, JSONL": {"action": "run", "output_format": "jsonl"},
     "retry-failed": {"action": "retry", "keep_raw": True},
     "retry-failed, JSONL": {"action": "retry", "output_format": "jsonl"},
     "--restart": {"action": "restart", "keep_raw": True},
 }
+SLOW_S = 1.5
 COLUMNS = ("job", "deaths", "rows", "lost", "doubled", "wrong", "torn", "extra requests", "in flight", "÷ death", "s")
 
 REAL_ROWS = 600
@@ -65,8 +67,14 @@ CHANCES = {"journal.before_write": 0.003, "journal.after_write": 0.003} | dict.f
 def crash_fast(num_crashes: int, folder: Path, rng: random.Random) -> dict[str, tuple[Tally, float]]:
     """Return what came of killing small jobs, an equal share of each kind, at least `num_crashes` times in all."""
     results: dict[str, tuple[Tally, float]] = {}
-    with SimulatedServerProcess(service_time_s=0.004) as server, Nursery() as nursery:
+    with (
+        SimulatedServerProcess(service_time_s=0.004) as server,
+        SimulatedServerProcess(service_time_s=SLOW_S) as slow,
+        Nursery() as nursery,
+    ):
         for kind, settings in KINDS.items():
+            if "slow" in kind:
+                settings = settings | {"slow_url": slow.base_url}
             tally, number, started_s = Tally(), 0, time.monotonic()
             while tally.num_crashes < -(-num_crashes // len(KINDS)):
                 place = folder / f"{settings['action']}-{number}"

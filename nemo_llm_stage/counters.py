@@ -37,6 +37,8 @@ class Counters:
         num_refused_connections: Sends that reached no server; not part of `num_attempts`, and nothing was paid.
         num_rate_limited: Sends answered by 429; part of `num_attempts`, and nothing was paid.
         num_failed_answers: Other failed sends. Like the two before, of the run that answered the row.
+        num_second_sends: Part of `num_wasted_attempts`: rows sent a second time because their server was slow, so that
+            one of both was of no use.
         input_tokens: As the servers counted them, over the answers that came.
         output_tokens: Likewise.
         cached_tokens: Likewise; part of `input_tokens`.
@@ -66,6 +68,7 @@ class Counters:
     num_refused_connections: int = 0
     num_rate_limited: int = 0
     num_failed_answers: int = 0
+    num_second_sends: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
@@ -183,6 +186,13 @@ class Counters:
                 _add_to(mine, key, num)
         self.examples.update(dict(other.examples))
 
+    def as_second_send(self) -> Counters:
+        """Return these counts of one row as the cost of a send that was of no use, as another one was faster."""
+        cost = Counters(**{name: getattr(self, name) for name in COST_NAMES})
+        cost.num_attempts = cost.num_wasted_attempts = max(1, self.num_attempts)
+        cost.num_second_sends, cost.wasted_output_tokens = 1, self.output_tokens
+        return cost
+
     def since(self, before: Counters) -> Counters:
         """Return what these counts have more than those of `before`, a moment earlier."""
         more = Counters(examples=dict(self.examples))
@@ -228,6 +238,7 @@ COST_NAMES = (
     "num_refused_connections",
     "num_rate_limited",
     "num_failed_answers",
+    "num_second_sends",
     "input_tokens",
     "output_tokens",
     "cached_tokens",

@@ -18,6 +18,7 @@ from nemo_llm_stage.client.attempt import attempt
 from nemo_llm_stage.client.credentials import Credentials, Sent, secrets_of_request
 from nemo_llm_stage.client.endpoint_status import EndpointStatus, merge_endpoints
 from nemo_llm_stage.client.endpoints.member import HELD
+from nemo_llm_stage.client.endpoints.overdue import Overdue, avoid, overdue_in
 from nemo_llm_stage.client.endpoints.servers import Servers, pools_of
 from nemo_llm_stage.client.endpoints.share import ALONE, WorkerPlace
 from nemo_llm_stage.client.endpoints.source import BaseURL
@@ -244,6 +245,14 @@ class AsyncHTTPClient(AsyncLLMClient):
     def endpoint_statuses(self) -> tuple[EndpointStatus, ...]:
         """Return how each server stands, also those that have left. Can be called from any thread."""
         return merge_endpoints(status for pool in pools_of(self._limits) for status in pool.statuses())
+
+    def overdue(self, after_s: Mapping[str, float]) -> list[Overdue]:
+        """See `AsyncLLMClient.overdue`."""
+        return overdue_in(pools_of(self._limits), after_s, self.clock.monotonic())
+
+    def avoid(self, url: str) -> None:
+        """See `AsyncLLMClient.avoid`."""
+        avoid(pools_of(self._limits), url)
 
     def take_place(self, place: WorkerPlace) -> None:
         """Ask only the servers that are this worker's, or have its share of their limits."""

@@ -118,6 +118,11 @@ class Limit:
         if self.on_release is not None:
             self.on_release()
 
+    def drop_waiting(self) -> None:
+        """Cancel the wait of everybody who waits for a permit."""
+        for turn in self._queue:
+            turn.cancel()
+
     def note_unsent(self) -> None:
         """Take back from the allowance a permit under which nothing was sent."""
         if self.allowance is not None:

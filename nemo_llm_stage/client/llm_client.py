@@ -12,8 +12,8 @@ import functools
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nemo_llm_stage.client.clock import SYSTEM_CLOCK, Clock
 from nemo_llm_stage.client.curators import count_as_curators
@@ -29,6 +29,9 @@ from nemo_llm_stage.core import Completion, Message
 from nemo_llm_stage.errors import ConfigError, LLMStageError, RequestError
 
 __all__ = ["AsyncLLMClient", "ConversationFormatter", "GenerationConfig", "LLMClient", "completion_of_texts"]
+
+if TYPE_CHECKING:
+    from nemo_llm_stage.client.endpoints.overdue import Overdue
 
 T = TypeVar("T")
 
@@ -222,6 +225,13 @@ class AsyncLLMClient(ABC):
     def endpoint_statuses(self) -> tuple[EndpointStatus, ...]:
         """Return how each server stands; nothing where the client does not count. Can be called from any thread."""
         return ()
+
+    def overdue(self, after_s: Mapping[str, float]) -> list[Overdue]:
+        """Return the requests in flight for longer than it says for their server; none where the client cannot tell."""
+        return []
+
+    def avoid(self, url: str) -> None:  # noqa: B027 - a hook
+        """Let the running task's next request go to another server than this one, if there is one."""
 
     async def _complete_impl(
         self,

@@ -69,6 +69,8 @@ class JobSettings:
             ``add`` them as new partitions after the old ones, or ``refuse``.
         order: In which order rows are sent. ``auto`` sends rows whose prompts begin alike one after another where that
             lets the server's prefix cache do more; ``input`` keeps the order of the input. The output always does.
+        hedge: ``auto`` sends rows that are in flight at a server much slower than the others a second time, to another
+            one, once nothing else is left to do: at most 2 % of the rows. The first answer counts. ``off`` waits.
         on_mixed_types: What to do with a JSON field whose values have no common type (text here, a list there):
             ``stop`` before the job starts, or keep each value as ``json`` text.
         column_types: Arrow types of columns of CSV input, e.g. ``{zip: string, day: date32}``. Otherwise whole numbers
@@ -108,6 +110,7 @@ class JobSettings:
     on_bad_input: Literal["stop", "skip"] = "stop"
     on_new_input: Literal["add", "refuse"] = "add"
     order: Literal["auto", "input"] = "auto"
+    hedge: Literal["auto", "off"] = "auto"
     on_mixed_types: Literal["stop", "json"] = "stop"
     column_types: dict[str, str] | None = None
     flush_interval: Annotated[float, Gt(0)] = 2.0
@@ -167,6 +170,7 @@ class JobKeywords(WorkerKeywords, total=False):
     on_new_input: Literal["add", "refuse"]
     on_bad_input: Literal["stop", "skip"]
     order: Literal["auto", "input"]
+    hedge: Literal["auto", "off"]
     on_mixed_types: Literal["stop", "json"]
     column_types: dict[str, str] | None
 

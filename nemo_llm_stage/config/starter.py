@@ -109,6 +109,7 @@ engine: local                          # or ray, for any number of actors on any
 #on_new_input: add                     # or refuse: new input files beside the unchanged old ones
 #order: auto                           # or input: never send rows with the same prompt beginning together
 #flush_interval: 2.0                   # object stores: seconds of answers that are lost if a worker dies
+#hedge: auto                           # or off: no row at a slow server is sent a second time, to another
 #price_input: 0.10                     # dollars for a million tokens, to show what the job costs
 #price_output: 0.40
 #grace_period: 30.0                    # seconds from Ctrl-C or SIGTERM to the end

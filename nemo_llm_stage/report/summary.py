@@ -110,6 +110,11 @@ def _cost_rows(result: JobResult) -> Iterator[tuple[str, Callable[[Counters], st
     yield "requests", lambda counters: f"{counters.num_attempts:,}", ""
     yield "  wasted", lambda counters: percent(counters.num_wasted_attempts, counters.num_attempts), _WASTED
     yield "  failed", lambda counters: f"{counters.num_failed_answers:,}", "sent again, or the row failed"
+    yield (
+        "  second sends",
+        lambda counters: f"{counters.num_second_sends:,}",
+        "of rows at a slow server; wasted",
+    )
     yield "  rate limited", lambda counters: f"{counters.num_rate_limited:,}", "status 429, sent again; not wasted"
     yield "refused connections", lambda counters: f"{counters.num_refused_connections:,}", "no server was reached"
     yield "input tokens", lambda counters: f"{counters.input_tokens:,}", _cached(result.counters)

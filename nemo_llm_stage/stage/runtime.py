@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import os
-import threading
 import time
-import weakref
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from nemo_llm_stage.client.endpoint_status import merge_endpoints
@@ -27,6 +24,7 @@ from nemo_llm_stage.rows.health import Health
 from nemo_llm_stage.rows.memo import Memo
 from nemo_llm_stage.rows.query import GIVE_UP_AFTER_S, CompletionStore, Querier
 from nemo_llm_stage.rows.row import Known, RowRunner
+from nemo_llm_stage.stage.hand import Hand, OverdueRow
 from nemo_llm_stage.stage.loop import LoopThread
 from nemo_llm_stage.stage.order import RowPlan
 from nemo_llm_stage.stage.scheduler import Scheduler, SchedulerStatistics
@@ -36,6 +34,9 @@ OnDone = Callable[[Outcome], None]
 
 QUIET_LOOK_S = 0.02
 """Seconds between two looks whether anything is in flight yet, at the end of a run."""
+
+GIVEN_BACK: Outcome = {}
+"""Stands for the outcome of a row that was taken back."""
 
 
 class Runtime:
@@ -65,21 +66,26 @@ class Runtime:
             _set_up(client)
         self._healths = [Health(client.clock) for client in self._clients]
         places = {id(client): place for place, client in enumerate(self._clients)}
-        memo = Memo()
-        runners = []
-        for column in columns:
-            scope = places[id(client_of[column.name])]
-            querier = Querier(
-                client_of[column.name],
-                give_up_after_s=column.give_up_after_s,
-                health=self._healths[scope],
-                memo=memo if column.deduplicate else None,
-            )
-            runners.append(ColumnRunner(column, querier, scope=scope))
+
+        def make_runner(memo: Memo | None) -> RowRunner:
+            runners = []
+            for column in columns:
+                scope = places[id(client_of[column.name])]
+                querier = Querier(
+                    client_of[column.name],
+                    give_up_after_s=column.give_up_after_s,
+                    health=self._healths[scope],
+                    memo=memo if column.deduplicate else None,
+                )
+                runners.append(ColumnRunner(column, querier, scope=scope))
+            return RowRunner(runners, uses)
+
         self._give_up_after_s = min(
             GIVE_UP_AFTER_S if column.give_up_after_s is None else column.give_up_after_s for column in columns
         )
-        self._runner = RowRunner(runners, uses)
+        self._runner = make_runner(Memo())
+        self._second_runner = make_runner(None)  # for rows whose very request is in flight
+        self._is_single = len(columns) == 1
         self.loop = LoopThread()
         first = unique(client for name, client in client_of.items() if not uses[name])
         self._scheduler = self.loop.run(self._make_scheduler(first))
@@ -94,9 +100,28 @@ class Runtime:
         on_done: OnDone | None,
         on_start: Callable[[], None] | None = None,
         plan: RowPlan | None = None,
+        hand: Hand | None = None,
+        avoids: str | None = None,
     ) -> concurrent.futures.Future[list[Outcome]]:
         """Start `rows`, as `plan` says if given; see `Stage.submit`."""
-        return self.loop.submit(self._run(rows, known, store, on_done, on_start, plan))
+        if avoids is not None:
+            return self.loop.submit(self._run_again(rows, store, on_done, on_start, avoids))
+        return self.loop.submit(self._run(rows, known, store, on_done, on_start, plan, hand))
+
+    async def _run_again(
+        self,
+        rows: Sequence[Row],
+        store: CompletionStore | None,
+        on_done: OnDone | None,
+        on_start: Callable[[], None] | None,
+        avoids: str,
+    ) -> list[Outcome]:
+        def run_row(row: Row) -> Coroutine[Any, Any, Outcome]:
+            for client in self._clients:
+                client.avoid(avoids)  # called in a task of the row's own
+            return self._second_runner.run_row(row, store)
+
+        return await self._scheduler.run(rows, run_row, on_done, on_start)
 
     async def _run(
         self,
@@ -106,9 +131,10 @@ class Runtime:
         on_done: OnDone | None,
         on_start: Callable[[], None] | None,
         plan: RowPlan | None,
+        hand: Hand | None,
     ) -> list[Outcome]:
         run_row = self._runner.run_row
-        if known is None and plan is None:
+        if known is None and plan is None and hand is None:
             return await self._scheduler.run(rows, lambda row: run_row(row, store), on_done, on_start)
         places = range(len(rows)) if plan is None else plan.indices
 
@@ -117,9 +143,33 @@ class Runtime:
                 AFFINITY.set(plan.groups[place])  # called in a task of the row's own
             return run_row(rows[place], store, None if known is None else known[place])
 
-        outcomes = await self._scheduler.run(places, run_at, on_done, on_start)
-        by_place = dict(zip(places, outcomes, strict=True))
-        return [by_place[place] for place in range(len(rows))]
+        outcomes = await self._scheduler.run(places, run_at, on_done, on_start, hand)
+        if plan is not None:
+            by_place = dict(zip(places, outcomes, strict=True))
+            outcomes = [by_place[place] for place in range(len(rows))]
+        return [outcome or GIVEN_BACK for outcome in outcomes]
+
+    def take_back(self) -> None:
+        """Take back what was submitted with a hand and is not sent; most of it is in the hands then."""
+        self.loop.run(self._take_back())
+
+    async def _take_back(self) -> None:
+        self._scheduler.take_back(drops_waiting=self._is_single)
+        await asyncio.sleep(0)  # those that are put out of the line leave in their own tasks
+        await asyncio.sleep(0)
+
+    def overdue(self, after_s: Mapping[str, float]) -> list[OverdueRow]:
+        """Return rows with a hand in flight for longer than this says for their server; of one column only."""
+        return self.loop.run(self._overdue(after_s)) if self._is_single else []
+
+    async def _overdue(self, after_s: Mapping[str, float]) -> list[OverdueRow]:
+        found = [one for client in self._clients for one in client.overdue(after_s)]
+        rows = ((self._scheduler.place_of(one.task), one) for one in found)
+        return [OverdueRow(*place, one.url, one.age_s) for place, one in rows if place is not None]
+
+    def drop(self, hand: Hand, places: Collection[int]) -> None:
+        """Cancel rows in flight that another worker has answered; their outcomes are empty."""
+        self.loop.call(lambda: self._scheduler.drop(hand, places))
 
     @property
     def num_in_flight(self) -> int:
@@ -131,11 +181,13 @@ class Runtime:
         rows = self._scheduler.statistics()
         num_in_flight = self.num_in_flight
         outage = self._outage()
+        num_waiting = sum(limit.num_waiting for limit in self._limits)
         endpoints = (status for client in self._clients for status in client.endpoint_statuses())
         return StageStatus(
             num_in_flight=num_in_flight,
             max_in_flight=sum(limit.max_concurrent_requests for limit in self._limits),
-            num_retrying=max(0, rows.num_open - num_in_flight - sum(limit.num_waiting for limit in self._limits)),
+            num_waiting=num_waiting,
+            num_retrying=max(0, rows.num_open - num_in_flight - num_waiting),
             outage=outage,
             endpoints=merge_endpoints(endpoints),
         )
@@ -217,62 +269,3 @@ def _set_up(client: AsyncLLMClient) -> None:
         raise
     except Exception as error:  # the openai SDK has one of its own for a key that is missing
         raise ConfigError(f"{type(client).__name__} cannot be set up: {error}") from error
-
-
-class LocalRuntime:
-    """
-    The runtime of a stage in this process, opened at first use.
-
-    A pickled or copied one is closed, and so is the one that a forked child inherits: threads do not survive a fork.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.current: Runtime | None = None
-        _local_runtimes.add(self)
-
-    def open(self, make: Callable[[], Runtime]) -> Runtime:
-        """Return the open runtime; `make` one where there is none."""
-        with self._lock:
-            if self.current is None:
-                self.current = make()
-            return self.current
-
-    def when_quiet(self) -> concurrent.futures.Future[None]:
-        """See `Stage.when_quiet`; one that is closed is quiet."""
-        runtime = self.current
-        if runtime is not None:
-            return runtime.when_quiet()
-        quiet: concurrent.futures.Future[None] = concurrent.futures.Future()
-        quiet.set_result(None)
-        return quiet
-
-    def close(self) -> None:
-        """Close the runtime. Safe to call twice."""
-        with self._lock:
-            runtime, self.current = self.current, None
-        if runtime is not None:
-            runtime.close()
-
-    def forget(self) -> None:
-        """Start closed in a forked child."""
-        if self.current is not None:
-            _parents_runtimes.append(self.current)
-        self._lock, self.current = threading.Lock(), None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return LocalRuntime, ()
-
-
-_local_runtimes: weakref.WeakSet[LocalRuntime] = weakref.WeakSet()
-_parents_runtimes: list[Runtime] = []
-"""Kept for ever in a forked child: collecting them would close what the parent still uses."""
-
-
-def _forget_runtimes() -> None:
-    for runtime in list(_local_runtimes):
-        runtime.forget()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
-    os.register_at_fork(after_in_child=_forget_runtimes)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from nemo_llm_stage.client.limit import Limit
 from nemo_llm_stage.errors import RunError
+from nemo_llm_stage.stage.hand import Hand
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Scheduler:
         self._num_open = 0
         self._num_started = 0
         self._starting: set[asyncio.Task[None]] = set()  # created, not yet at the limit
+        self._unfinished: set[_Run[Any, Any]] = set()
         for limit in limits:
             limit.on_release = self._start_rows
 
@@ -73,6 +75,7 @@ class Scheduler:
         run_row: Callable[[R], Awaitable[T]],
         on_done: Callable[[T], None] | None = None,
         on_start: Callable[[], None] | None = None,
+        hand: Hand | None = None,
     ) -> list[T]:
         """
         Return ``[await run_row(row) for row in rows]``, with as many rows at once as the limit allows.
@@ -81,7 +84,8 @@ class Scheduler:
             rows: Started in this order.
             run_row: Must not raise for a failed row; what it raises ends this run.
             on_done: Called with each result as it comes; what it raises ends this run.
-            on_start: Called as each row is started; what it raises ends this run.
+            on_start: Called as each row is started, or taken back before; what it raises ends this run.
+            hand: Gets the rows that `take_back` takes, which are places then; their results are None.
 
         Raises:
             Exception: The first that `run_row`, `on_done` or `on_start` raised; this run's other rows are cancelled.
@@ -89,8 +93,9 @@ class Scheduler:
         """
         if not rows:
             return []
-        run = _Run(rows, run_row, on_done, on_start)
+        run = _Run(rows, run_row, on_done, on_start, hand)
         self._runs.append(run)
+        self._unfinished.add(run)
         self._start_rows()
         logger.debug("%d rows submitted: %s", len(rows), self.statistics())
         try:
@@ -101,8 +106,39 @@ class Scheduler:
             self._abandon(run)
             logger.debug("a run of %d rows ended with %r: %s", len(rows), error, self.statistics())
             raise
+        finally:
+            self._unfinished.discard(run)
         logger.debug("%d rows done: %s", len(rows), self.statistics())
         return run.results
+
+    def take_back(self, *, drops_waiting: bool) -> None:
+        """
+        Take back the rows of all runs with a hand that are not started.
+
+        Args:
+            drops_waiting: Whether to take those too that wait for a permit, if all runs have a hand.
+        """
+        for run in list(self._unfinished):
+            run.take_unstarted()
+        if drops_waiting and all(run.hand is not None for run in self._unfinished):
+            for limit in self._limits:
+                limit.drop_waiting()
+
+    def place_of(self, task: asyncio.Task[Any]) -> tuple[Hand, int] | None:
+        """Return the hand of the row that `task` runs and its place there; None for a row without a hand."""
+        for run in self._unfinished:
+            if run.hand is not None and task in run.tasks:
+                return run.hand, run.tasks[task]
+        return None
+
+    def drop(self, hand: Hand, places: Collection[int]) -> None:
+        """Cancel rows of a run that are in flight; their results are None."""
+        for run in self._unfinished:
+            if run.hand is hand:
+                for task, place in list(run.tasks.items()):
+                    if place in places:
+                        hand.dropped.add(place)
+                        task.cancel()
 
     def statistics(self) -> SchedulerStatistics:
         """Return how many rows are started, open and waiting. May be called from any thread."""
@@ -128,8 +164,8 @@ class Scheduler:
             self._num_started += 1
             task = asyncio.get_running_loop().create_task(self._run_row(run, *row))
             self._starting.add(task)
-            run.tasks.add(task)
-            task.add_done_callback(run.tasks.discard)
+            run.tasks[task] = row[1]
+            task.add_done_callback(run.forget)
             task.add_done_callback(self._close)
 
     def _has_room(self, limit: Limit) -> bool:
@@ -142,7 +178,8 @@ class Scheduler:
         try:
             run.finish(index, await run.run_row(row))
         except BaseException as error:  # noqa: BLE001 - handed to whoever awaits the run
-            run.fail(error)
+            if not (isinstance(error, asyncio.CancelledError) and run.leave(row)):
+                run.fail(error)
 
     def _close(self, task: asyncio.Task[None]) -> None:
         self._starting.discard(task)  # still there if it was cancelled before its first step
@@ -152,7 +189,7 @@ class Scheduler:
     def _abandon(self, run: _Run[Any, Any]) -> None:
         if run in self._runs:
             self._runs.remove(run)
-        for task in run.tasks:
+        for task in list(run.tasks):
             task.cancel()
 
 
@@ -165,12 +202,14 @@ class _Run(Generic[R, T]):
         run_row: Callable[[R], Awaitable[T]],
         on_done: Callable[[T], None] | None,
         on_start: Callable[[], None] | None,
+        hand: Hand | None,
     ) -> None:
         self.run_row = run_row
+        self.hand = hand
         self._on_start = on_start
         self.results: list[Any] = [None] * len(rows)
         self.error: BaseException | None = None
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: dict[asyncio.Task[None], R] = {}
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._rows: Iterator[tuple[int, R]] = iter(enumerate(rows))
         self._on_done = on_done
@@ -194,6 +233,40 @@ class _Run(Generic[R, T]):
         self.results[index] = result
         if self._on_done is not None:
             self._on_done(result)
+        self._end_row()
+
+    def take_unstarted(self) -> None:
+        """Hand back the rows that are not started, and from now on those that leave before they are sent."""
+        if self.hand is None or self.finished.done():
+            return
+        self.hand.is_open = True
+        while (row := self.next_row()) is not None:
+            self._hand_back(row[1])
+
+    def leave(self, row: R) -> bool:
+        """Hand back a row that was put out of the line, or drop one; False if it was cancelled with the run."""
+        task = asyncio.current_task()
+        is_for_good = task is None or task.cancelling()  # whoever ends the run cancels the task, not what it awaits
+        if self.hand is None or self.finished.done():
+            return False
+        if row in self.hand.dropped:
+            self._end_row()
+            return True
+        if not self.hand.is_open or is_for_good:
+            return False
+        self._hand_back(row)
+        return True
+
+    def forget(self, task: asyncio.Task[None]) -> None:
+        """Forget the task of a row that has ended."""
+        self.tasks.pop(task, None)
+
+    def _hand_back(self, row: Any) -> None:
+        assert self.hand is not None
+        self.hand.add(row)
+        self._end_row()
+
+    def _end_row(self) -> None:
         self._num_left -= 1
         if not self._num_left and not self.finished.done():
             self.finished.set_result(None)

@@ -29,11 +29,13 @@ from nemo_llm_stage.rows.row import Known
 from nemo_llm_stage.stage.dependencies import needs_of, sources_of_keep_if, uses_of
 from nemo_llm_stage.stage.doors import Doors
 from nemo_llm_stage.stage.extend import Extended, drop, extend
+from nemo_llm_stage.stage.hand import Hand
 from nemo_llm_stage.stage.keep import KeepIf
+from nemo_llm_stage.stage.local_runtime import LocalRuntime
 from nemo_llm_stage.stage.loop import result_of
 from nemo_llm_stage.stage.order import Order, OrderStatistics, RowOrder
 from nemo_llm_stage.stage.output_columns import OutputColumns
-from nemo_llm_stage.stage.runtime import LocalRuntime, OnDone, Runtime, unique
+from nemo_llm_stage.stage.runtime import OnDone, Runtime, unique
 from nemo_llm_stage.stage.status import StageStatus
 from nemo_llm_stage.stage.table import rows_of
 
@@ -164,6 +166,8 @@ class Stage(Doors):
         on_done: OnDone | None = None,
         on_start: Callable[[], None] | None = None,
         order: Order = "auto",
+        hand: Hand | None = None,
+        avoids: str | None = None,
     ) -> concurrent.futures.Future[list[Outcome]]:
         """
         Start `rows` and return at once; the future gives their outcomes in order. Cancelling it cancels the requests.
@@ -176,9 +180,16 @@ class Stage(Doors):
             on_start: Called on the event loop as each row is started. Must not raise.
             order: ``input`` sends the rows as given. ``auto`` sends rows whose prompts begin alike one after another,
                 where that lets the server's prefix cache do more.
+            hand: Gets the rows that `Runtime.take_back` takes; their outcomes are empty.
+            avoids: Base URL of a server where the same requests are in flight: they are sent again, to others.
         """
         plan = None if order == "input" else self._order.of(rows)
-        return self._open().submit(rows, known, store, on_done, on_start, plan)
+        return self._open().submit(rows, known, store, on_done, on_start, plan, hand, avoids)
+
+    @property
+    def runtime(self) -> Runtime | None:
+        """What is open in this process: takes rows back, tells which are overdue, and drops some."""
+        return self._runtime.current
 
     def add_columns(self, table: Any, outcomes: Sequence[Outcome]) -> Any:
         """Return `table` with the columns that `outcomes` make. A value that does not fit the type fails its row."""

@@ -33,6 +33,7 @@ class StageStatus:
     Attributes:
         num_in_flight: Requests in flight.
         max_in_flight: Most requests in flight at once.
+        num_waiting: Rows that are started and wait for a permit.
         num_retrying: Rows that are started and neither in flight nor waiting for a permit; most wait for a retry.
         outage: Why requests wait; None where none has waited in the last seconds.
         endpoints: The servers, as far as the clients count what they send.
@@ -43,3 +44,4 @@ class StageStatus:
     num_retrying: int = 0
     outage: Outage | None = None
     endpoints: tuple[EndpointStatus, ...] = ()
+    num_waiting: int = 0

@@ -8,8 +8,7 @@ enough of them have; nothing polls. Knows counts of rows; knows nothing of tasks
 from __future__ import annotations
 
 import threading
-
-from nemo_llm_stage.dataset.plan import Partition
+from collections.abc import Hashable
 
 
 class Backlog:
@@ -28,7 +27,7 @@ class Backlog:
         self.changed = threading.Condition()
         self._max_queued = max_queued
         self._num_queued = 0
-        self._unread: dict[Partition, int] = {}
+        self._unread: dict[Hashable, int] = {}
         self._num_unread = 0
         self._num_wanted = 0
 
@@ -58,25 +57,25 @@ class Backlog:
         with self.changed:
             self._num_wanted = num_rows
 
-    def add(self, part: Partition, num_rows: int) -> None:
-        """Note a partition, or a piece of one, with so many unread rows. Safe to call twice."""
+    def add(self, task: Hashable, num_rows: int) -> None:
+        """Note a task with so many unread rows. Safe to call twice."""
         with self.changed:
-            self._set_unread(part, num_rows)
+            self._set_unread(task, num_rows)
 
-    def queue(self, part: Partition, *, num_read: int, num_submitted: int) -> None:
-        """Note that rows of `part` were read, and some or all of them submitted."""
+    def queue(self, task: Hashable, *, num_read: int, num_submitted: int) -> None:
+        """Note that rows of a task were read, and some or all of them submitted."""
         with self.changed:
-            self._set_unread(part, self._unread.get(part, 0) - num_read)
+            self._set_unread(task, self._unread.get(task, 0) - num_read)
             self._num_queued += num_submitted
 
-    def finish_reading(self, part: Partition) -> None:
-        """Note that all rows of `part` are read, or given up. Safe to call twice."""
+    def finish_reading(self, task: Hashable) -> None:
+        """Note that all rows of a task are read, or given up. Safe to call twice."""
         with self.changed:
-            self._num_unread -= max(0, self._unread.pop(part, 0))
+            self._num_unread -= max(0, self._unread.pop(task, 0))
             self.changed.notify_all()
 
     def start_row(self) -> None:
-        """Note that one queued row is started; wakes waiters at the very row that makes their condition true."""
+        """Note that one queued row is started or taken back; wakes waiters at the row that makes their wish true."""
         with self.changed:
             self._num_queued -= 1
             if self._num_queued == self._max_queued or self.num_waiting == self._num_wanted - 1:
@@ -87,8 +86,8 @@ class Backlog:
         with self.changed:
             self.changed.notify_all()
 
-    def _set_unread(self, part: Partition, num_rows: int) -> None:
+    def _set_unread(self, task: Hashable, num_rows: int) -> None:
         # A part that was estimated too small has a negative number, which counts as none.
-        self._num_unread += max(0, num_rows) - max(0, self._unread.get(part, 0))
-        self._unread[part] = num_rows
+        self._num_unread += max(0, num_rows) - max(0, self._unread.get(task, 0))
+        self._unread[task] = num_rows
         self.changed.notify_all()

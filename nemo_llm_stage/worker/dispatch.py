@@ -4,6 +4,7 @@ What each worker runs next: whole partitions while there are many, pieces of par
 A worker gets rows shortly before it starts them, and towards the end fewer at a time, so that all workers finish
 together. The rows of a piece are only answered and journaled. Once the last piece of a partition is done, one worker
 makes the partition's file from the journals. A resumed job need not know of pieces: they leave only journals behind.
+Once every row is with some worker, one that has nothing to do gets rows that another has and has not sent.
 Knows counts of rows; knows nothing of Ray, files or stages.
 
 Source: guided self-scheduling, Polychronopoulos and Kuck, IEEE Trans. Computers C-36 (12), 1987.
@@ -11,13 +12,19 @@ Source: guided self-scheduling, Polychronopoulos and Kuck, IEEE Trans. Computers
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 
-from nemo_llm_stage.counters import Counters, sum_counters
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.plan import Partition, cut
-from nemo_llm_stage.worker.task import PieceReport, Report, Task
+from nemo_llm_stage.worker.cuts import Cuts
+from nemo_llm_stage.worker.returned import Returned, piece_of
+from nemo_llm_stage.worker.rowset import RowSet
+from nemo_llm_stage.worker.second_sends import MAX_SHARE, Pair, SecondSends, settled
+from nemo_llm_stage.worker.standings import Standing, Standings
+from nemo_llm_stage.worker.task import GivenBack, OverdueRequest, PieceReport, Report, Task
 
 MAX_TASKS_OPEN = 64
 """Tasks that one worker has at once: each has a thread, a journal and a file."""
@@ -35,6 +42,10 @@ class Handout:
         max_concurrent_requests: Requests that each worker keeps in flight.
         rows_per_partition: Rows of a usual partition, to estimate those that were not counted.
         can_cut: Whether partitions may be cut into pieces.
+        hedges: Whether rows that wait at a slow server may be sent a second time at the end.
+
+    Attributes:
+        num_workers: Likewise.
     """
 
     def __init__(
@@ -45,22 +56,31 @@ class Handout:
         max_concurrent_requests: int,
         rows_per_partition: int,
         can_cut: bool = True,
+        hedges: bool = False,
     ) -> None:
         self.num_workers = num_workers
         self._max_concurrent_requests = max_concurrent_requests
         self._can_cut = can_cut and num_workers > 1
-        uncounted = [partition.stop - partition.start for partition in partitions if partition.num_rows is None]
-        self._bytes_per_row = max(1, sum(uncounted) // (max(1, len(uncounted)) * max(1, rows_per_partition)))
+        lines = [partition for partition in partitions if partition.format == "jsonl"]
+        num_bytes = sum(partition.stop - partition.start for partition in lines)
+        num_lines = sum(rows_per_partition if part.num_rows is None else part.num_rows for part in lines)
+        self._bytes_per_row = max(1, num_bytes // max(1, num_lines))
         self._todo = deque(partitions)
         self._num_rows_left = sum(map(self._num_rows, partitions))
         self._whole: deque[Task] = deque()  # partitions whose pieces are all done
-        self._cuts: dict[int, _Cut] = {}
-        self._held: dict[str, dict[Partition | int, Task]] = {}
+        self._cuts = Cuts()
+        self._held: dict[str, dict[int, Task]] = {}
+        self._returned = Returned()
+        self._taken_away: dict[str, set[int]] = {}
+        self._standings = Standings()
+        self._seconds = SecondSends(int(MAX_SHARE * self._num_rows_left) if hedges else 0)
+        self._workers: dict[int, str] = {}
+        self._numbers = itertools.count(1)
 
     @property
     def is_over(self) -> bool:
         """Whether every partition is committed."""
-        return not (self._todo or self._whole or any(self._held.values()))
+        return not (self._todo or self._whole or self._returned or any(self._held.values()))
 
     @property
     def num_rows_ahead(self) -> int:
@@ -75,7 +95,18 @@ class Handout:
         """Take note of the requests that a worker keeps in flight now, where that adapts."""
         self._max_concurrent_requests = max(1, max_concurrent_requests)
 
-    def take(self, worker: str, *, num_waiting: int, num_open: int) -> list[Task]:
+    @property
+    def is_ending(self) -> bool:
+        """Whether all rows are with workers or have come back from one, so that idle ones take from the others."""
+        return not self._todo and not self.is_over
+
+    def note(self, worker: str, standing: Standing, now_s: float) -> None:
+        """Take note of how `worker` stands at the monotonic time `now_s`."""
+        self._standings.note(worker, standing, now_s)
+
+    def take(
+        self, worker: str, *, num_waiting: int, num_open: int, num_free: int = 0, is_quick: bool = False
+    ) -> list[Task]:
         """
         Assign more tasks to `worker` and return them.
 
@@ -83,6 +114,8 @@ class Handout:
             worker: Its name.
             num_waiting: Rows that it has and has not started.
             num_open: Tasks that it has.
+            num_free: Requests more that it could have in flight at once: rows that came back go to whom sends them now.
+            is_quick: Whether it has a server that is not slow, for rows that wait at one that is.
         """
         tasks = list(self._whole)
         self._whole.clear()
@@ -90,31 +123,89 @@ class Handout:
             task = self._next()
             num_waiting += task.num_rows
             tasks.append(task)
-        self._held.setdefault(worker, {}).update({_key(task): task for task in tasks})
+        num_back = min(num_free, self._returned.fair_share(self._standings.num_idle))
+        while self._returned and num_back > 0 and num_open + len(tasks) < MAX_TASKS_OPEN:
+            task = self._next_returned(num_back)
+            num_back -= task.num_rows
+            tasks.append(task)
+        tasks = [replace(task, number=next(self._numbers)) for task in tasks]
+        while is_quick and not self._returned and len(tasks) < num_free and num_open + len(tasks) < MAX_TASKS_OPEN:
+            second = self._next_second() if self.is_ending else None
+            if second is None:
+                break
+            tasks.append(second)
+        self._held.setdefault(worker, {}).update({task.number: task for task in tasks})
+        self._workers.update({task.number: worker for task in tasks})
         return tasks
 
-    def finish(self, worker: str, report: Report) -> None:
-        """Note that `worker` has finished a task."""
-        held = self._held.get(worker, {})
-        if isinstance(report, PieceReport):
-            del held[report.piece]
-            self._count_piece(report)
-        else:
-            del held[report.index]
-            self._cuts.pop(report.index, None)
+    def gives_back(self, worker: str) -> bool:
+        """Whether `worker` should give back what it has not sent, since others have nothing to do."""
+        return self.is_ending and not self._returned and self._standings.has_too_much(worker)
 
-    def release(self, worker: str) -> None:
-        """Take back the unfinished tasks of `worker`, which is dead, to assign them again."""
-        for task in reversed(self._held.pop(worker, {}).values()):
+    def note_overdue(self, worker: str, overdue: tuple[OverdueRequest, ...]) -> None:
+        """Take note of the rows of `worker` that are in flight for long at a slow server."""
+        self._seconds.note(worker, overdue)
+
+    @property
+    def wants_overdue(self) -> bool:
+        """Whether workers should tell which rows are in flight for long: others have nothing else to do."""
+        return self.is_ending and not self._returned and self._seconds.may_begin and self._standings.num_idle > 0
+
+    def dropped(self, worker: str) -> dict[int, RowSet]:
+        """Return the rows that others have answered, by the number of their task with `worker`."""
+        found = {number: self._seconds.dropped(number) for number in self._held.get(worker, ())}
+        return {number: rows for number, rows in found.items() if rows}
+
+    def abandoned(self, worker: str) -> frozenset[int]:
+        """Return the tasks that were taken from `worker` while it was silent."""
+        return frozenset(self._taken_away.get(worker, ()))
+
+    def finish(self, worker: str, report: Report) -> bool:
+        """Take note of what `worker` reports; whether it is about a task that is its own still."""
+        task = self._held.get(worker, {}).get(report.number)
+        if task is None:
+            return False
+        if isinstance(report, GivenBack):
+            self._take_back(worker, task, report)
+            return True
+        del self._held[worker][report.number], self._workers[report.number]
+        if isinstance(report, PieceReport):
+            self._count_piece(report, task)
+            return True
+        for pair in list(self._seconds.of(report.number)):
+            self._call_off(pair)
+        self._cuts.forget(report.index)
+        return True
+
+    def release(self, worker: str, *, may_come_back: bool = False) -> None:
+        """Take back the unfinished tasks of `worker`, which is dead or silent, to assign them again."""
+        self._standings.forget(worker)
+        self._seconds.forget(worker)
+        held = self._held.pop(worker, {})
+        if may_come_back:
+            self._taken_away.setdefault(worker, set()).update(held)
+        else:
+            self._taken_away.pop(worker, None)
+        for task in reversed(held.values()):
+            del self._workers[task.number]
+            pair = self._seconds.pair_of(task.number)
+            if pair is not None:  # the first one goes on
+                self._seconds.end(pair)
+                self._end_piece(task)
+                continue
+            task = self._release_first(task)
             if task.pieces is not None:
                 self._whole.append(task)
+            elif task.places is not None:
+                if not self._returned.add(task.partition, task.places, task.num_rows):
+                    self._end_piece(task)
             else:
                 self._todo.appendleft(task.partition)
                 self._num_rows_left += task.num_rows
 
     def counters(self) -> Counters:
         """Return the counts of finished pieces whose partitions are not committed yet."""
-        return sum_counters(piece.counters for cut in self._cuts.values() for piece in cut.pieces)
+        return self._cuts.counters()
 
     def _next(self) -> Task:
         partition = self._todo.popleft()
@@ -122,43 +213,85 @@ class Handout:
         size = max(1, self._max_concurrent_requests // 8, self._num_rows_left // (2 * self.num_workers))
         parts = cut(partition, size / num_rows) if self._can_cut and 2 * num_rows > 3 * size else None
         if parts is not None:
-            known = self._cuts.setdefault(partition.index, _Cut(partition))
-            known.num_left += 1
+            self._cuts.add(partition)
             partition, rest = parts
             self._todo.appendleft(rest)
             is_piece = True
         num_rows = self._num_rows(partition)
         self._num_rows_left -= num_rows
-        if not is_piece:
-            return Task(partition, num_rows)
-        return Task(partition, num_rows, is_piece=True, attempts=self._cuts[partition.index].attempts)
+        task = Task(partition, num_rows, is_piece=is_piece)
+        return self._with_attempts(task) if is_piece else task
 
-    def _count_piece(self, report: PieceReport) -> None:
-        known = self._cuts[report.piece.index]
-        known.pieces.append(report)
-        known.num_left -= 1
-        if not known.num_left:
-            counters = sum_counters(piece.counters for piece in known.pieces)
-            self._whole.append(Task(known.partition, counters.num_rows, pieces=counters, attempts=known.attempts))
+    def _next_returned(self, num_rows: int) -> Task:
+        task, is_part = self._returned.take(num_rows)
+        self._cuts.add(task.partition, is_part)
+        return self._with_attempts(task)
+
+    def _with_attempts(self, task: Task) -> Task:
+        return replace(task, attempts=self._cuts.attempts(task.partition.index))
+
+    def _next_second(self) -> Task | None:
+        """Return the row that waits longest at a slow server as a task for another worker; None for none."""
+        while (request := self._seconds.next_overdue()) is not None:
+            first = self._held.get(self._workers.get(request.number, ""), {}).get(request.number)
+            if first is None or not first.can_share:
+                continue
+            self._cuts.add(first.partition)
+            row = RowSet.of([request.place])
+            task = piece_of(first.partition, row, 1, avoids=request.url)
+            task = self._with_attempts(replace(task, number=next(self._numbers)))
+            self._seconds.begin(request, task.number)
+            return task
+        return None
+
+    def _take_back(self, worker: str, task: Task, report: GivenBack) -> None:
+        """Let others run rows of a task: it is a piece from now on, and they are another one."""
+        held = RowSet.span(0) if task.places is None else task.places
+        left = held - report.places
+        self._cuts.add(task.partition, self._returned.add(task.partition, held - left, report.num_rows))
+        num_rows = max(0, task.num_rows - report.num_rows)
+        self._held[worker][task.number] = replace(task, is_piece=True, places=left, num_rows=num_rows)
+
+    def _count_piece(self, report: PieceReport, task: Task) -> None:
+        pair = self._seconds.pair_of(report.number)
+        if pair is not None:  # settled with the first one, which is told to drop the row
+            pair.report = report
+            return
+        for pair in list(self._seconds.of(report.number)):
+            for counters in settled(pair, report.dropped):
+                self._cuts.count(task.partition, counters)
+            if pair.report is not None:
+                self._cuts.count(task.partition, Counters(), pair.report.attempt)
+            self._call_off(pair)
+            self._end_piece(task)
+        self._cuts.count(task.partition, report.counters, report.attempt)
+        self._end_piece(task)
+
+    def _call_off(self, pair: Pair) -> None:
+        """End a pair; its second task is taken from its worker if that still has it."""
+        self._seconds.end(pair)
+        worker = self._workers.pop(pair.second, "")
+        if self._held.get(worker, {}).pop(pair.second, None) is not None:
+            self._taken_away.setdefault(worker, set()).add(pair.second)
+
+    def _release_first(self, task: Task) -> Task:
+        """Return a task whose worker is gone without the rows that others send too: they are theirs alone now."""
+        for pair in list(self._seconds.of(task.number)):
+            if pair.report is None or pair.is_answered:
+                held = RowSet.span(0) if task.places is None else task.places
+                task = replace(task, places=held - RowSet.of([pair.place]))
+            if pair.report is not None:
+                self._cuts.count(task.partition, pair.report.counters, pair.report.attempt)
+                self._end_piece(task)
+            self._seconds.end(pair)
+        return task
+
+    def _end_piece(self, task: Task) -> None:
+        whole = self._cuts.end_piece(task.partition.index)
+        if whole is not None:
+            self._whole.append(whole)
 
     def _num_rows(self, partition: Partition) -> int:
         if partition.num_rows is not None:
             return partition.num_rows
         return max(1, (partition.stop - partition.start) // self._bytes_per_row)
-
-
-@dataclass
-class _Cut:
-    """A partition that is run in pieces. `num_left` counts the unfinished pieces and the rest that is not cut yet."""
-
-    partition: Partition
-    num_left: int = 1
-    pieces: list[PieceReport] = field(default_factory=list)
-
-    @property
-    def attempts(self) -> tuple[str, ...]:
-        return tuple(piece.attempt for piece in self.pieces)
-
-
-def _key(task: Task) -> Partition | int:
-    return task.partition if task.is_piece else task.partition.index

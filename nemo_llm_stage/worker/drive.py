@@ -7,10 +7,10 @@ The same loop drives workers in this process and in others. Knows no Ray.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import Protocol
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any, Protocol
 
 from nemo_llm_stage.client.endpoint_status import merge_endpoints
 from nemo_llm_stage.client.endpoints.share import WorkerPlace
@@ -18,10 +18,12 @@ from nemo_llm_stage.counters import sum_counters
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.errors import RunError
 from nemo_llm_stage.stage.status import StageStatus
+from nemo_llm_stage.worker.calls import Calls
 from nemo_llm_stage.worker.dispatch import Handout
 from nemo_llm_stage.worker.engine import DRAIN_TICK_S, TICK_S, Monitor, RunStatus
 from nemo_llm_stage.worker.host import Failure, WorkerStatus
 from nemo_llm_stage.worker.orders import NO_CONTROL, NO_ORDERS, Control, Orders
+from nemo_llm_stage.worker.slowness import Slowness
 from nemo_llm_stage.worker.spec import WorkerSpec
 from nemo_llm_stage.worker.task import PartitionReport, Task
 
@@ -29,6 +31,16 @@ logger = logging.getLogger(__name__)
 
 MAX_DEATHS = 30
 """Deaths of one worker in a row, without a finished row in between, after which the run is given up."""
+
+
+SILENT_S = 60.0
+"""A worker that has not reported for so long is treated as lost, though it may come back."""
+
+MAX_GAP_S = 5.0
+"""Seconds that count as silence between two looks, at most: this process may have slept itself."""
+
+MAX_REPORTS_PER_S = 1000.0
+"""Reports without news that all workers make together, at most."""
 
 
 class WorkerLostError(Exception):
@@ -66,11 +78,16 @@ def handout_of(spec: WorkerSpec, partitions: Sequence[Partition], num_workers: i
         max_concurrent_requests=spec.stage.total_limit(WorkerPlace(0, num_workers)),
         rows_per_partition=spec.rows_per_partition,
         can_cut=spec.retry_kinds is None,
+        hedges=spec.retry_kinds is None and spec.settings.hedge == "auto",
     )
 
 
 def drive(
-    slots: Sequence[WorkerSlot], handout: Handout, monitor: Monitor, control: Control = NO_CONTROL
+    slots: Sequence[WorkerSlot],
+    handout: Handout,
+    monitor: Monitor,
+    control: Control = NO_CONTROL,
+    pending: Calls[Any] | None = None,
 ) -> Iterator[PartitionReport]:
     """
     Run the partitions of `handout`, and yield a report for each as it is committed, in any order.
@@ -82,28 +99,40 @@ def drive(
         handout: What they run.
         monitor: Told how the run stands.
         control: Gives the workers orders.
+        pending: Tells which calls to workers have ended, and the time; None for those of this machine.
 
     Raises:
         Exception: What a worker or `monitor` raised.
         RunError: A worker died again and again.
     """
-    supervisors = [_Supervisor(str(number), slot, control) for number, slot in enumerate(slots)]
+    calls: Calls[_Supervisor] = Calls() if pending is None else pending
+    slowness = Slowness()
+    supervisors = [_Supervisor(str(number), slot, control, calls, slowness) for number, slot in enumerate(slots)]
     for supervisor in supervisors:
         supervisor.start()
-    next_tick = time.monotonic() + TICK_S
+    ticked_s = calls.now_s()
     while not handout.is_over and not (control.is_draining and all(map(_is_drained, supervisors))):
-        calls = {supervisor.call: supervisor for supervisor in supervisors}
-        done, _ = wait(calls, timeout=max(0.0, next_tick - time.monotonic()), return_when=FIRST_COMPLETED)
-        for call in done:
-            yield from calls[call].handle_status(handout)
-        if time.monotonic() >= next_tick:
-            monitor(_total(supervisors, handout))
-            next_tick = time.monotonic() + _tick_s(control)
+        for supervisor in calls.wait(ticked_s + _tick_s(control) - calls.now_s()):
+            yield from supervisor.handle_status(handout)
+        if calls.now_s() - ticked_s >= _tick_s(control):
+            status = _total(supervisors, handout)
+            monitor(status)
+            if handout.wants_overdue:
+                slowness.look(status.stage.endpoints)
+            for supervisor in supervisors:
+                supervisor.listen(handout, min(calls.now_s() - ticked_s, MAX_GAP_S))
+            ticked_s = calls.now_s()
     monitor(_total(supervisors, handout))
 
 
 def _tick_s(control: Control) -> float:
     return DRAIN_TICK_S if control.is_draining else TICK_S
+
+
+def _report_s(control: Control, handout: Handout) -> float:
+    """Return after how many seconds a worker reports that has no news: rarely where there are many."""
+    is_near_end = control.is_draining or handout.is_ending
+    return max(DRAIN_TICK_S if is_near_end else TICK_S, handout.num_workers / MAX_REPORTS_PER_S)
 
 
 class _Supervisor:
@@ -113,27 +142,43 @@ class _Supervisor:
     `has_tasks` says whether the worker had tasks, or was given some, by its last status.
     """
 
-    call: Future[WorkerStatus]
-
-    def __init__(self, name: str, slot: WorkerSlot, control: Control) -> None:
+    def __init__(
+        self, name: str, slot: WorkerSlot, control: Control, calls: Calls[_Supervisor], slowness: Slowness
+    ) -> None:
         self.status = WorkerStatus()
         self.is_up = False
         self.has_tasks = False
         self._name = name
         self._slot = slot
         self._control = control
+        self._calls = calls
+        self._slowness = slowness
         self._num_deaths = 0
+        self._silent_s = 0.0
 
     def start(self) -> None:
         # The worker gets its first task when it is up: before, it may wait for room in the cluster.
         self.status = WorkerStatus()
         self.is_up = self.has_tasks = False
-        self.call = self._slot.start()
+        self._await(self._slot.start())
+
+    def _await(self, call: Future[WorkerStatus]) -> None:
+        self._silent_s = 0.0
+        self._call = call
+        self._calls.add(call, self)
+
+    def listen(self, handout: Handout, seconds: float) -> None:
+        """Take note that so many seconds have passed: the tasks of a worker that is silent for long go to others."""
+        self._silent_s += seconds
+        if self.is_up and self._silent_s >= SILENT_S:
+            logger.warning("worker %s has not reported for %.0f s; others run what it had", self._name, self._silent_s)
+            self.is_up = False
+            handout.release(self._name, may_come_back=True)
 
     def handle_status(self, handout: Handout) -> Iterator[PartitionReport]:
         """Take the worker's new status, assign more tasks to it, and yield the partitions that it has committed."""
         try:
-            self.status = self.call.result()
+            self.status = self._call.result()
         except WorkerLostError as error:
             self._handle_loss(handout, error)
             return
@@ -144,24 +189,40 @@ class _Supervisor:
         for report in reports:
             if isinstance(report, Failure):
                 raise report.to_error()
-            handout.finish(self._name, report)
+        known = [report for report in reports if not isinstance(report, Failure) and handout.finish(self._name, report)]
         orders = self._control.orders_of(self._name, self.status.need)
-        tasks = [] if orders.is_draining else self._take(handout)
+        tasks = [] if orders.is_draining else self._take(handout, orders)
         self.has_tasks = bool(tasks) or self.status.num_open > 0
         num_rows_ahead = 0 if orders.is_draining else handout.num_rows_ahead
-        self.call = self._slot.collect(tasks, num_rows_ahead, _tick_s(self._control), orders)
-        yield from (report for report in reports if isinstance(report, PartitionReport))
+        orders = replace(
+            orders,
+            gives_back=handout.gives_back(self._name),
+            abandoned=handout.abandoned(self._name),
+            dropped=handout.dropped(self._name),
+            overdue_s=self._slowness.overdue_s if handout.wants_overdue else {},
+        )
+        self._await(self._slot.collect(tasks, num_rows_ahead, _report_s(self._control, handout), orders))
+        yield from (report for report in known if isinstance(report, PartitionReport))
 
-    def _take(self, handout: Handout) -> list[Task]:
-        handout.follow(self.status.stage.max_in_flight)
-        return handout.take(self._name, num_waiting=self.status.num_waiting, num_open=self.status.num_open)
+    def _take(self, handout: Handout, orders: Orders) -> list[Task]:
+        status = self.status
+        handout.follow(status.stage.max_in_flight)
+        standing = status.standing(can_send=not orders.throttle.is_paused)
+        handout.note(self._name, standing, self._calls.now_s())
+        handout.note_overdue(self._name, status.overdue)
+        return handout.take(
+            self._name,
+            num_waiting=status.num_waiting,
+            num_open=status.num_open,
+            num_free=standing.num_free - standing.num_unsent,
+            is_quick=self._slowness.has_quick(status.stage.endpoints),
+        )
 
     def _handle_loss(self, handout: Handout, error: WorkerLostError) -> None:
         self._num_deaths += 1
         logger.debug("worker %s is lost for the %d. time: %s", self._name, self._num_deaths, error)
         if self._control.is_draining:
             self.has_tasks = False
-            self.call = Future()  # nobody takes its place
             return
         if self._num_deaths == MAX_DEATHS:
             raise RunError(

@@ -21,7 +21,8 @@ from nemo_llm_stage.text import printable
 from nemo_llm_stage.worker.dispatch import MAX_TASKS_OPEN
 from nemo_llm_stage.worker.orders import NO_ORDERS, Need, Orders
 from nemo_llm_stage.worker.spec import WorkerSpec
-from nemo_llm_stage.worker.task import Report, Task
+from nemo_llm_stage.worker.standings import Standing
+from nemo_llm_stage.worker.task import OverdueRequest, Report, Task
 from nemo_llm_stage.worker.worker import PartitionWorker
 
 
@@ -57,6 +58,7 @@ class WorkerStatus:
         spending: What its requests took since it began.
         stage: How its stage stands.
         rows: A few rows that it has just finished.
+        overdue: Requests in flight for long, if it was asked for them.
     """
 
     reports: tuple[Report | Failure, ...] = ()
@@ -66,11 +68,22 @@ class WorkerStatus:
     spending: Spending = field(default_factory=Spending)
     stage: StageStatus = field(default_factory=StageStatus)
     rows: tuple[dict[str, Any], ...] = ()
+    overdue: tuple[OverdueRequest, ...] = ()
 
     @property
     def need(self) -> Need:
         """What its orders hang on."""
         return Need(self.num_waiting, self.stage.num_in_flight, self.spending, self.rows)
+
+    def standing(self, *, can_send: bool) -> Standing:
+        """Return it as the hand-out sees it. A worker that can send nothing, e.g. in an outage, is not free."""
+        stage = self.stage
+        is_well = can_send and stage.outage is None
+        return Standing(
+            num_unsent=self.num_waiting + stage.num_waiting,
+            num_free=max(0, stage.max_in_flight - stage.num_in_flight) if is_well else 0,
+            num_answers=self.spending.num_answers,
+        )
 
 
 class WorkerHost:
@@ -110,22 +123,26 @@ class WorkerHost:
             self._num_open += len(tasks)
             worker.backlog.want(num_rows_ahead)
             for task in tasks:
-                worker.backlog.add(task.partition, task.num_rows)
+                worker.tasks.open(task)
+                worker.backlog.add(task.key, task.num_rows)
         for task in tasks:
             self._pool.submit(self._run, task)
+        given_back = worker.tasks.take_given_back()
         with self._changed:
-            self._changed.wait_for(self._has_news, timeout_s)
+            self._changed.wait_for(self._has_news, 0.0 if given_back or worker.overdue else timeout_s)
             reports, self._reports = self._reports, []
+        given_back += worker.tasks.take_given_back()  # a task gives back before it reports
         stage = worker.spec.stage.status()
         worker.fit_to(stage.max_in_flight)
         return WorkerStatus(
-            reports=tuple(reports),
+            reports=(*given_back, *reports),
             num_waiting=worker.backlog.num_waiting,
             num_open=self._num_open,
-            open=worker.open_counters,
+            open=worker.tasks.counters,
             spending=worker.spending,
             stage=stage,
             rows=worker.samples.take(),
+            overdue=worker.overdue,
         )
 
     def stop(self) -> None:

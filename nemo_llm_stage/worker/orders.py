@@ -6,10 +6,12 @@ Knows nothing of who gives the orders, or of how a worker follows them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from nemo_llm_stage.client.throttle import OPEN, Spending, Throttle
+from nemo_llm_stage.worker.rowset import RowSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +24,19 @@ class Orders:
         is_draining: Send nothing more, wait for what is in flight, commit the partitions that are whole then, and
             abandon the others.
         is_overdue: While draining, wait no longer for what is in flight.
+        gives_back: Give the rows that are not sent back, for workers that have nothing to do.
+        abandoned: Numbers of tasks that others have now; what is left of them here is given up.
+        dropped: Number of a task → rows of it that another worker has answered.
+        overdue_s: Base URL of a slow server → seconds after which the requests in flight there are to be told.
     """
 
     throttle: Throttle = OPEN
     is_draining: bool = False
     is_overdue: bool = False
+    gives_back: bool = False
+    abandoned: frozenset[int] = frozenset()
+    dropped: Mapping[int, RowSet] = field(default_factory=dict)
+    overdue_s: Mapping[str, float] = field(default_factory=dict)
 
 
 NO_ORDERS = Orders()
@@ -58,7 +68,7 @@ class Control(Protocol):
         """Whether the run ends as soon as the workers have drained."""
 
     def orders_of(self, worker: str, need: Need) -> Orders:
-        """Return the orders of a worker whose last status said `need`."""
+        """Return the orders of a worker whose last status said `need`, as far as they are not about tasks."""
 
     def forget(self, worker: str) -> None:
         """Note that a worker is dead: what it was granted and has not reported is spent or lost."""

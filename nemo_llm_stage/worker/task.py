@@ -10,19 +10,23 @@ from dataclasses import dataclass
 
 from nemo_llm_stage.counters import COST_NAMES, Counters
 from nemo_llm_stage.dataset.plan import Partition
+from nemo_llm_stage.worker.rowset import NO_ROWS, RowSet
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """
-    One partition, or a piece of one.
+    One partition, or a piece of one, or a few rows of one.
 
     Attributes:
+        number: Of the run; tells it from other tasks with the same rows.
         partition: What to run; for a piece, its partition with narrower bounds.
         num_rows: Rows in it; estimated if they were not counted.
         is_piece: Whether its rows are only answered and journaled.
         pieces: Counts of all pieces of `partition`, once they are done and only the file is missing; None before.
         attempts: Journals of the partition's finished pieces. The file is made from them; another piece ignores them.
+        places: Of a piece, the rows of `partition` that belong to it; None for all.
+        avoids: Base URL of a slow server where the rows of this piece are in flight: they are sent a second time.
     """
 
     partition: Partition
@@ -30,6 +34,19 @@ class Task:
     is_piece: bool = False
     pieces: Counters | None = None
     attempts: tuple[str, ...] = ()
+    number: int = 0
+    places: RowSet | None = None
+    avoids: str | None = None
+
+    @property
+    def key(self) -> tuple[int, Partition]:
+        """Tells it from the other tasks of a worker."""
+        return self.number, self.partition
+
+    @property
+    def can_share(self) -> bool:
+        """Whether rows of it can be given to another worker."""
+        return self.pieces is None and self.avoids is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +60,7 @@ class PartitionReport:
         counters: What the file counts.
         is_first: False if another worker had committed the partition; that worker's file stands.
         seconds: From its start in the worker to its commit; of pieces only what came after the last.
+        number: Of the task.
     """
 
     index: int
@@ -50,25 +68,64 @@ class PartitionReport:
     counters: Counters
     is_first: bool
     seconds: float = 0.0
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class PieceReport:
     """
-    The rows of one piece are journaled.
+    The rows of one piece are journaled, or those of a partition that it has not given back.
 
     Attributes:
         piece: As it was assigned.
         counters: Of its rows.
         attempt: Name of its journal.
+        number: Of the task.
+        dropped: Rows that were cancelled because another worker had answered them.
     """
 
     piece: Partition
     counters: Counters
     attempt: str
+    number: int = 0
+    dropped: RowSet = NO_ROWS
 
 
-Report = PartitionReport | PieceReport
+@dataclass(frozen=True, slots=True)
+class GivenBack:
+    """
+    Rows of a task that the worker has not sent and will not send. The task goes on without them.
+
+    Attributes:
+        number: Of the task.
+        places: Of the rows in its partition.
+        num_rows: How many they are; estimated if they were not counted.
+    """
+
+    number: int
+    places: RowSet
+    num_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class OverdueRequest:
+    """
+    A row that is in flight for long.
+
+    Attributes:
+        number: Of its task.
+        place: In the task's partition.
+        url: Base URL of the server.
+        age_s: Seconds since it was sent.
+    """
+
+    number: int
+    place: int
+    url: str
+    age_s: float
+
+
+Report = PartitionReport | PieceReport | GivenBack
 
 
 def settle(counters: Counters, pieces: Counters, sent: Counters) -> None:

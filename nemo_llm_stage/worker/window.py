@@ -20,7 +20,10 @@ MAX_OPEN_ROWS = 16 * ROWS_PER_CHUNK
 
 
 def run_ahead(
-    chunks: Iterable[Chunk], submit: Callable[[Chunk], Future[list[Outcome]]], backlog: Backlog
+    chunks: Iterable[Chunk],
+    submit: Callable[[Chunk], Future[list[Outcome]]],
+    backlog: Backlog,
+    on_read: Callable[[], None],
 ) -> Iterator[tuple[Chunk, list[Outcome]]]:
     """
     Yield chunks in order with their outcomes, while the rows of later chunks run.
@@ -29,6 +32,7 @@ def run_ahead(
         chunks: Read one by one, as long as `backlog` has room and at most `MAX_OPEN_ROWS` are open.
         submit: Starts a chunk's rows.
         backlog: Of the worker, over all its partitions.
+        on_read: Called after the last chunk is submitted.
 
     Raises:
         Exception: What `submit` or a future raised; the other futures are cancelled.
@@ -53,6 +57,7 @@ def run_ahead(
                 oldest, future = window.popleft()
                 yield oldest, future.result()
                 num_open -= oldest.table.num_rows
+        on_read()
         while window:
             oldest, future = window.popleft()
             yield oldest, future.result()

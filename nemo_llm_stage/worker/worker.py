@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from typing import Any
@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from nemo_llm_stage.client.endpoints.share import ALONE
 from nemo_llm_stage.client.throttle import OPEN, Spending
-from nemo_llm_stage.core import Origin, Outcome
-from nemo_llm_stage.counters import Counters, sum_counters
+from nemo_llm_stage.core import Outcome
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.arrow_types import conform
 from nemo_llm_stage.dataset.bad_input import BadInput
 from nemo_llm_stage.dataset.failpoints import reach
@@ -28,18 +28,20 @@ from nemo_llm_stage.dataset.journal import Journal
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.storage import writing_to
 from nemo_llm_stage.dataset.writer import PartitionWriter
+from nemo_llm_stage.errors import RunError
 from nemo_llm_stage.stage.extend import Extended
-from nemo_llm_stage.stage.runtime import OnDone
 from nemo_llm_stage.worker.backlog import Backlog
 from nemo_llm_stage.worker.chunk import ROWS_PER_CHUNK, Chunk
 from nemo_llm_stage.worker.drain import Drain
 from nemo_llm_stage.worker.failed_rows import FailedRows, merge_retried
 from nemo_llm_stage.worker.garbage import collect_as_usual, collect_rarely, give_memory_back
+from nemo_llm_stage.worker.open_task import OpenTask
+from nemo_llm_stage.worker.open_tasks import OpenTasks
 from nemo_llm_stage.worker.orders import Orders
 from nemo_llm_stage.worker.samples import Samples
 from nemo_llm_stage.worker.source import RowSource
 from nemo_llm_stage.worker.spec import WorkerSpec
-from nemo_llm_stage.worker.task import PartitionReport, PieceReport, Report, Task, settle
+from nemo_llm_stage.worker.task import OverdueRequest, PartitionReport, PieceReport, Report, Task, settle
 from nemo_llm_stage.worker.window import run_ahead
 
 MAX_QUEUED_ROWS = ROWS_PER_CHUNK
@@ -57,6 +59,8 @@ class PartitionWorker:
         backlog: The rows that it was given and has not started.
         drain: Ends it in order.
         samples: A few of the rows that it finishes.
+        tasks: That it runs at the moment.
+        overdue: Requests in flight for long, if the last orders asked for them.
     """
 
     def __init__(self, spec: WorkerSpec) -> None:
@@ -67,19 +71,14 @@ class PartitionWorker:
         self._output = OutputFolder(spec.output_url, spec.settings.output_format, spec.layout)
         self._source = RowSource(spec, self._output)
         self._schema = self._source.output_schema
-        self._open: dict[Partition, Counters] = {}
-        self._abandoned = Counters()
+        self.tasks = OpenTasks(can_share=spec.retry_kinds is None)
         self._is_stopped = False
         self._failure: BaseException | None = None
         self._stopping = threading.Lock()
         self.drain = Drain(spec.stage)
         self.samples = Samples()
+        self.overdue: tuple[OverdueRequest, ...] = ()
         collect_rarely(self)
-
-    @property
-    def open_counters(self) -> Counters:
-        """Counts of the rows finished so far in tasks that are not done yet, or were abandoned."""
-        return sum_counters([self._abandoned, *list(self._open.values())])
 
     @property
     def spending(self) -> Spending:
@@ -89,6 +88,19 @@ class PartitionWorker:
     def follow(self, orders: Orders) -> None:
         """Run as `orders` say from now on. A worker that drains does not go back to work."""
         self.drain.follow(orders)
+        self.overdue = ()
+        self.tasks.abandon(orders.abandoned)
+        runtime = self.spec.stage.runtime
+        if runtime is None or orders.is_draining:
+            return
+        with suppress(RunError):  # the stage has just ended
+            self.tasks.drop(runtime, orders.dropped)
+            if orders.gives_back:
+                for task in self.tasks.cut():
+                    self.backlog.finish_reading(task.key)
+                runtime.take_back()
+            if orders.overdue_s:
+                self.overdue = self.tasks.overdue(runtime, orders.overdue_s)
 
     def run_partition(self, partition: Partition) -> PartitionReport:
         """Run a whole partition; returns and raises as `run_task`."""
@@ -108,24 +120,22 @@ class PartitionWorker:
             RunError: The journal or the output cannot be written, or another job has taken over the folder.
             concurrent.futures.CancelledError: `stop` was called, or the worker was drained before the task was whole.
         """
-        counters = Counters()
-        if task.pieces is None:  # otherwise the pieces have counted its rows
-            self._open[task.partition] = counters
-        self.backlog.add(task.partition, task.num_rows)
+        open_task = self.tasks.open(task)
+        self.backlog.add(task.key, task.num_rows)
         try:
-            return self._run_piece(task, counters) if task.is_piece else self._run_whole(task, counters)
+            open_task.check()
+            return self._run_piece(open_task) if task.is_piece else self._run_whole(open_task)
         except BaseException as error:
-            if self.drain.is_over and isinstance(error, CancelledError):  # this task alone is abandoned
-                with self._stopping:
-                    self._abandoned = sum_counters([self._abandoned, self._open.pop(task.partition, Counters())])
+            if isinstance(error, CancelledError) and (self.drain.is_over or open_task.is_abandoned):
+                self.tasks.close(open_task, keeps=not open_task.is_abandoned)
                 raise
             cause = self._fail(error)
             if cause is error:
                 raise
             raise cause
         finally:
-            self._open.pop(task.partition, None)
-            self.backlog.finish_reading(task.partition)
+            self.tasks.close(open_task)
+            self.backlog.finish_reading(task.key)
 
     def fit_to(self, max_in_flight: int) -> None:
         """Read as far ahead as so many requests in flight need."""
@@ -155,37 +165,46 @@ class PartitionWorker:
         self._source.close()
         collect_as_usual(self)
 
-    def _run_piece(self, task: Task, counters: Counters) -> PieceReport:
+    def _run_piece(self, open_task: OpenTask) -> PieceReport:
         """Run the rows of a piece, and leave their answers in a journal of its partition."""
+        task = open_task.task
         piece = task.partition
         journal = self._open_journal(self._output.name_of(piece), ignored=task.attempts)
         reach("piece.before")
         try:
-            chunks = map(Chunk.whole, self._source.input_rows(piece, []))
-            for _ in self._run_chunks(chunks, piece, journal, counters.count):
+            chunks = open_task.chunks(self._source.input_rows(piece, []))
+            for _ in self._run_chunks(chunks, open_task, journal):
                 pass
         finally:
             journal.close()
         reach("piece.after")
-        return PieceReport(piece, counters, journal.attempt)
+        return self._piece_report(open_task, journal)
 
-    def _run_whole(self, task: Task, counters: Counters) -> PartitionReport:
-        """Run a partition to its committed file."""
-        started_s = time.monotonic()
+    @staticmethod
+    def _piece_report(open_task: OpenTask, journal: Journal) -> PieceReport:
+        task = open_task.task
+        return PieceReport(task.partition, open_task.counters, journal.attempt, task.number, open_task.dropped)
+
+    def _run_whole(self, open_task: OpenTask) -> Report:
+        """Run a partition to its committed file; or what is left of it once others have rows of it."""
+        started_s, task = time.monotonic(), open_task.task
         partition, is_retry = task.partition, self.spec.retry_kinds is not None
         name = self._output.name_of(partition)
         if not is_retry and self._output.has(name, self.spec.job_id):
             # The worker that committed it died before it reported so.
-            return PartitionReport(partition.index, name, self._output.read_counters(name), is_first=False)
+            return PartitionReport(partition.index, name, self._output.read_counters(name), False, number=task.number)
         journal = self._open_journal(name, expected=task.attempts)
         reach("read.before")
         try:
             with self._output.writer(self._schema, self.spec.job_id) as writer:
                 if is_retry:
-                    total, is_first = self._retry(writer, task, journal, counters), True
+                    total, is_first = self._retry(writer, open_task, journal), True
                     writer.replace(name, total)
                 else:
-                    total = self._fill(writer, task, journal, counters)
+                    total = self._fill(writer, open_task, journal)
+                    if open_task.has_shared:
+                        journal.close()
+                        return self._piece_report(open_task, journal)
                     is_first = writer.commit(name, total)
         except BaseException:
             with suppress(OSError):
@@ -194,32 +213,39 @@ class PartitionWorker:
         with writing_to(self._output.url):
             journal.retire(keep=self.spec.settings.keep_raw)
         give_memory_back()
-        return PartitionReport(partition.index, name, total, is_first, time.monotonic() - started_s)
+        return PartitionReport(
+            partition.index, name, total, is_first, seconds=time.monotonic() - started_s, number=task.number
+        )
 
-    def _fill(self, writer: PartitionWriter, task: Task, journal: Journal, counters: Counters) -> Counters:
-        """Write the partition's rows with their answers; return what the file counts."""
-        total = Counters()
+    def _fill(self, writer: PartitionWriter, open_task: OpenTask, journal: Journal) -> Counters:
+        """Write the partition's rows with their answers, while all are here; return what the file counts."""
+        total, task = Counters(), open_task.task
         bad: list[BadInput] = []
-        chunks = map(Chunk.whole, self._source.input_rows(task.partition, bad))
-        on_done = counters.count if task.pieces is None else _counting_sent(counters)
-        for chunk, outcomes in self._run_chunks(chunks, task.partition, journal, on_done):
+        chunks = open_task.chunks(self._source.input_rows(task.partition, bad))
+        for chunk, outcomes in self._run_chunks(chunks, open_task, journal):
+            if open_task.has_shared or not all(outcomes):  # another worker makes the file
+                open_task.has_shared = True
+                continue
             extended = self._extend(chunk.table, outcomes, total)
             reach("write.before")
             writer.write(extended.table)
+        if open_task.has_shared:
+            return total
         self._output.write_bad_input(self._output.name_of(task.partition), bad)
         total.num_left_out = sum(record.num_rows for record in bad)
         if task.pieces is not None:
-            settle(total, task.pieces, counters)
+            settle(total, task.pieces, open_task.counters)
         return total
 
-    def _retry(self, writer: PartitionWriter, task: Task, journal: Journal, counters: Counters) -> Counters:
+    def _retry(self, writer: PartitionWriter, open_task: OpenTask, journal: Journal) -> Counters:
         """Write the committed rows, the retried ones with their new results; return what the file counts then."""
+        task = open_task.task
         name = self._output.name_of(task.partition)
         total = self._output.read_counters(name)
         failures = FailedRows(self.spec.stage, self.spec.retry_kinds or None)
         tables = self._source.committed_rows(task.partition, name)
         chunks = (failures.select(table, self.spec.input_schema.names) for table in tables)
-        for chunk, outcomes in self._run_chunks(chunks, task.partition, journal, counters.count):
+        for chunk, outcomes in self._run_chunks(chunks, open_task, journal):
             for errors in chunk.errors:
                 total.take_back(errors)
             extended = self._extend(chunk.input, outcomes, total)
@@ -235,29 +261,34 @@ class PartitionWorker:
         return extended._replace(table=conform(extended.table, self._schema))
 
     def _run_chunks(
-        self, chunks: Iterable[Chunk], part: Partition, journal: Journal, on_done: OnDone
+        self, chunks: Iterable[Chunk], open_task: OpenTask, journal: Journal
     ) -> Iterator[tuple[Chunk, list[Outcome]]]:
-        """Yield chunks of `part` in order with their outcomes; `on_done` is called with each outcome as it comes."""
+        """Yield chunks of a task in order with their outcomes, which it counts as they come."""
+        key = open_task.task.key
 
         def start(chunk: Chunk) -> Future[list[Outcome]]:
             rows = self.spec.stage.rows_of(chunk.input)
             with self._stopping:  # a stage that was closed would open again
                 if self._is_stopped:
                     raise CancelledError
-                self.backlog.queue(part, num_read=chunk.table.num_rows, num_submitted=len(rows))
+                self.backlog.queue(key, num_read=chunk.table.num_rows, num_submitted=len(rows))
                 return self.spec.stage.submit(
                     rows,
                     known=chunk.known,
                     store=journal,
-                    on_done=self.samples.watching(on_done),
+                    on_done=self.samples.watching(open_task.count),
                     on_start=self.backlog.start_row,
                     order=self.spec.settings.order,
+                    hand=open_task.hand(),
+                    avoids=open_task.task.avoids,
                 )
 
         def submit(chunk: Chunk) -> Future[list[Outcome]]:
-            return self.drain.submit(lambda: start(chunk))
+            future = self.drain.submit(lambda: start(chunk))
+            open_task.watch(future)
+            return future
 
-        return run_ahead(_then(chunks, lambda: self.backlog.finish_reading(part)), submit, self.backlog)
+        return run_ahead(chunks, submit, self.backlog, lambda: self.backlog.finish_reading(key))
 
     def _open_journal(self, name: str, **options: Any) -> Journal:
         folder, kept = self._output.journal_folder(name), self._output.raw_folder(name)
@@ -265,21 +296,6 @@ class PartitionWorker:
         reads_kept = self.spec.retry_kinds is None  # a kept answer of a failed row was of no use
         with writing_to(self._output.url):
             return Journal(folder, kept, reads_kept=reads_kept, flush_interval_s=interval_s, **options)
-
-
-def _counting_sent(counters: Counters) -> OnDone:
-    """Return what counts only results that were not in the journal: pieces have counted the others."""
-
-    def count(outcome: Outcome) -> None:
-        counters.count({name: result for name, result in outcome.items() if result.origin is not Origin.JOURNAL})
-
-    return count
-
-
-def _then(chunks: Iterable[Chunk], at_end: Callable[[], None]) -> Iterator[Chunk]:
-    """Yield `chunks`, and call `at_end` after the last."""
-    yield from chunks
-    at_end()
 
 
 def _max_queued(max_in_flight: int) -> int:

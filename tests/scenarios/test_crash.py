@@ -51,6 +51,21 @@ def test_a_job_survives_any_number_of_deaths(
     assert tally.is_clean, tally
 
 
+@pytest.mark.slow
+def test_a_job_with_a_slow_server_survives_any_number_of_deaths(
+    nursery: Nursery, crash_server: SimulatedServerProcess, tmp_path: Path
+) -> None:
+    """While rows go from its worker to others, and some are sent a second time."""
+    tally, rng = Tally(), random.Random(7)
+    settings: dict[str, Any] = {"action": "run", "actors": 3, "rows_per_partition": 30}
+    with SimulatedServerProcess(service_time_s=1.5) as slow:
+        for number in range(2):
+            folder = tmp_path / str(number)
+            crash_a_job(nursery, crash_server, folder, rng, tally, max_crashes=4, slow_url=slow.base_url, **settings)
+    assert tally.num_crashes > 0
+    assert tally.is_clean, tally
+
+
 def test_every_failpoint_is_on_the_way(tmp_path: Path) -> None:
     """A run, a retry, a restart and more input pass all of them."""
     reached: set[str] = set()

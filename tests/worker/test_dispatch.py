@@ -23,8 +23,10 @@ def make_handout(num_partitions: int, num_rows: int, **settings: Any) -> Handout
 
 def report_of(task: Task) -> PartitionReport | PieceReport:
     if task.is_piece:
-        return PieceReport(task.partition, Counters(num_rows=task.num_rows), f"attempt-{task.partition.start}")
-    return PartitionReport(task.partition.index, f"part-{task.partition.index}", Counters(), is_first=True)
+        attempt = f"attempt-{task.number}"
+        return PieceReport(task.partition, Counters(num_rows=task.num_rows), attempt, task.number)
+    name = f"part-{task.partition.index}"
+    return PartitionReport(task.partition.index, name, Counters(), is_first=True, number=task.number)
 
 
 def take(handout: Handout, worker: str = "a", num_waiting: int = 0) -> list[Task]:
@@ -116,6 +118,16 @@ def test_bytes_are_cut_where_rows_were_not_counted() -> None:
     assert len(bounds) > 4
     assert [start for start, _ in bounds] == [0, *(stop for _, stop in bounds[:-1])]
     assert bounds[-1][1] == 10_000
+
+
+def test_pieces_of_lines_have_as_many_rows_as_the_others() -> None:
+    """Counted lines are cut by bytes, and the rows of a piece are estimated."""
+    partitions = [Partition(index, "a.jsonl", "jsonl", index * 10_000, (index + 1) * 10_000, 100) for index in range(2)]
+    handout = Handout(partitions, num_workers=2, max_concurrent_requests=4, rows_per_partition=100)
+    tasks = take(handout)
+    while new := take(handout):
+        tasks += new
+    assert sum(task.num_rows for task in tasks) in range(190, 211)
 
 
 def test_compressed_lines_stay_together() -> None:

@@ -1,8 +1,13 @@
-"""Workers take, finish and die in any order: a row is with one living worker at most, and is done once in the end."""
+"""
+Workers take, give back, finish, fall silent and die in any order.
+
+A row is with one worker that is heard of at most, and is done once in the end.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -11,13 +16,39 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.worker.dispatch import MAX_TASKS_OPEN, Handout
-from nemo_llm_stage.worker.task import PartitionReport, PieceReport, Task
+from nemo_llm_stage.worker.rowset import NO_ROWS, RowSet
+from nemo_llm_stage.worker.standings import Standing
+from nemo_llm_stage.worker.task import GivenBack, OverdueRequest, PartitionReport, PieceReport, Report, Task
 
 WORKERS = ("a", "b", "c")
 
 
+@dataclass
+class Held:
+    """A task with a worker, and the rows of it that are left there."""
+
+    task: Task
+    rows: set[tuple[int, int]]
+    is_piece: bool
+    dropped: RowSet = NO_ROWS
+
+    @classmethod
+    def of(cls, task: Task) -> Held:
+        part, places = task.partition, task.places or RowSet.span(0, task.partition.stop - task.partition.start)
+        rows = {(part.index, row) for row in range(part.start, part.stop) if row - part.start in places}
+        return cls(task, set() if task.pieces is not None else rows, task.is_piece)
+
+    def report(self, attempt: str) -> Report:
+        part, number = self.task.partition, self.task.number
+        if self.is_piece:
+            return PieceReport(part, Counters(num_rows=len(self.rows)), attempt, number, self.dropped)
+        return PartitionReport(part.index, f"part-{part.index}", Counters(), is_first=True, number=number)
+
+
 class HandoutMachine(RuleBasedStateMachine):
     """Knows who has what, and which rows and partitions are done."""
+
+    hedges = False
 
     @initialize(
         sizes=st.lists(st.integers(1, 60), min_size=1, max_size=8),
@@ -34,24 +65,44 @@ class HandoutMachine(RuleBasedStateMachine):
             max_concurrent_requests=max_concurrent_requests,
             rows_per_partition=30,
             can_cut=can_cut,
+            hedges=self.hedges,
         )
-        self.held: dict[str, list[Task]] = {worker: [] for worker in WORKERS[:num_workers]}
+        self.held: dict[str, list[Held]] = {worker: [] for worker in WORKERS[:num_workers]}
+        self.ghosts: list[tuple[str, Held]] = []
         self.rows: Counter[tuple[int, int]] = Counter()
         self.committed: Counter[int] = Counter()
         self.num_attempts = 0
 
-    @rule(data=st.data(), num_waiting=st.integers(0, 200))
-    def take(self, data: st.DataObject, num_waiting: int) -> None:
+    @rule(data=st.data(), num_waiting=st.integers(0, 200), num_free=st.integers(0, 20))
+    def take(self, data: st.DataObject, num_waiting: int, num_free: int) -> None:
         worker = data.draw(st.sampled_from(sorted(self.held)))
-        held = self.held[worker]
-        held += self.handout.take(worker, num_waiting=num_waiting, num_open=len(held))
-        assert len(held) <= MAX_TASKS_OPEN
+        self.handout.note(worker, Standing(num_waiting, num_free, 0), now_s=0.0)
+        self.take_tasks(worker, num_waiting, num_free)
+        assert len(self.held[worker]) <= MAX_TASKS_OPEN
 
     @precondition(lambda self: any(self.held.values()))
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
-        worker = data.draw(st.sampled_from([worker for worker, tasks in self.held.items() if tasks]))
-        self.finish_task(worker, data.draw(st.sampled_from(range(len(self.held[worker])))))
+        worker, index = self.any_task(data)
+        self.finish_task(worker, index)
+
+    @precondition(lambda self: any(self.held.values()))
+    @rule(data=st.data())
+    def give_back(self, data: st.DataObject) -> None:
+        """Some of the rows, and perhaps all from some row on."""
+        worker, index = self.any_task(data)
+        held = self.held[worker][index]
+        if held.task.pieces is not None or not held.rows:
+            return
+        part = held.task.partition
+        chosen = data.draw(st.sets(st.sampled_from(sorted(held.rows)), min_size=1))
+        places = RowSet.of(row - part.start for _, row in chosen)
+        last = max(row for _, row in held.rows)
+        if (part.index, last) in chosen and data.draw(st.booleans()):  # "to the end, wherever that is"
+            places = places | RowSet.span(last - part.start)
+        held.rows -= chosen
+        held.is_piece = True
+        assert self.handout.finish(worker, GivenBack(held.task.number, places, len(chosen)))
 
     @rule(data=st.data())
     def die(self, data: st.DataObject) -> None:
@@ -59,32 +110,28 @@ class HandoutMachine(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from(sorted(self.held)))
         self.handout.release(worker)
         self.held[worker] = []
+        assert not self.handout.abandoned(worker)
 
-    def finish_task(self, worker: str, index: int) -> None:
-        task = self.held[worker].pop(index)
-        part = task.partition
-        if task.pieces is None:
-            self.rows.update((part.index, row) for row in range(part.start, part.stop))
-        if task.is_piece:
-            self.num_attempts += 1
-            report = PieceReport(part, Counters(num_rows=task.num_rows), f"attempt-{self.num_attempts}")
-            self.handout.finish(worker, report)
-            return
-        if task.pieces is not None:
-            assert task.pieces.num_rows == part.stop - part.start
-        self.committed[part.index] += 1
-        self.handout.finish(worker, PartitionReport(part.index, f"part-{part.index}", Counters(), is_first=True))
+    @rule(data=st.data())
+    def fall_silent(self, data: st.DataObject) -> None:
+        """What it had goes to others, and it is told so if it comes back."""
+        worker = data.draw(st.sampled_from(sorted(self.held)))
+        self.handout.release(worker, may_come_back=True)
+        self.ghosts += [(worker, held) for held in self.held[worker]]
+        assert {held.task.number for held in self.held[worker]} <= self.handout.abandoned(worker)
+        self.held[worker] = []
+
+    @precondition(lambda self: self.ghosts)
+    @rule(data=st.data())
+    def come_back(self, data: st.DataObject) -> None:
+        """What it says of tasks that others have changes nothing."""
+        worker, held = self.ghosts.pop(data.draw(st.sampled_from(range(len(self.ghosts)))))
+        assert not self.handout.finish(worker, held.report("late"))
 
     @invariant()
     def no_row_is_with_two_workers(self) -> None:
         """Nor with one that is done already."""
-        held = Counter(
-            (task.partition.index, row)
-            for tasks in self.held.values()
-            for task in tasks
-            if task.pieces is None
-            for row in range(task.partition.start, task.partition.stop)
-        )
+        held = Counter(row for tasks in self.held.values() for held in tasks for row in held.rows)
         assert all(num == 1 for num in (held + self.rows).values())
 
     def teardown(self) -> None:
@@ -94,16 +141,91 @@ class HandoutMachine(RuleBasedStateMachine):
         num_steps = 0
         while not self.handout.is_over:
             for worker, held in self.held.items():
-                held += self.handout.take(worker, num_waiting=0, num_open=len(held))
+                self.take_tasks(worker, num_waiting=0, num_free=10)
                 while held:
                     self.finish_task(worker, 0)
             num_steps += 1
             assert num_steps < 1000
         assert self.handout.num_rows_ahead == 0
         assert self.handout.counters() == Counters()
-        assert self.rows == Counter((index, row) for index, size in enumerate(self.sizes) for row in range(size))
+        self.check_rows()
         assert self.committed == Counter(range(len(self.sizes)))
+
+    def check_rows(self) -> None:
+        assert self.rows == Counter((index, row) for index, size in enumerate(self.sizes) for row in range(size))
+
+    def any_task(self, data: st.DataObject) -> tuple[str, int]:
+        worker = data.draw(st.sampled_from([worker for worker, tasks in self.held.items() if tasks]))
+        return worker, data.draw(st.sampled_from(range(len(self.held[worker]))))
+
+    def take_tasks(self, worker: str, num_waiting: int, num_free: int) -> None:
+        num_open = len(self.held[worker])
+        tasks = self.handout.take(worker, num_waiting=num_waiting, num_open=num_open, num_free=num_free)
+        self.held[worker] += map(Held.of, tasks)
+
+    def finish_task(self, worker: str, index: int) -> None:
+        held = self.held[worker].pop(index)
+        part = held.task.partition
+        self.rows.update(held.rows)
+        self.num_attempts += 1
+        assert self.handout.finish(worker, held.report(f"attempt-{self.num_attempts}"))
+        if not held.is_piece:
+            if held.task.pieces is not None:
+                assert held.task.pieces.num_rows == part.stop - part.start
+            self.committed[part.index] += 1
 
 
 TestHandout = HandoutMachine.TestCase
 TestHandout.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+class HedgingMachine(HandoutMachine):
+    """Some rows are with two workers. Each is answered by one of them when its partition is made, whoever dies."""
+
+    hedges = True
+
+    @precondition(lambda self: any(self.held.values()))
+    @rule(data=st.data())
+    def send_a_second_time(self, data: st.DataObject) -> None:
+        """To any worker that is idle."""
+        worker, index = self.any_task(data)
+        held = self.held[worker][index]
+        if not held.rows or not held.task.can_share:
+            return
+        place = data.draw(st.sampled_from(sorted(held.rows)))[1] - held.task.partition.start
+        self.handout.note_overdue(worker, (OverdueRequest(held.task.number, place, "http://slow", 1.0),))
+        other = data.draw(st.sampled_from(sorted(self.held)))
+        tasks = self.handout.take(other, num_waiting=0, num_open=len(self.held[other]), num_free=10, is_quick=True)
+        self.held[other] += map(Held.of, tasks)
+        if any(task.avoids for task in tasks):
+            held.is_piece = True
+
+    def finish_task(self, worker: str, index: int) -> None:
+        held = self.held[worker][index]
+        number, start = held.task.number, held.task.partition.start
+        if number in self.handout.abandoned(worker):  # the first worker was faster
+            self.held[worker].pop(index)
+            assert not self.handout.finish(worker, held.report("late"))
+            return
+        dropped = self.handout.dropped(worker).get(number, NO_ROWS)
+        held.rows = {row for row in held.rows if row[1] - start not in dropped}
+        held.dropped = dropped
+        if held.is_piece or held.task.pieces is None:
+            super().finish_task(worker, index)
+            return
+        part = held.task.partition
+        assert {row for row in self.rows if row[0] == part.index} == {(part.index, row) for row in range(part.stop)}
+        self.held[worker].pop(index)
+        assert self.handout.finish(worker, held.report("whole"))
+        self.committed[part.index] += 1
+
+    def check_rows(self) -> None:
+        assert set(self.rows) == {(index, row) for index, size in enumerate(self.sizes) for row in range(size)}
+
+    @invariant()
+    def no_row_is_with_two_workers(self) -> None:
+        """But for those that are sent a second time."""
+
+
+TestHedging = HedgingMachine.TestCase
+TestHedging.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

@@ -15,12 +15,13 @@ from nemo_llm_stage import AsyncHTTPClient, LLMStage, RunError
 from nemo_llm_stage.config.job_settings import JobSettings
 from nemo_llm_stage.job.prepare import Job, prepare_job
 from nemo_llm_stage.testing import SimulatedServer
+from nemo_llm_stage.worker.calls import Calls
 from nemo_llm_stage.worker.drive import MAX_DEATHS, WorkerLostError, drive, handout_of
 from nemo_llm_stage.worker.engine import RunStatus
 from nemo_llm_stage.worker.host import WorkerHost, WorkerStatus
 from nemo_llm_stage.worker.orders import NO_ORDERS, Orders
 from nemo_llm_stage.worker.spec import WorkerSpec, spec_of
-from nemo_llm_stage.worker.task import Task
+from nemo_llm_stage.worker.task import PartitionReport, Task
 
 
 class MortalSlot:
@@ -49,6 +50,58 @@ class MortalSlot:
 
     def stop(self) -> None:
         self._host.stop()
+
+
+class SilentSlot(MortalSlot):
+    """A worker that runs what it is given, and says nothing until it is woken."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        super().__init__(spec, 0)
+        self.abandoned: frozenset[int] = frozenset()
+        self._held_back: tuple[Future[WorkerStatus], WorkerStatus] | None = None
+        self._is_awake = False
+
+    def collect(
+        self, tasks: Sequence[Task], num_rows_ahead: int, timeout_s: float, orders: Orders = NO_ORDERS
+    ) -> Future[WorkerStatus]:
+        self.abandoned |= orders.abandoned
+        call = super().collect(tasks, num_rows_ahead, timeout_s, orders)
+        if not tasks or self._is_awake:
+            return call
+        silent: Future[WorkerStatus] = Future()
+        self._held_back = silent, call.result()
+        return silent
+
+    def wake(self) -> None:
+        self._is_awake = True
+        if self._held_back is not None:
+            silent, status = self._held_back
+            self._held_back = None
+            silent.set_result(status)
+
+
+class HastySlot(MortalSlot):
+    """A worker that says how it stands all the time."""
+
+    def collect(
+        self, tasks: Sequence[Task], num_rows_ahead: int, timeout_s: float, orders: Orders = NO_ORDERS
+    ) -> Future[WorkerStatus]:
+        return super().collect(tasks, num_rows_ahead, 0.01, orders)
+
+
+class QuickCalls(Calls[Any]):
+    """A clock that is seconds ahead each time that it is looked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._skipped_s = 0.0
+
+    def now_s(self) -> float:
+        return super().now_s() + self._skipped_s
+
+    def wait(self, timeout_s: float) -> list[Any]:
+        self._skipped_s += 5.0
+        return super().wait(0.01)
 
 
 def make_job(server: SimulatedServer, folder: Path) -> Job:
@@ -81,3 +134,28 @@ def test_a_worker_that_only_dies_ends_the_run(tmp_path: Path) -> None:
     """With what Ray says of it, rather than for ever."""
     with SimulatedServer() as server, pytest.raises(RunError, match=f"died {MAX_DEATHS} times in a row .* it is gone"):
         run(make_job(server, tmp_path), 1000)
+
+
+def test_a_silent_worker_is_lost_for_the_hand_out_and_may_come_back(tmp_path: Path) -> None:
+    """Others run what it had; what it says of that later is of no account, and it is told to give it up."""
+    with SimulatedServer() as server:
+        job = make_job(server, tmp_path)
+        slots: list[MortalSlot] = [SilentSlot(spec_of(job).at(0, 2)), HastySlot(spec_of(job).at(1, 2), 0)]
+        silent = slots[0]
+        assert isinstance(silent, SilentSlot)
+        committed: list[PartitionReport] = []
+
+        def monitor(status: RunStatus) -> None:
+            if status.num_workers_up == 1:
+                silent.wake()
+
+        try:
+            handout = handout_of(spec_of(job), job.pending, 2)
+            for report in drive(slots, handout, monitor, pending=QuickCalls()):
+                committed.append(report)
+        finally:
+            for slot in slots:
+                slot.stop()
+    assert sorted(report.index for report in committed) == [0, 1, 2, 3]
+    assert sum(report.counters.num_rows for report in committed) == 40
+    assert sum(pq.read_metadata(path).num_rows for path in (tmp_path / "out").glob("part-*")) == 40

@@ -66,6 +66,11 @@ class WaitingLine:
         if waiter in self.waiters:
             self.waiters.remove(waiter)
 
+    def cancel(self) -> None:
+        """Cancel the wait of all requests, which then discard themselves."""
+        for waiter in self.waiters:
+            waiter.turn.cancel()
+
     def take(self, pick: Pick, usable: Collection[Member]) -> tuple[Waiter, Member] | None:
         """
         Take out the request that enters next, and return it with its server; None where no free permit suits any.

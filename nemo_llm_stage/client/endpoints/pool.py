@@ -97,6 +97,10 @@ class EndpointPool(Limit):
         """Likewise; more where requests have homes, so that there is one for each server."""
         return self.max_concurrent_requests if self._homes.are_used else super().num_ahead
 
+    def drop_waiting(self) -> None:
+        """Cancel the wait of everybody who waits for a permit."""
+        self._line.cancel()
+
     def update(self, endpoints: Iterable[Endpoint]) -> None:
         """Ask these servers from now on. Those that are gone get no more requests; those in flight there may end."""
         named = list(endpoints)

@@ -1,0 +1,54 @@
+"""
+Rows that whoever submitted them may take back as long as they are not sent, and drop at any time.
+
+Knows places of rows; knows nothing of what a row is.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Hand:
+    """
+    What came back of one submission. Filled on the event loop, emptied by any thread.
+
+    Attributes:
+        is_open: Whether rows are being taken back: one that has not sent anything may leave.
+        dropped: Places of rows that were cancelled because another worker has answered them.
+    """
+
+    __slots__ = ("_places", "dropped", "is_open")
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self.dropped: set[int] = set()
+        self._places: list[int] = []
+
+    def add(self, place: int) -> None:
+        """Note that the row at this place of the submission is not run."""
+        self._places.append(place)
+
+    def take(self) -> list[int]:
+        """Return the places that came back since the last call."""
+        taken = []
+        while self._places:
+            taken.append(self._places.pop())
+        return taken
+
+
+class OverdueRow(NamedTuple):
+    """
+    A row whose request is in flight for long.
+
+    Attributes:
+        hand: Of its submission.
+        place: There.
+        url: Base URL of the server.
+        age_s: Seconds since the request was sent.
+    """
+
+    hand: Hand
+    place: int
+    url: str
+    age_s: float
