@@ -12,6 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nemo_llm_stage.dataset.parquet_footer import annotate
+
 TEXTS = ["a", "b", "c"]
 
 
@@ -240,6 +242,18 @@ def without_arrow_schema(path: Path) -> None:
     _write(path, {"n": pa.array([1, None, 3], pa.uint8()), "d": [dt.date(2020, 1, 1)] * 3}, store_schema=False)
 
 
+def old_times(path: Path) -> None:
+    """Times with the older annotation alone, at the top and in a struct, as many writers made them."""
+    kinds = {"ms": pa.timestamp("ms"), "us": pa.timestamp("us"), "time": pa.time64("us")}
+    table = pa.table({name: pa.array([1, None], kind) for name, kind in kinds.items()})
+    table = table.append_column("text", pa.array(["a", "b"]))
+    table = table.append_column("nested", pa.array([{"ms": 1}, None], pa.struct([("ms", pa.timestamp("ms"))])))
+    pq.write_table(table, path, store_schema=False)
+    converted = {"ms": 9, "us": 10, "time": 8, "nested": 9}
+    int64 = bytes([2 << 1])
+    annotate(path, {name: {0: {1: int64, 6: bytes([kind << 1])}} for name, kind in converted.items()})
+
+
 MATRIX: list[Callable[[Path], None]] = [
     numbers,
     times,
@@ -255,4 +269,5 @@ MATRIX: list[Callable[[Path], None]] = [
     hugging_face,
     old_writers,
     without_arrow_schema,
+    old_times,
 ]

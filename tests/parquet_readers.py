@@ -9,6 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nemo_llm_stage.dataset.arrow_values import exact_values
+
 View = Any
 Reader = Callable[[Path, Sequence[str]], View]
 
@@ -20,7 +22,7 @@ def with_pyarrow(path: Path, columns: Sequence[str]) -> View:
     """Types, metadata of schema and columns, null flags, values."""
     table = pq.read_table(path).select(list(columns))
     metadata = {key: value for key, value in (table.schema.metadata or {}).items() if not key.startswith(NOT_CARRIED)}
-    return [metadata, *map(_described, table.schema), *(str(column.combine_chunks()) for column in table.columns)]
+    return [metadata, *map(_described, table.schema), *(repr(exact_values(column)) for column in table.columns)]
 
 
 def _described(field: pa.Field) -> View:
@@ -57,8 +59,9 @@ def with_duckdb(path: Path, columns: Sequence[str]) -> View:
 
     names = ", ".join('"' + name.replace('"', '""') + '"' for name in columns)
     with duckdb.connect() as connection:
-        types = connection.sql(f"describe select {names} from read_parquet('{path}')").fetchall()
-        rows = connection.sql(f"select cast(row({names}) as varchar) from read_parquet('{path}')").fetchall()
+        source = f"read_parquet('{path}', hive_partitioning=false)"
+        types = connection.sql(f"describe select {names} from {source}").fetchall()
+        rows = connection.sql(f"select cast(row({names}) as varchar) from {source}").fetchall()
     return [types, rows]
 
 

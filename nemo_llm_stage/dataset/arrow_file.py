@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from nemo_llm_stage.dataset.arrow_types import with_schema
@@ -82,13 +81,3 @@ def hide_extensions(schema: pa.Schema) -> pa.Schema:
     """Return `schema` with storage types in place of extension types, whose names stand under `HIDDEN_KEY`."""
     text = schema.serialize().to_pybytes()
     return pa.ipc.read_schema(pa.py_buffer(text.replace(EXTENSION_KEY, HIDDEN_KEY)))
-
-
-def check_types(schema: pa.Schema) -> None:
-    """
-    Refuse types that Parquet has none of, e.g. a union.
-
-    Raises:
-        pyarrow.ArrowException: There is one.
-    """
-    pq.write_table(schema.empty_table(), pa.BufferOutputStream())

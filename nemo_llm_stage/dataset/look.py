@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from nemo_llm_stage.dataset.arrow_file import ArrowFile, check_types
+from nemo_llm_stage.dataset.arrow_file import ArrowFile
 from nemo_llm_stage.dataset.bad_input import BadInput, is_damage, unreadable
 from nemo_llm_stage.dataset.files import InputFile
 from nemo_llm_stage.dataset.int96 import has_int96, needs_microseconds
@@ -99,7 +99,7 @@ def look_into_table(file: InputFile, *, skips_bad: bool) -> Contents | BadInput:
     Return what a Parquet or Arrow file tells, or, if that may be skipped, that it is damaged.
 
     Raises:
-        InputError: It cannot be read, or has a type that Parquet has none of.
+        InputError: It cannot be read.
     """
     look = look_into_arrow if file.format == "arrow" else look_into_parquet
     return look(file, skips_bad=skips_bad)
@@ -140,15 +140,12 @@ def look_into_arrow(file: InputFile, *, skips_bad: bool) -> Contents | BadInput:
     Return what a file of Arrow's IPC format holds, or, if that may be skipped, that it is damaged.
 
     Raises:
-        InputError: It cannot be read, or has a type that Parquet has none of.
+        InputError: It cannot be read.
     """
     try:
         try:
             with contextlib.closing(ArrowFile(file.path)) as arrow:
-                check_types(arrow.schema)
                 return Contents(file, arrow.schema, arrow.num_rows())
-        except pa.ArrowNotImplementedError as error:
-            raise InputError(f"{file.path!r} has a type that Parquet has none of: {error}.") from None
         except Exception as error:  # a store's library may raise anything
             raise unreadable(file.path, error) from error
     except InputError as error:

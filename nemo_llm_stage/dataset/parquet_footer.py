@@ -29,6 +29,8 @@ _LOST_LOGICAL = {4, 7, 12, 13, 14, 16, 17, 18}
 """ENUM, TIME, JSON, BSON, UUID, VARIANT, GEOMETRY, GEOGRAPHY."""
 _LOST_CONVERTED = {4, 19, 20, 21}
 """ENUM, JSON, BSON, INTERVAL."""
+_OLD_CONVERTED = {7, 8, 9, 10}
+"""TIME and TIMESTAMP, in ms and µs. Without a logical type DuckDB and polars see no zone; Arrow would write one."""
 
 Fields = dict[int, tuple[int, bytes]]
 """Of a Thrift struct: id → (wire type, the value's bytes)."""
@@ -97,7 +99,8 @@ def lost_types(footer: bytes) -> dict[str, dict[int, Annotation]]:
     for element in _elements(_schema_of(footer)[2]):
         logical, converted = element.fields.get(_LOGICAL), element.fields.get(_CONVERTED)
         is_lost = (logical is not None and next(_fields_of(logical[1], 0), (0,))[0] in _LOST_LOGICAL) or (
-            converted is not None and _zigzag(converted[1]) in _LOST_CONVERTED
+            converted is not None
+            and _zigzag(converted[1]) in (_LOST_CONVERTED if logical is not None else _LOST_CONVERTED | _OLD_CONVERTED)
         )
         if is_lost:
             carried = {key: value for key, (_, value) in element.fields.items() if key in _CARRIED}

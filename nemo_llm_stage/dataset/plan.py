@@ -22,7 +22,7 @@ from nemo_llm_stage.dataset.json_types import declared_field
 from nemo_llm_stage.dataset.look import Contents, LineOptions, OnMixedTypes, look_into_lines, look_into_table
 from nemo_llm_stage.dataset.look_csv import look_into_csv
 from nemo_llm_stage.dataset.merge import SchemaMerger
-from nemo_llm_stage.dataset.prove import prove_casts
+from nemo_llm_stage.dataset.prove import check_types, prove_casts
 from nemo_llm_stage.dataset.tables import Table
 from nemo_llm_stage.errors import InputError
 
@@ -138,6 +138,7 @@ def make_plan(
     if not contents:
         raise InputError(f"all of the {len(files)} input files are damaged; the first is {files[0].path!r}.")
     schema = _merge(contents, of_path) if onto is None else _fitting(contents, onto.schema)
+    check_types(schema)
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         list(pool.map(lambda content: prove_casts(content.file, content.schema, schema), contents))
     num_rows = sum(content.num_rows for content in contents)

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Iterator
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from nemo_llm_stage.dataset.arrow_file import ArrowFile
 from nemo_llm_stage.dataset.bad_input import unreadable
@@ -21,6 +22,22 @@ from nemo_llm_stage.dataset.storage import open_filesystem
 from nemo_llm_stage.errors import InputError
 
 _ROWS_PER_BATCH = 16_384
+
+
+def check_types(schema: pa.Schema) -> None:
+    """
+    Refuse columns of types that Parquet has none of, e.g. a union, or a struct without fields.
+
+    Raises:
+        InputError: There is one.
+    """
+    for field in schema:
+        try:
+            pq.write_table(pa.schema([field]).empty_table(), pa.BufferOutputStream())
+        except pa.ArrowException as error:
+            raise InputError(
+                f"column {field.name!r} is {field.type}, which no Parquet file can hold: {error}."
+            ) from None
 
 
 def prove_casts(file: InputFile, schema: pa.Schema, wanted: pa.Schema) -> None:
