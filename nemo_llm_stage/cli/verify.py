@@ -11,7 +11,7 @@ from nemo_llm_stage.cli.command import EXIT_RUN, Command
 
 @click.command("verify", cls=Command)
 @click.argument("output")
-@click.option("--rows", is_flag=True, help="Also read input and output again and compare them row by row.")
+@click.option("--rows", is_flag=True, help="Also compare each row with the input; Parquet by DuckDB too, if installed.")
 def command(output: str, rows: bool) -> None:
     """Check that every row of a job's input is in OUTPUT exactly once. The exit code is 1 if not, or not yet."""
     from nemo_llm_stage.job.state import is_live

@@ -1,12 +1,14 @@
 """
 Sets the rows of a committed file beside those of its input.
 
-What was read is read again: the dear proof, after the cheap one of `verify`. Knows partitions and outputs.
+What was read is read again, and Parquet by other readers than the job's: the dear proof, after the cheap one of
+`verify`. Knows partitions and outputs.
 """
 
 from __future__ import annotations
 
 import base64
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -19,6 +21,7 @@ from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.json_lines import opened, to_lines
 from nemo_llm_stage.dataset.json_text import parse
 from nemo_llm_stage.dataset.jsonl import LINE, LINE_FIELD
+from nemo_llm_stage.dataset.other_readers import NotReadError, can_use_duckdb, read_otherwise, rows_in_duckdb
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.read import read_partition
 
@@ -52,6 +55,25 @@ def first_misplaced(
         inputs = _input_rows(partition, schema)
         outputs = _output_rows(output, name, schema)
         is_same = _is_same_row
+    return _first_misplaced(inputs, outputs, is_same, repeats=repeats)
+
+
+def first_misplaced_in_duckdb(
+    output: OutputFolder, name: str, partition: Partition, schema: pa.Schema, *, repeats: bool
+) -> int | None:
+    """Return what `first_misplaced` does, by DuckDB; None also where it is not installed or does not read the files."""
+    if output.format != "parquet" or not can_use_duckdb(partition, output.folder.fs):
+        return None
+    try:
+        rows = rows_in_duckdb(partition, output.folder.path(name), schema.names)
+        return _first_misplaced(*rows, operator.eq, repeats=repeats)
+    except NotReadError:
+        return None
+
+
+def _first_misplaced(
+    inputs: Iterator[Any], outputs: Iterator[Any], is_same: Callable[[Any, Any], bool], *, repeats: bool
+) -> int | None:
     before = None
     for number, row in enumerate(outputs):
         if repeats and before is not None and is_same(before, row):
@@ -86,8 +108,14 @@ def _is_same_row(given: tuple[Any, ...], row: tuple[Any, ...]) -> bool:
 
 
 def _input_rows(partition: Partition, schema: pa.Schema) -> Iterator[tuple[Any, ...]]:
-    for table in read_partition(partition, schema, rows_per_chunk=ROWS_PER_CHUNK, on_bad=lambda _: None):
+    for table in _input_tables(partition, schema):
         yield from _exact_rows(table)
+
+
+def _input_tables(partition: Partition, schema: pa.Schema) -> Iterator[pa.Table]:
+    if partition.format == "parquet":
+        return read_otherwise(partition, schema)
+    return read_partition(partition, schema, rows_per_chunk=ROWS_PER_CHUNK, on_bad=lambda _: None)
 
 
 def _output_rows(output: OutputFolder, name: str, schema: pa.Schema) -> Iterator[tuple[Any, ...]]:
@@ -103,7 +131,7 @@ def _exact_rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
 
 def _input_lines(partition: Partition, schema: pa.Schema) -> Iterator[_Line]:
     with_lines = pa.schema([*schema, LINE_FIELD])
-    for table in read_partition(partition, with_lines, rows_per_chunk=ROWS_PER_CHUNK, on_bad=lambda _: None):
+    for table in _input_tables(partition, with_lines):
         inputs = table.select(schema.names)
         texts = table.column(LINE).to_pylist()
         if None in texts:

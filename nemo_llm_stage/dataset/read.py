@@ -100,8 +100,15 @@ def _read_csv(partition: Partition, schema: pa.Schema, rows_per_chunk: int, on_b
             yield conform(records.table.slice(start, rows_per_chunk), schema)
 
 
+def finished(table: pa.Table, partition: Partition, place: int) -> pa.Table:
+    """Return rows as they stand in the partition's file, from the row `place` on, as rows of the partition."""
+    return with_folder_values(_without(table, partition.deleted, place), partition.values)
+
+
 def _without(table: pa.Table, deleted: Sequence[int], place: int) -> pa.Table:
     """Return rows of a file, the first of which has the number `place`, without those that are deleted."""
+    if not deleted:
+        return table
     found = deleted[bisect_left(deleted, place) : bisect_left(deleted, place + table.num_rows)]
     is_kept = np.ones(table.num_rows, bool)
     is_kept[np.array(found, np.int64) - place] = False
@@ -114,11 +121,8 @@ def _read_groups(partition: Partition, schema: pa.Schema, cursors: Cursors, *, i
         try:
             place = partition.start
             for batch in cursor.read(partition.start, partition.stop):
-                table = pa.Table.from_batches([batch])
-                if partition.deleted:
-                    table = _without(table, partition.deleted, place)
+                yield _without(conform(pa.Table.from_batches([batch]), schema), partition.deleted, place)
                 place += batch.num_rows
-                yield conform(table, schema)
         except BaseException:
             cursor.close()
             raise

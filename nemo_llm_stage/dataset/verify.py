@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.bad_input import BadInput
-from nemo_llm_stage.dataset.compare import first_misplaced
+from nemo_llm_stage.dataset.compare import first_misplaced, first_misplaced_in_duckdb
 from nemo_llm_stage.dataset.folder import BAD_FILES, OutputFolder
 from nemo_llm_stage.dataset.inspect import check_bytes, inspect
 from nemo_llm_stage.dataset.plan import Partition, Plan
@@ -61,7 +61,8 @@ def verify(output: OutputFolder, plan: Plan, *, reads_bytes: bool = False, compa
         plan: What it should hold.
         reads_bytes: Whether to read every file as a whole and compare it with its checksum, which finds a single
             flipped bit. Otherwise only the footers of Parquet files are read; JSONL files are always read.
-        compares_rows: Whether to read the input again as well, and compare it with the output row by row.
+        compares_rows: Whether to read the input again as well, and compare it with the output row by row. Parquet is
+            read by other readers than the job's: Arrow on another way, and DuckDB where that is installed.
     """
     job = output.read_job() or {}
     reasons = {column: reasons_of(job, column) for column in output_columns_of(job)}
@@ -138,8 +139,13 @@ def _look(
 
 
 def _compare(output: OutputFolder, name: str, partition: Partition, schema: pa.Schema, is_exploded: bool) -> list[str]:
+    by = ""
     try:
         number = first_misplaced(output, name, partition, schema, repeats=is_exploded)
+        if number is None:
+            number = first_misplaced_in_duckdb(output, name, partition, schema, repeats=is_exploded)
+            by = " as DuckDB reads both,"
     except (LLMStageError, OSError, ValueError, pa.ArrowException) as error:
         return [f"{name} cannot be compared with its input: {error}"]
-    return [] if number is None else [f"{name}, row {number}, is not the row of {partition.path!r} that it should be."]
+    what = f"{name}, row {number},{by} is not the row of {partition.path!r} that it should be."
+    return [] if number is None else [what]

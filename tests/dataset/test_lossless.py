@@ -13,6 +13,7 @@ from parquet_matrix import MATRIX
 from parquet_readers import READERS, view
 
 from nemo_llm_stage.dataset import parquet_footer
+from nemo_llm_stage.run import verify_output
 
 
 @pytest.mark.parametrize("write", MATRIX, ids=lambda write: write.__name__)
@@ -26,6 +27,7 @@ def test_every_reader_sees_the_input_columns_unchanged(job: Any, tmp_path: Path,
     assert pq.read_metadata(output).schema.to_arrow_schema().names[: len(columns)] == columns
     for name, reader in READERS.items():
         assert view(reader, output, columns) == view(reader, source, columns), name
+    assert verify_output(str(job.folder / "out"), compares_rows=True).problems == []
 
 
 def test_no_extension_type_is_made_of_what_a_file_names(job: Any, tmp_path: Path) -> None:
