@@ -43,7 +43,7 @@ COLUMNS = (
 )
 SMALL_COLUMNS = ("load", "rows", "64 takes", "auto takes", "64 ÷ auto")
 ANSWER_TOKENS, ANSWER_SIGMA = 200, 0.5
-FIXED = (32, 48, 64, 96, 128, 144, 192, 256, 384)
+FIXED = (32, 64, 96, 128, 192, 320)
 START_S = 60.0
 SETTLED_S = 20.0
 WINDOW_S = 10.0

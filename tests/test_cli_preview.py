@@ -104,6 +104,18 @@ def test_a_dry_run_asks_nobody(server: SimulatedServer, folder: Path) -> None:
     assert server.stats.num_requests == 0
 
 
+def test_a_prompt_that_says_the_shared_part_late_is_named(server: SimulatedServer, folder: Path) -> None:
+    """With what it costs; the same prompt the other way round is fine."""
+    rules = "Answer with one word and do not explain it. " * 20
+    arguments = ("--dry-run", "-n", 1, "--price-input", "10")
+    late = preview(server, folder, *arguments, "--prompt", "{{ id }}: " + rules)
+    text = " ".join(late.stdout.split())
+    assert "bytes of text that all rows share stand after {{ id }}" in text
+    assert "about 217 tokens a row" in text
+    assert "at the full price" in text
+    assert "prefix cache" not in preview(server, folder, *arguments, "--prompt", rules + "{{ id }}").stdout
+
+
 def test_a_base_models_text_is_shown_as_it_is_sent(folder: Path) -> None:
     """Formatted."""
     config = config_of(folder, conversation_formatter="plain")

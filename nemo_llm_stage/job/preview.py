@@ -23,10 +23,13 @@ from nemo_llm_stage.dataset.plan import Partition, Plan
 from nemo_llm_stage.dataset.read import read_partition
 from nemo_llm_stage.errors import RowError
 from nemo_llm_stage.job.prepare import plan_input
+from nemo_llm_stage.prompt.shared_first import LateShare, late_shares
 from nemo_llm_stage.rows.column import Column, Row
 from nemo_llm_stage.stage.stage import Stage
 
 ROWS_PER_CHUNK = 1024
+NUM_TOGETHER = 512
+"""Rows from the beginning of the input that tell which columns repeat."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class Preview:
         max_concurrent_requests: Most requests that the job will have in flight, over all actors.
         price_input: Of a million input tokens, to tell what the job costs; None if not given.
         price_output: Likewise for output tokens.
+        late_shares: What prompts share and say too late for a prefix cache.
     """
 
     rows: tuple[PreviewedRow, ...]
@@ -85,6 +89,7 @@ class Preview:
     max_concurrent_requests: int
     price_input: float | None = None
     price_output: float | None = None
+    late_shares: tuple[LateShare, ...] = ()
 
     def __repr__(self) -> str:
         """Return the rows' prompts and answers, as the command line shows them."""
@@ -121,12 +126,19 @@ def preview_job(config: JobConfig, num_rows: int = 5, *, is_dry: bool = False) -
         stage = config.make_stage()
         stage.check_columns(plan.schema.names)
         rows = preview_rows(stage, _sample(plan, stage, num_rows), is_dry=True)
+        late = _late_shares(plan, stage)
     else:
         with config.model_copy(update={"give_up_after": 0.0}).open_stage() as stage:
             rows = _asked(plan, stage, num_rows)
-    return Preview(
-        tuple(rows), plan.num_rows, plan.is_exact, config.total_limit(), settings.price_input, settings.price_output
-    )
+            late = _late_shares(plan, stage)
+    prices = settings.price_input, settings.price_output
+    return Preview(tuple(rows), plan.num_rows, plan.is_exact, config.total_limit(), *prices, late)
+
+
+def _late_shares(plan: Plan, stage: Stage) -> tuple[LateShare, ...]:
+    """Return what the prompts say too late, judged by rows that stand together."""
+    together = _read(plan.partitions[0], plan, stage, range(NUM_TOGETHER)) if plan.partitions else []
+    return tuple(share for column in stage.columns for share in late_shares(column.prompt, together))
 
 
 def _asked(plan: Plan, stage: Stage, num_rows: int) -> list[PreviewedRow]:

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from nemo_llm_stage.core import RowResult
 from nemo_llm_stage.job.preview import Preview, PreviewedColumn, PreviewedRow
+from nemo_llm_stage.prompt.shared_first import LateShare
 from nemo_llm_stage.report.console import shown
 from nemo_llm_stage.report.estimate import CONFIDENCE, Estimate, estimate_total
 from nemo_llm_stage.report.units import duration
@@ -36,11 +37,12 @@ def preview_panels(preview: Preview, *, is_full: bool = False) -> Group:
         preview: The rows, and what they are a sample of.
         is_full: Whether long texts are shown to their end.
     """
-    panels = [
+    panels: list[RenderableType] = [
         row_panel(_title(row, preview.num_rows), row.columns, is_dropped=row.is_dropped, is_full=is_full)
         for row in preview.rows
     ]
     results = [[column.result for column in row.columns if column.result is not None] for row in preview.rows]
+    panels += [shown(_late_share(share, preview), "yellow") for share in preview.late_shares]
     if not any(results):
         about = "" if preview.is_exact else "about "
         return Group(*panels, shown(f"{about}{preview.num_rows:,} rows; no requests were sent."))
@@ -53,6 +55,16 @@ def preview_panels(preview: Preview, *, is_full: bool = False) -> Group:
         price_output=preview.price_output,
     )
     return Group(*panels, all_rows)
+
+
+def _late_share(share: LateShare, preview: Preview) -> str:
+    total = share.num_tokens * preview.num_rows
+    cost = "" if preview.price_input is None else f", {_money(total * preview.price_input / 1e6)} at the full price"
+    return (
+        f"In the prompt {share.part} stand{'s' * share.part.startswith('{{')} after {{{{ {share.after} }}}}, which "
+        f"differs. A server's prefix cache keeps only equal beginnings: about {share.num_tokens:,.0f} tokens a row, "
+        f"{total:,.0f} in all{cost}, are computed anew that would be kept if the shared part came first."
+    )
 
 
 def _title(row: PreviewedRow, num_rows: int) -> str:
