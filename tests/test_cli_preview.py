@@ -111,7 +111,7 @@ def test_a_prompt_that_says_the_shared_part_late_is_named(server: SimulatedServe
     late = preview(server, folder, *arguments, "--prompt", "{{ id }}: " + rules)
     text = " ".join(late.stdout.split())
     assert "bytes of text that all rows share stand after {{ id }}" in text
-    assert "about 217 tokens a row" in text
+    assert "about 213 tokens a row" in text
     assert "at the full price" in text
     assert "prefix cache" not in preview(server, folder, *arguments, "--prompt", rules + "{{ id }}").stdout
 
