@@ -90,12 +90,14 @@ class _Start:
         restart: See `run_job`; takeover likewise.
         shown: Shows how it goes.
         command: The command line that resumes it; None in Python.
+        price_note: Where the prices come from; empty where they were given.
     """
 
     shown: Progress
     restart: bool = False
     takeover: bool = False
     command: str | None = None
+    price_note: str = ""
 
 
 def _run_job(
@@ -127,6 +129,7 @@ def _run_job(
                 result = replace(result, endpoints=keeper.endpoints)
     finally:
         stage.close()
+    result = replace(result, price_note=start.price_note)
     start.shown.finish(summary(result))
     return result
 
@@ -197,7 +200,10 @@ def run_config(
     """Run the job that a job file or a command line describes, which `command` resumes; raises as `run_job`."""
     record = config.model_dump(mode="json")
     with _open(config, progress) as (stage, shown):
-        start = _Start(restart=restart, takeover=takeover, shown=shown, command=command)
+        note = "" if config.list_price is None else config.list_price.words
+        if note:
+            shown.note(f"costs are told by the {note}; price_input and price_output change that.")
+        start = _Start(restart=restart, takeover=takeover, shown=shown, command=command, price_note=note)
         return _run_job(stage, config.input, config.output, config.settings, start, record)
 
 

@@ -99,5 +99,8 @@ def _advice(error: Exception, target: str | None) -> str:
     if "auth" in str(error).lower() and "token" in str(error).lower():
         return f"{text}. {LOCKED_ADVICE}"
     if isinstance(error, ConnectionError):
-        return f"{text}. Check the address (host:6379, or `auto` on a node of the cluster), or unset RAY_ADDRESS."
+        return (
+            f"{text}. Check the address (host:6379, or `auto` on a node of the cluster), or unset RAY_ADDRESS. "
+            f"If Ray's own lines say Unauthenticated: {LOCKED_ADVICE}"
+        )
     return text

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, create_model, model_validator
@@ -19,6 +19,7 @@ from nemo_llm_stage.config.answers import Section
 from nemo_llm_stage.config.clients import ClientConfig, LocalClientConfig
 from nemo_llm_stage.config.columns import ColumnConfig, ColumnSettings, with_defaults
 from nemo_llm_stage.config.job_settings import JobSettings, setting_types
+from nemo_llm_stage.config.prices import ListPrice, common_price
 from nemo_llm_stage.rows.query import GIVE_UP_AFTER_S
 from nemo_llm_stage.stage.multi import MultiColumnStage
 from nemo_llm_stage.stage.stage import Stage
@@ -72,8 +73,20 @@ class JobConfig(_JobFields):
 
     @property
     def settings(self) -> JobSettings:
-        """How the job runs."""
-        return JobSettings(**{name: getattr(self, name) for name in setting_types()})
+        """How the job runs; with list prices where none are given and the provider's are known."""
+        settings = JobSettings(**{name: getattr(self, name) for name in setting_types()})
+        price = self.list_price
+        return settings if price is None else replace(settings, price_input=price.input, price_output=price.output)
+
+    @property
+    def list_price(self) -> ListPrice | None:
+        """What the job costs by its provider's list; None where prices are given, or no list is known."""
+        if any(getattr(self, name) is not None for name in ("price_input", "price_output")):
+            return None
+        servers = [(getattr(client, "base_url", None), model) for client, model in self.servers]
+        if not all(isinstance(url, str) and model for url, model in servers):
+            return None
+        return common_price((str(url), str(model)) for url, model in servers)
 
     @property
     def _columns(self) -> Sequence[ColumnSettings]:

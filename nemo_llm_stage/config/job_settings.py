@@ -77,7 +77,8 @@ class JobSettings:
             are int64, other numbers double, ``true`` and ``false`` bool, and all else, also ``007``, is text.
         flush_interval: Seconds between writes of answers to an object store. If a worker dies, its younger answers
             are lost.
-        price_input: Price in dollars of a million input tokens, to show what the job costs.
+        price_input: Price in dollars of a million input tokens, to show what the job costs. Without prices a list
+            price is shown, with its date, for a few models of OpenAI and Google at their own addresses.
         price_output: Price in dollars of a million output tokens.
         grace_period: Seconds from Ctrl-C or SIGTERM to the end. The first four fifths are for the requests in flight,
             the rest for committing finished files. Batch systems that kill a job some time after SIGTERM need less.

@@ -28,6 +28,7 @@ class JobResult:
         left_out: The first few of what was left out, with file, line and reason; all of it is written down in the
             job's state folder, under ``bad_input/``.
         endpoints: What each server did in this run.
+        price_note: Where the prices come from; empty where they were given.
     """
 
     output: str
@@ -45,6 +46,7 @@ class JobResult:
     price_input: float | None = None
     price_output: float | None = None
     endpoints: tuple[EndpointStatus, ...] = ()
+    price_note: str = ""
 
     def _repr_html_(self) -> str:
         """Return the summary, which a notebook shows for a cell that ends with this result."""

@@ -121,7 +121,7 @@ def _cost_rows(result: JobResult) -> Iterator[tuple[str, Callable[[Counters], st
     yield "output tokens", lambda counters: f"{counters.output_tokens:,}", ""
     yield "  wasted", lambda counters: percent(counters.wasted_output_tokens, counters.output_tokens), _WASTED
     if result.price_input is not None or result.price_output is not None:
-        yield "cost", cost, ""
+        yield "cost", cost, result.price_note
 
 
 _WASTED = "of sends that no row could use"

@@ -70,6 +70,21 @@ def test_a_rate_of_requests_holds_over_all_workers(job: Any) -> None:
     assert job.server.stats.num_requests >= 40
 
 
+@pytest.mark.slow
+def test_a_rate_of_tokens_holds_over_a_whole_job(job: Any) -> None:
+    """Over all workers and to its last row; the rate is used, too."""
+    per_s, num_rows = 400, 120
+    started = time.monotonic()
+    result = job.run(input=many_rows(job, num_rows), rows_per_partition=30, actors=4, tokens_per_minute=60 * per_s)
+    elapsed_s = time.monotonic() - started
+    stats = job.server.stats
+    num_tokens = stats.prompt_tokens + stats.output_tokens
+    assert result.counters.num_answered == num_rows
+    assert num_tokens > 3 * per_s  # else it says nothing
+    assert num_tokens <= per_s * elapsed_s + 2 * per_s
+    assert elapsed_s <= num_tokens / per_s + 6
+
+
 def test_a_limit_of_cost_needs_prices() -> None:
     """Nobody guesses them."""
     with pytest.raises(ConfigError, match="max_cost needs prices"):

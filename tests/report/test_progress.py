@@ -195,6 +195,22 @@ def test_a_wide_screen_shows_more_of_each_server() -> None:
     assert "p99" not in "".join(screen(busy_view(), 80))
 
 
+def test_a_wide_screen_shows_the_newest_rows() -> None:
+    """As text, each on a line of its own; a narrow one has no room for them."""
+    rows = tuple(
+        {"at": f"2026-11-25T18:39:0{i}.000Z", "values": {"x": f"answer {i}\n\x1b[2J[red]"}, "errors": {}}
+        for i in range(5)
+    )
+    rows += ({"at": "2026-11-25T18:39:09.000Z", "values": {}, "errors": {"x": "bad_request: no"}},)
+    run = Run()
+    view = replace(run.work(5, 10), rows=rows)
+    wide = [line.plain for line in lines(view, 140)]
+    assert any("18:39:04  answer 4" in line and "[red]" in line for line in wide)
+    assert any("18:39:09  bad_request: no" in line for line in wide)
+    assert not any("\x1b" in line or "\n" in line for line in wide)
+    assert not any("18:39" in line.plain for line in lines(view, 80))
+
+
 def test_while_it_starts_the_screen_says_what_it_waits_for() -> None:
     """With a mark that moves."""
     views = [View(TITLE, now=now, phase="starting", waits_for="Ray") for now in (0.0, 0.5)]

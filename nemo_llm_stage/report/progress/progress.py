@@ -55,7 +55,7 @@ class Progress:
         self._console = console or PlainConsole(file=sys.stderr)
         self._display: Display = NoDisplay()
         self._started_s = self._viewed_s = time.monotonic()
-        self._view = View()
+        self._view = View(waits_for="the input and the server to be checked")
         self._meter: Meter | None = None
         self._last: RenderableType | None = None
         self._publisher = publisher

@@ -20,6 +20,8 @@ from nemo_llm_stage.text import one_line
 WIDE = 100
 """From so many columns on there is room for more."""
 
+TICKER_ROWS = 3
+
 MIN_BAR, MAX_BAR = 8, 60
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
@@ -46,6 +48,8 @@ def _running(view: View, width: int) -> Iterator[Text]:
     yield from server_lines(view, width)
     yield from _failures(view.counters, 4 if width >= WIDE else 2)
     yield from _waits(view, width)
+    if width >= WIDE:
+        yield from _ticker(view)
 
 
 def _title(view: View, width: int) -> Text:
@@ -147,6 +151,18 @@ def _waits(view: View, width: int) -> Iterator[Text]:
     else:
         yield Text(f" {when}:", style="yellow")
         yield Text(f"   {why}", style="yellow")
+
+
+def _ticker(view: View) -> Iterator[Text]:
+    """Yield a few of the newest rows: when, and the answers or the errors."""
+    for row in view.rows[-TICKER_ROWS:]:
+        line = Text(f" {row['at'][11:19]}  ", style="dim")
+        cells = [(name, text, "") for name, text in row["values"].items()]
+        cells += [(name, text, "red") for name, text in row["errors"].items()]
+        for name, text, style in cells:
+            label = f"{one_line(name)}: " if len(cells) > 1 else ""
+            line.append(label, style="dim").append(f"{one_line(text)}  ", style=style or "default")
+        yield line
 
 
 def _keys(view: View) -> Text:
