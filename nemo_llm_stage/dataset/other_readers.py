@@ -12,17 +12,20 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from nemo_llm_stage.dataset.arrow_types import conform
 from nemo_llm_stage.dataset.bad_input import unreadable
-from nemo_llm_stage.dataset.parquet_file import open_parquet, read_options
+from nemo_llm_stage.dataset.parquet_file import open_parquet, read_metadata, read_options
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.read import finished
 from nemo_llm_stage.dataset.storage import open_filesystem
 
 _ROWS_PER_BATCH = 997
 """Unlike any other number of rows here."""
+
+_WITH_DICTIONARIES = {"PLAIN", "RLE", "BIT_PACKED", "PLAIN_DICTIONARY", "RLE_DICTIONARY"}
 
 
 def read_otherwise(partition: Partition, schema: pa.Schema) -> Iterator[pa.Table]:
@@ -33,12 +36,10 @@ def read_otherwise(partition: Partition, schema: pa.Schema) -> Iterator[pa.Table
         InputError: The file cannot be read.
     """
     fs, path = open_filesystem(partition.path)
-    texts = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
     try:
-        with (
-            fs.open(path, "rb") as raw,
-            open_parquet(raw, pre_buffer=True, read_dictionary=texts, **read_options(schema)) as file,
-        ):
+        with fs.open(path, "rb") as raw:
+            texts = _texts(read_metadata(raw), schema)
+            file = open_parquet(raw, pre_buffer=True, read_dictionary=texts, **read_options(schema))
             sizes = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
             place = 0
             for number, size in enumerate(sizes):
@@ -48,6 +49,17 @@ def read_otherwise(partition: Partition, schema: pa.Schema) -> Iterator[pa.Table
                 place += size
     except Exception as error:  # a store's library may raise anything
         raise unreadable(partition.path, error) from error
+
+
+def _texts(metadata: pq.FileMetaData, schema: pa.Schema) -> list[str]:
+    """Return the columns of text that Arrow can read as dictionaries: it can where no page is encoded by deltas."""
+    names = {field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)}
+    for group in range(metadata.num_row_groups):
+        for number in range(metadata.num_columns):
+            column = metadata.row_group(group).column(number)
+            if not set(column.encodings) <= _WITH_DICTIONARIES:
+                names.discard(column.path_in_schema)
+    return sorted(names)
 
 
 def _within(

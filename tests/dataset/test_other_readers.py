@@ -16,13 +16,31 @@ from nemo_llm_stage.dataset.other_readers import read_otherwise
 from nemo_llm_stage.dataset.plan import Partition, make_plan
 from nemo_llm_stage.dataset.read import read_partition
 
-TABLE = pa.table({"n": range(5000), "text": [f"row {i % 1700}" for i in range(5000)], "nested": [[{"a": 1.5}]] * 5000})
+TEXTS = [f"row {i % 1700}" for i in range(5000)]
+TABLE = pa.table(
+    {
+        "n": range(5000),
+        "text": TEXTS,
+        "delta": TEXTS,
+        "lengths": TEXTS,
+        "plain": TEXTS,
+        "nested": [[{"a": 1.5}]] * 5000,
+    }
+)
 
 
 @pytest.fixture
 def partitions(tmp_path: Path) -> tuple[Partition, ...]:
-    """Of a file whose row groups are no multiples of theirs."""
-    pq.write_table(TABLE, tmp_path / "in.parquet", row_group_size=1100)
+    """Of a file whose row groups are no multiples of theirs, and with texts of other encodings."""
+    encodings = {"delta": "DELTA_BYTE_ARRAY", "lengths": "DELTA_LENGTH_BYTE_ARRAY", "plain": "PLAIN"}
+    pq.write_table(
+        TABLE,
+        tmp_path / "in.parquet",
+        row_group_size=1100,
+        use_dictionary=["text"],
+        column_encoding=encodings,
+        data_page_size=1000,
+    )
     return make_plan(find_files(tmp_path / "in.parquet"), rows_per_partition=1300).partitions
 
 
