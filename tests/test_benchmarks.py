@@ -87,3 +87,13 @@ def test_peers_leaves_out_what_is_not_installed(tmp_path: Path) -> None:
     assert all(tool["num_answers"] == 20 for tool in results)
     if len(results) == 2:
         assert "pip install datatrove" in result.stderr
+
+
+@pytest.mark.slow
+def test_scale_keeps_all_servers_full_to_the_end(tmp_path: Path) -> None:
+    """One slow, dead, flapping or joining server costs the others little, and the driver is not kept busy."""
+    options = ("--servers", "16", "--slots", "8", "--rows-per-slot", "60", "--folder", str(tmp_path))
+    for result in figures_of("bench_scale.py", *options)["results"]:
+        assert result["makespan_s"] < 1.1 * result["bound_s"], result
+        assert result["num_second_sends"] <= 0.02 * result["num_rows"]
+        assert result["num_calls"] < 20 * 16 * result["makespan_s"]

@@ -153,6 +153,7 @@ class _Supervisor:
         self._control = control
         self._calls = calls
         self._slowness = slowness
+        self._asks = False
         self._num_deaths = 0
         self._silent_s = 0.0
 
@@ -199,7 +200,7 @@ class _Supervisor:
             gives_back=handout.gives_back(self._name),
             abandoned=handout.abandoned(self._name),
             dropped=handout.dropped(self._name),
-            overdue_s=self._slowness.overdue_s if handout.wants_overdue else {},
+            overdue_s=self._slowness.overdue_s if self._asks else {},
         )
         self._await(self._slot.collect(tasks, num_rows_ahead, _report_s(self._control, handout), orders))
         yield from (report for report in known if isinstance(report, PartitionReport))
@@ -209,7 +210,9 @@ class _Supervisor:
         handout.follow(status.stage.max_in_flight)
         standing = status.standing(can_send=not orders.throttle.is_paused)
         handout.note(self._name, standing, self._calls.now_s())
-        handout.note_overdue(self._name, status.overdue)
+        if self._asks:
+            handout.note_overdue(self._name, status.overdue)
+        self._asks = handout.wants_overdue and not self._asks  # the answer comes at once: not with each call
         return handout.take(
             self._name,
             num_waiting=status.num_waiting,
