@@ -112,7 +112,9 @@ def _run_job(
     run = Counters()
     try:
         make_room(str(output), takeover=start.takeover)
-        job = prepare_job(stage, inputs, output, settings, restart=start.restart, config=config)
+        job = prepare_job(
+            stage, inputs, output, settings, restart=start.restart, config=config, on_scan=start.shown.scan
+        )
         before = job.before
         if not job.pending and job.output.is_complete():  # its status stays as the run that made it left it
             limit = FailureLimit(settings.max_failed_rows)

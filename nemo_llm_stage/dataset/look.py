@@ -71,6 +71,10 @@ class LineOptions:
     on_mixed_types: OnMixedTypes
 
 
+OnDone = Callable[[int], None]
+"""Told of a number of bytes that were looked at; from any thread."""
+
+
 @dataclass
 class _Chosen:
     """Decides what becomes of fields whose values have no common type, and remembers it."""
@@ -153,7 +157,7 @@ def look_into_arrow(file: InputFile, *, skips_bad: bool) -> Contents | BadInput:
 
 
 def look_into_lines(
-    files: Sequence[InputFile], options: LineOptions, on_done: Callable[[], None]
+    files: Sequence[InputFile], options: LineOptions, on_done: OnDone
 ) -> tuple[list[Contents | BadInput], list[str]]:
     """
     Return what JSONL files hold, with one schema for all, and what a person should know of it.
@@ -161,16 +165,21 @@ def look_into_lines(
     Args:
         files: JSONL files.
         options: How.
-        on_done: Told after each part of a file.
+        on_done: Told of bytes that were looked at.
 
     Raises:
         InputError: A file cannot be read, a line is broken, or a field's values have no common type.
     """
     ranges = [(file, wanted) for file in files for wanted in _ranges(file, options)]
-    num_bytes = sum(min(file.size, SAMPLE_BYTES) if options.is_sampled else file.size for file in files)
+    sizes = {file.path: bytes_looked_at(file, options) for file in files}
     found: dict[str, list[Scanned]] = {file.path: [] for file in files}
     broken: dict[str, BadInput] = {}
-    for (file, _), scanned in zip(ranges, scan_all([wanted for _, wanted in ranges], num_bytes, on_done), strict=True):
+
+    def tell(wanted: ScanRange) -> None:
+        on_done(min(wanted.stop or sizes[wanted.path], sizes[wanted.path]) - wanted.start)
+
+    results = scan_all([wanted for _, wanted in ranges], sum(sizes.values()), tell)
+    for (file, _), scanned in zip(ranges, results, strict=True):
         if isinstance(scanned, Scanned):
             found[file.path].append(scanned)
         else:
@@ -185,6 +194,11 @@ def look_into_lines(
         for file in files
     ]
     return looks, notices
+
+
+def bytes_looked_at(file: InputFile, options: LineOptions) -> int:
+    """Return how many bytes of a file are looked at."""
+    return min(file.size, SAMPLE_BYTES) if options.is_sampled and file.format == "jsonl" else file.size
 
 
 def damaged(file: InputFile, error: InputError, *, skips_bad: bool) -> BadInput:

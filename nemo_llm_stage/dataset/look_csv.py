@@ -6,7 +6,7 @@ Knows records and types; knows nothing of partitions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from nemo_llm_stage.dataset.bad_input import BadInput, OnBad
 from nemo_llm_stage.dataset.csv_records import read_names, read_records
 from nemo_llm_stage.dataset.csv_types import ColumnTypes
 from nemo_llm_stage.dataset.files import InputFile
-from nemo_llm_stage.dataset.look import Contents, LineOptions, damaged
+from nemo_llm_stage.dataset.look import Contents, LineOptions, OnDone, damaged
 from nemo_llm_stage.dataset.merge import check_names
 from nemo_llm_stage.errors import InputError
 
@@ -34,7 +34,7 @@ def look_into_csv(
     files: Sequence[InputFile],
     options: LineOptions,
     declared: Mapping[str, pa.DataType],
-    on_done: Callable[[int], None],
+    on_done: OnDone,
 ) -> list[Contents | BadInput]:
     """
     Return what CSV files hold, with one schema for all.
@@ -51,11 +51,9 @@ def look_into_csv(
 
     def scan(file: InputFile) -> _Scanned | BadInput:
         try:
-            return _scan(file, options, declared)
+            return _scan(file, options, declared, on_done)
         except InputError as error:
             return damaged(file, error, skips_bad=options.skips_bad)
-        finally:
-            on_done(file.size)
 
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         found = list(pool.map(scan, files))
@@ -69,17 +67,21 @@ def look_into_csv(
     ]
 
 
-def _scan(file: InputFile, options: LineOptions, declared: Mapping[str, pa.DataType]) -> _Scanned:
+def _scan(file: InputFile, options: LineOptions, declared: Mapping[str, pa.DataType], on_done: OnDone) -> _Scanned:
     ignore: OnBad | None = (lambda _: None) if options.skips_bad else None
     names, _ = read_names(file.path)
     check_names(file.path, names)
     types = ColumnTypes(names, declared)
     marks: list[int] = []
-    num_rows = 0
+    num_rows = num_told = 0
     for records in read_records(file.path, types=declared, on_bad=ignore):
         types.add(records.table)
         marks.extend(records.starts[-num_rows % options.stride :: options.stride])
         num_rows += len(records.starts)
+        place = min(records.starts[-1], file.size)  # of the unpacked text, where the file is compressed
+        on_done(place - num_told)
+        num_told = place
+    on_done(file.size - num_told)
     return _Scanned(types, num_rows, marks)
 
 

@@ -8,20 +8,26 @@ the number of actors. Knows nothing of stages.
 from __future__ import annotations
 
 import dataclasses
+import threading
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from nemo_llm_stage.dataset.bad_input import BadInput, OnBad
+from nemo_llm_stage.dataset.common_schema import TEXTS, check_alone, common_schema, fitting_schema, in_table
 from nemo_llm_stage.dataset.files import InputFile, is_sequential
-from nemo_llm_stage.dataset.folder_columns import folder_fields
-from nemo_llm_stage.dataset.json_types import declared_field
-from nemo_llm_stage.dataset.look import Contents, LineOptions, OnMixedTypes, look_into_lines, look_into_table
+from nemo_llm_stage.dataset.look import (
+    Contents,
+    LineOptions,
+    OnMixedTypes,
+    bytes_looked_at,
+    look_into_lines,
+    look_into_table,
+)
 from nemo_llm_stage.dataset.look_csv import look_into_csv
-from nemo_llm_stage.dataset.merge import SchemaMerger
 from nemo_llm_stage.dataset.prove import check_types, prove_casts
 from nemo_llm_stage.dataset.tables import Table
 from nemo_llm_stage.errors import InputError
@@ -31,11 +37,11 @@ MIN_ROWS_PER_PARTITION = 1_000
 NUM_PARTITIONS_WANTED = 64
 """By default a small dataset has this many partitions: enough for every actor, and a short tail at the end."""
 
+OnScan = Callable[[int, int], None]
+"""Told how many bytes of text were looked at, and of how many."""
+
 ROWS_PER_BLOCK = 100
 """JSONL is cut at every so many rows of a file, where nobody asks for another number."""
-
-_TEXTS = ("jsonl", "csv")
-"""Formats of text, which is cut by bytes; the others are cut by rows."""
 
 _NUM_THREADS = 16
 
@@ -100,6 +106,7 @@ def make_plan(
     column_types: Mapping[str, pa.DataType] | None = None,
     tables: Sequence[Table] = (),
     onto: Plan | None = None,
+    on_scan: OnScan | None = None,
 ) -> Plan:
     """
     Look into the files and cut them into partitions.
@@ -116,6 +123,7 @@ def make_plan(
         column_types: Of CSV, columns whose types are not looked for but given.
         tables: Tables that files are of.
         onto: A plan that `files` are added to: its partitions stay, theirs come after. The columns are those of `onto`.
+        on_scan: Told how many bytes of text were looked at, and of how many.
 
     Raises:
         InputError: A file cannot be read, a line is broken, or the files' columns do not go together.
@@ -127,17 +135,17 @@ def make_plan(
         on_mixed_types=on_mixed_types,
     )
     declared = {} if onto is None else {field.name: field.type for field in onto.schema}
-    looks, notices = _look_into_all(files, options, declared | dict(column_types or {}))
+    looks, notices = _look_into_all(files, options, declared | dict(column_types or {}), on_scan)
     of_path = {path: table for table in tables for path in table.files}
-    _check_alone(files, tables)
-    contents = [_in_table(look, of_path.get(look.file.path)) for look in looks if isinstance(look, Contents)]
+    check_alone(files, tables)
+    contents = [in_table(look, of_path.get(look.file.path)) for look in looks if isinstance(look, Contents)]
     if on_bad is not None:
         for look in looks:
             if isinstance(look, BadInput):
                 on_bad(look)
     if not contents:
         raise InputError(f"all of the {len(files)} input files are damaged; the first is {files[0].path!r}.")
-    schema = _merge(contents, of_path) if onto is None else _fitting(contents, onto.schema)
+    schema = common_schema(contents, of_path) if onto is None else fitting_schema(contents, onto.schema)
     check_types(schema)
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         list(pool.map(lambda content: prove_casts(content.file, content.schema, schema), contents))
@@ -197,79 +205,44 @@ def without_rows(partition: Partition, deleted: Sequence[int]) -> Partition:
     return replace(partition, num_rows=partition.num_rows - len(found), deleted=found)
 
 
+class _Tally:
+    """Adds up what was looked at, and tells of it."""
+
+    def __init__(self, files: Sequence[InputFile], options: LineOptions, on_scan: OnScan | None) -> None:
+        self._num_bytes = sum(bytes_looked_at(file, options) for file in files)
+        self._num_done = 0
+        self._lock = threading.Lock()
+        self._on_scan = on_scan
+
+    def __call__(self, num_bytes: int) -> None:
+        with self._lock:
+            self._num_done += num_bytes
+            if self._on_scan is not None:
+                self._on_scan(self._num_done, self._num_bytes)
+
+
 def _look_into_all(
-    files: Sequence[InputFile], options: LineOptions, declared: Mapping[str, pa.DataType]
+    files: Sequence[InputFile],
+    options: LineOptions,
+    declared: Mapping[str, pa.DataType],
+    on_scan: OnScan | None,
 ) -> tuple[list[Contents | BadInput], Sequence[str]]:
     """Return what each file holds, in order, and what a person should know of it."""
     of_format = {kind: [file for file in files if file.format == kind] for kind in ("jsonl", "csv")}
     tables = [file for file in files if file.format not in of_format]
+    tell = _Tally([file for kept in of_format.values() for file in kept], options, on_scan)
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         looks = list(pool.map(lambda file: look_into_table(file, skips_bad=options.skips_bad), tables))
-    lines, notices = look_into_lines(of_format["jsonl"], options, lambda: None) if of_format["jsonl"] else ([], [])
-    records = look_into_csv(of_format["csv"], options, declared, lambda _: None)
+    lines, notices = look_into_lines(of_format["jsonl"], options, tell) if of_format["jsonl"] else ([], [])
+    records = look_into_csv(of_format["csv"], options, declared, tell)
     looked_at = [*tables, *of_format["jsonl"], *of_format["csv"]]
     by_path = dict(zip((file.path for file in looked_at), [*looks, *lines, *records], strict=True))
     return [by_path[file.path] for file in files], notices
 
 
-def _check_alone(files: Sequence[InputFile], tables: Sequence[Table]) -> None:
-    """Refuse a table with columns that its files lack beside other files, which may have them."""
-    for table in tables:
-        if any(table.files.values()) and len(files) > len(table.files):
-            raise InputError(f"the table {table.folder!r} has partition columns; read it alone.")
-
-
-def _in_table(content: Contents, table: Table | None) -> Contents:
-    """Return the contents of a file without the columns that its table does not have."""
-    if table is None:
-        return content
-    fields = [field for field in content.schema if field.name in table.schema.names]
-    return replace(content, schema=pa.schema(fields, metadata=content.schema.metadata))
-
-
-def _merge(contents: Sequence[Contents], tables: Mapping[str, Table]) -> pa.Schema:
-    """Return the schema of all files. What is null in all lines of text is a string, unless a table's file types it."""
-    merger = SchemaMerger()
-    for content in contents:
-        table = tables.get(content.file.path)
-        columns = content.schema if table is None else table.columns().with_metadata(content.schema.metadata)
-        merger.add(content.file.path, columns)
-    typed = {name for content in contents if content.file.format not in _TEXTS for name in content.schema.names}
-    fields = [field if field.name in typed else declared_field(field) for field in merger.schema]
-    fields += folder_fields([content.file for content in contents], merger.schema.names)
-    return pa.schema(fields, metadata=merger.schema.metadata)
-
-
-def _fitting(contents: Sequence[Contents], schema: pa.Schema) -> pa.Schema:
-    """
-    Return `schema`, which files that are added must fit.
-
-    Raises:
-        InputError: One has a column more, lacks one that is never null, or has one whose values another type holds.
-    """
-    for content in contents:
-        merger = SchemaMerger()
-        merger.add("the job so far", schema)
-        merger.add(content.file.path, content.schema)
-        for field in merger.schema:
-            if field.name not in schema.names:
-                raise InputError(
-                    f"{content.file.path!r} has a column {field.name!r} that the job so far does not have. Drop it, or "
-                    "write a new output."
-                )
-            before = schema.field(field.name)
-            is_text = pa.types.is_string(before.type) and pa.types.is_null(field.type)
-            if not is_text and (not field.type.equals(before.type) or field.nullable > before.nullable):
-                raise InputError(
-                    f"column {field.name!r} is {before} in the job so far, which does not hold the values of "
-                    f"{content.file.path!r}. Convert the column, or write a new output."
-                )
-    return schema
-
-
 def _cut(content: Contents, rows: int) -> Iterator[tuple[InputFile, int, int, int | None]]:
     file = content.file
-    if file.format not in _TEXTS:
+    if file.format not in TEXTS:
         for start in range(0, content.num_rows, rows):
             stop = min(start + rows, content.num_rows)
             yield file, start, stop, stop - start

@@ -103,7 +103,7 @@ def scan_range(wanted: ScanRange) -> Scanned:
 
 
 def scan_all(
-    ranges: Sequence[ScanRange], num_bytes: int, on_done: Callable[[], None]
+    ranges: Sequence[ScanRange], num_bytes: int, on_done: Callable[[ScanRange], None]
 ) -> Iterator[Scanned | InputError]:
     """
     Yield what each range holds, in order, or why it cannot be told.
@@ -117,7 +117,7 @@ def scan_all(
     if num_bytes < MIN_BYTES_FOR_PROCESSES or num_processes < 2:
         for wanted in ranges:
             yield _scan_or_error(wanted)
-            on_done()
+            on_done(wanted)
         return
     helpers: SimpleQueue[_Helper] = SimpleQueue()
     started = [_Helper() for _ in range(num_processes)]
@@ -130,7 +130,7 @@ def scan_all(
             return helper.scan(wanted)
         finally:
             helpers.put(helper)
-            on_done()
+            on_done(wanted)
 
     try:
         with ThreadPoolExecutor(num_processes) as pool:

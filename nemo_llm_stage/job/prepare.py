@@ -19,7 +19,7 @@ from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.bad_input import BadInput
 from nemo_llm_stage.dataset.files import InputFile, find_input, folders_of
 from nemo_llm_stage.dataset.folder import BAD_FILES, OutputFolder
-from nemo_llm_stage.dataset.plan import Partition, Plan, make_plan
+from nemo_llm_stage.dataset.plan import OnScan, Partition, Plan, make_plan
 from nemo_llm_stage.dataset.storage import open_filesystem
 from nemo_llm_stage.dataset.tables import Table
 from nemo_llm_stage.errors import InputError, OutputConflictError
@@ -81,6 +81,7 @@ def prepare_job(
     *,
     restart: bool = False,
     config: Mapping[str, Any] | None = None,
+    on_scan: OnScan | None = None,
 ) -> Job:
     """
     Check everything that can be known before a request is paid for, and claim or reopen the output folder.
@@ -93,6 +94,7 @@ def prepare_job(
         restart: Discard the finished output and make it again. Kept or journaled raw answers are used for the
             requests that are still the same.
         config: The job file's settings, recorded for `retry-failed`; without secrets.
+        on_scan: Told how many bytes of a text input were looked at, and of how many.
 
     Raises:
         InputError: The input cannot be read, or lacks a column.
@@ -118,7 +120,8 @@ def prepare_job(
         changes = compare_stage(record, stage, folder, restart=restart)
     folder.check_writable()
     if record is None or restart or (input_changes(record, files) and not folder.data_files()):
-        plan = plan_input(files, _with_partitions_of(record, settings), bad_files.append, tables=found.tables)
+        sized = _with_partitions_of(record, settings)
+        plan = plan_input(files, sized, bad_files.append, tables=found.tables, on_scan=on_scan)
         goes_on = False
     else:
         added = new_files(record, files) if settings.on_new_input == "add" else []
@@ -128,7 +131,7 @@ def prepare_job(
         bad_files = _left_out_before(folder, settings)
         goes_on = not changes
         if added and goes_on:
-            plan = plan_input(added, settings, bad_files.append, onto=plan)
+            plan = plan_input(added, settings, bad_files.append, onto=plan, on_scan=on_scan)
             grown = extended_record(record, plan)
             changes = [_growth(record, plan)]
     if record is not None and goes_on:
@@ -199,6 +202,7 @@ def plan_input(
     *,
     tables: Sequence[Table] = (),
     onto: Plan | None = None,
+    on_scan: OnScan | None = None,
 ) -> Plan:
     """
     Return the partitions of `files`, after those of `onto`; damaged files go to `on_bad` if the settings skip them.
@@ -215,6 +219,7 @@ def plan_input(
         column_types={name: arrow_type_of(text) for name, text in (settings.column_types or {}).items()},
         tables=tables,
         onto=onto,
+        on_scan=on_scan,
     )
 
 

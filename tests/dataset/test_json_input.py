@@ -199,7 +199,9 @@ def test_ranges_of_a_file_are_looked_at_by_several_processes(tmp_path: Path) -> 
     path = write(tmp_path, *(json.dumps({"id": number, "text": "x" * 50}) for number in range(2000)))
     size = path.stat().st_size
     ranges = [ScanRange(str(path), start, min(start + 10_000, size), 100, False) for start in range(0, size, 10_000)]
-    parts = list(scan_all(ranges, MIN_BYTES_FOR_PROCESSES, lambda: None))
+    done: list[ScanRange] = []
+    parts = list(scan_all(ranges, MIN_BYTES_FOR_PROCESSES, done.append))
+    assert sorted(wanted.start for wanted in done) == [wanted.start for wanted in ranges]
     whole = scan_range(ScanRange(str(path), 0, None, 100, False))
     assert sum(part.num_rows for part in parts) == whole.num_rows == 2000
     assert merge_all(part.shape for part in parts).as_json() == whole.shape.as_json()

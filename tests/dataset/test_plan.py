@@ -155,3 +155,17 @@ def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"]), tmp_path / "a.parquet")
     with pytest.raises(InputError, match="more than one column 'a'"):
         make_plan(find_files(tmp_path))
+
+
+def test_how_much_was_looked_at_is_told(tmp_path: Path) -> None:
+    """Of all files of text together, up to all of it; of packed ones as they lie there."""
+    write_jsonl(tmp_path / "a.jsonl", ROWS)
+    write_jsonl(tmp_path / "b.jsonl.gz", ROWS)
+    (tmp_path / "c.csv").write_text("id,text\n1,a\n2,b\n")
+    pq.write_table(pa.table({"id": [1]}), tmp_path / "d.parquet")
+    paths = sorted(tmp_path.iterdir())
+    told: list[tuple[int, int]] = []
+    make_plan(find_files(paths), on_scan=lambda *numbers: told.append(numbers))
+    size = sum(path.stat().st_size for path in paths if path.suffix != ".parquet")
+    assert told[-1] == (size, size)
+    assert [num for num, _ in told] == sorted(num for num, _ in told)

@@ -15,6 +15,7 @@ from nemo_llm_stage.report.console import PlainConsole
 from nemo_llm_stage.report.progress.displays import LogDisplay
 from nemo_llm_stage.report.progress.log_line import json_line, text_line
 from nemo_llm_stage.report.progress.meter import Meter
+from nemo_llm_stage.report.progress.progress import Progress
 from nemo_llm_stage.report.progress.screen import lines
 from nemo_llm_stage.report.progress.view import JobTitle, View
 from nemo_llm_stage.report.progress.words import time_left
@@ -269,3 +270,25 @@ def test_a_server_without_requests_is_shown() -> None:
     shown = screen(run.look(), 80)
     assert any("localhost:21502  starting" in line and line.rstrip().endswith("-") for line in shown)
     assert any("no answer yet" in line for line in shown)
+
+
+@pytest.mark.parametrize("width", [30, 80, 140])
+def test_a_look_at_a_large_input_has_a_bar(width: int) -> None:
+    """Before anything is asked."""
+    line = lines(View(waits_for="the input", scanned=(1_200_000_000, 4_800_000_000)), width)[1]
+    words = "looking at the input: 1.2 / 4.8 GB  25 %"
+    assert line.plain.partition("looking")[1:] == ("looking", words.removeprefix("looking")[: width - 10])
+    assert line.cell_len <= width
+    assert ("━" in line.plain) is (width > 60)
+
+
+def test_a_small_input_has_none() -> None:
+    """It is looked at in no time."""
+    out = io.StringIO()
+    progress = Progress(console=PlainConsole(file=out, force_terminal=True, width=100))
+    with progress:
+        progress.scan(50, 100)
+        progress.scan(1 << 30, 4 << 30)
+    text = out.getvalue()
+    assert "1.1 / 4.3 GB" in text
+    assert "0.0 / 0.0" not in text

@@ -30,6 +30,9 @@ from nemo_llm_stage.report.progress.view import JobTitle, View
 from nemo_llm_stage.worker.engine import RunStatus
 from nemo_llm_stage.worker.task import PartitionReport
 
+MIN_BYTES_SHOWN = 64 << 20
+"""Of input that is looked at; less is done in a second."""
+
 
 class Progress:
     """
@@ -88,6 +91,12 @@ class Progress:
     def wait_for(self, what: str) -> None:
         """Say what the job waits for before it can run, e.g. ``Ray``."""
         self._set(replace(self._view, phase="starting", waits_for=what))
+
+    def scan(self, num_bytes: int, num_in_all: int) -> None:
+        """Say how much of the input has been looked at; a terminal shows it where that takes a while."""
+        if num_in_all >= MIN_BYTES_SHOWN:
+            is_done = num_bytes >= num_in_all
+            self._view = replace(self._view, scanned=None if is_done else (num_bytes, num_in_all))
 
     def begin(self, title: JobTitle, before: Counters) -> None:
         """

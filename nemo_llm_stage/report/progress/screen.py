@@ -30,7 +30,7 @@ def lines(view: View, width: int) -> list[Text]:
     """Return the lines of the whole screen, each at most `width` cells wide."""
     every = [_title(view, width)]
     if view.phase == "starting":
-        every.append(_starting(view))
+        every.append(_starting(view, width))
     else:
         every += _running(view, width)
     every.append(_keys(view))
@@ -68,7 +68,9 @@ def _title(view: View, width: int) -> Text:
     return line.append(ran, style="dim")
 
 
-def _starting(view: View) -> Text:
+def _starting(view: View, width: int) -> Text:
+    if view.scanned is not None:
+        return _scan(view.scanned, width)
     frame = SPINNER[int(view.now * 5) % len(SPINNER)]
     return Text.assemble((f" {frame} ", "cyan"), f"waiting for {one_line(view.waits_for or 'the first answer')}")
 
@@ -82,11 +84,24 @@ def _bar(view: View, width: int) -> Text:
     room = width - 1 - num.cell_len - left.cell_len
     bar = min(MAX_BAR, room) if room >= MIN_BAR else 0
     gap = " " * max(0, room - bar)
-    filled = int(2 * bar * share)
-    full, half = divmod(filled, 2)
+    return _drawn(share, bar).append_text(num).append(gap).append_text(left)
+
+
+def _drawn(share: float, width: int) -> Text:
+    """Return a bar of which a share is full."""
+    full, half = divmod(int(2 * width * share), 2)
     line = Text(" ").append("━" * full + "╸" * half, style="green")
-    line.append("━" * (bar - full - half), style="bright_black")
-    return line.append_text(num).append(gap).append_text(left)
+    return line.append("━" * (width - full - half), style="bright_black")
+
+
+def _scan(scanned: tuple[int, int], width: int) -> Text:
+    """Return how far the look at the input is."""
+    num_bytes, in_all = scanned
+    share = num_bytes / in_all
+    words = f"  looking at the input: {num_bytes / 1e9:.1f} / {in_all / 1e9:.1f} GB  {int(100 * share)} %"
+    line = _drawn(share, max(0, min(MAX_BAR, width - 1 - len(words)))).append(words)
+    line.truncate(width)
+    return line
 
 
 def _speed(view: View) -> Iterator[Text]:

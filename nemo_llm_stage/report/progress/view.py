@@ -78,6 +78,7 @@ class View:
         run: Of this run, without what earlier runs had paid.
         phase: What the run does.
         waits_for: What it waits for while it starts; None otherwise.
+        scanned: Bytes of the input that were looked at, and of how many, while that lasts; None otherwise.
         drain_left_s: For how long requests in flight are still waited for while it stops; None otherwise.
         rows_per_s: Rows that were generated; None before the first.
         input_per_s: Tokens.
@@ -98,6 +99,7 @@ class View:
     run: Counters = field(default_factory=Counters)
     phase: Phase = "starting"
     waits_for: str | None = None
+    scanned: tuple[int, int] | None = None
     drain_left_s: float | None = None
     rows_per_s: float | None = None
     input_per_s: float = 0.0
