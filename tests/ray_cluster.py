@@ -21,7 +21,7 @@ from typing import Self
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
-RAY = str(Path(sys.executable).with_name("ray"))
+BIN = Path(sys.executable).parent
 TOKEN = "ab" * 32
 START_TIMEOUT_S = 120.0
 
@@ -32,7 +32,7 @@ class RayCluster:
 
     Args:
         num_cpus: Of the head.
-        env: Beside this process's environment; every node has it.
+        env: Beside this process's environment; every node has it. This environment's Python comes first on the PATH.
 
     Attributes:
         folder: Has all logs.
@@ -46,7 +46,8 @@ class RayCluster:
         port, dashboard_port = free_port(), free_port()
         self.address = f"127.0.0.1:{port}"
         self.dashboard = f"http://127.0.0.1:{dashboard_port}"
-        self.env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, **(env or {})}
+        path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+        self.env = {**os.environ, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, **(env or {})}
         self.env.pop("RAY_ADDRESS", None)
         head = ["--head", "--port", str(port), "--dashboard-port", str(dashboard_port), "--num-cpus", str(num_cpus)]
         self._nodes = [self._start(head)]
@@ -98,7 +99,7 @@ class RayCluster:
     def _start(self, words: list[str]) -> subprocess.Popen[bytes]:
         folder = ["--temp-dir", str(self.folder)] if "--head" in words else []
         agents = [f"--{name}={free_port()}" for name in ("dashboard-agent-listen-port", "metrics-export-port")]
-        command = [RAY, "start", *words, *folder, *agents, "--block", "--disable-usage-stats"]
+        command = [str(BIN / "ray"), "start", *words, *folder, *agents, "--block", "--disable-usage-stats"]
         log = self.folder / f"start-{len(getattr(self, '_nodes', []))}.log"
         with log.open("wb") as file:
             return subprocess.Popen(command, env=self.env, stdout=file, stderr=file, start_new_session=True)

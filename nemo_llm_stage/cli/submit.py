@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     default=Path(),
     help="Folder to upload, with the job file in it [the current one].",
 )
+@click.option(
+    "--python", default="python", show_default=True, help="The Python of the head node that has nemo_llm_stage."
+)
 @click.option("--pip", multiple=True, help="Package to install on the cluster for this job. May be repeated.")
 @click.option("--env", multiple=True, help="NAME=VALUE to set for this job, no secret: Ray shows it. May be repeated.")
 @click.option("--submission-id", help="Name of the job on the cluster, instead of a random one.")
@@ -33,6 +36,7 @@ def command(
     address: str,
     follow: bool,
     working_dir: Path,
+    python: str,
     pip: tuple[str, ...],
     env: tuple[str, ...],
     submission_id: str | None,
@@ -53,7 +57,7 @@ def command(
         runtime_env["pip"] = list(pip)
     if env:
         runtime_env["env_vars"] = dict(_assignment(text) for text in env)
-    entrypoint = ["python", "-m", "nemo_llm_stage", "run", _inside(job_file, working_dir)]
+    entrypoint = [python, "-m", "nemo_llm_stage", "run", _inside(job_file, working_dir)]
     submission = JobSubmission(address)
     job_id = submission.submit(entrypoint, runtime_env, submission_id)
     click.echo(f"submitted as {job_id}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import shlex
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,15 @@ LOCKED_ADVICE = (
     "The cluster uses token authentication: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to the "
     "token file that `ray start` used (by default ~/.ray/auth_token on the head node)."
 )
+
+PYTHON_ADVICE = (
+    "the Python that the cluster started has no nemo_llm_stage. A job does not run with the Python of Ray itself, but "
+    "with the `python` that comes first on the PATH that `ray start` had on the head node. Activate the environment "
+    "before `ray start`, or name its Python: --python /path/to/venv/bin/python."
+)
+_NO_PACKAGE = re.compile(r"No module named '?nemo_llm_stage")
+_LOUD_LOGGERS = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env")
+_NOT_A_COMMAND = (126, 127)  # what a shell exits with
 
 
 class JobSubmission:
@@ -57,13 +67,19 @@ class JobSubmission:
 
         Returns:
             The exit code of the job's command; 1 where it was stopped or could not start.
+
+        Raises:
+            RunError: There is no such Python on the cluster, or it has no nemo_llm_stage.
         """
         asyncio.run(_pass_on(self._client.tail_job_logs(job_id), show))
         info = self._client.get_job_info(job_id)
         if info.driver_exit_code is None and str(info.status) != "SUCCEEDED":
             show(f"{info.status}: {info.message}\n")
             return 1
-        return int(info.driver_exit_code or 0)
+        exit_code = int(info.driver_exit_code or 0)
+        if exit_code in _NOT_A_COMMAND or (exit_code and _NO_PACKAGE.search(self._client.get_job_logs(job_id))):
+            raise RunError(PYTHON_ADVICE)
+        return exit_code
 
 
 def check_paths(paths: Sequence[str]) -> None:
@@ -85,7 +101,7 @@ def check_paths(paths: Sequence[str]) -> None:
 def _client_at(address: str) -> Any:
     from ray.job_submission import JobSubmissionClient
 
-    for name in ("ray.dashboard", "ray._private.runtime_env"):  # each upload and each closed connection at INFO
+    for name in _LOUD_LOGGERS:  # each upload and each closed connection at INFO
         logging.getLogger(name).setLevel(logging.WARNING)
     return JobSubmissionClient(address)
 

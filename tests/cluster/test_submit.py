@@ -21,10 +21,10 @@ from nemo_llm_stage.testing import SimulatedServer
 PIPELINES = Path(__file__).parent.parent.parent / "pipelines"
 
 
-def write_job(folder: Path, **settings: Any) -> Path:
+def write_job(folder: Path, name: str = "job", **settings: Any) -> Path:
     job = {"input": str(folder / "in.parquet"), "output": str(folder / "out"), "output_column": "x", "model": "sim"}
     job |= {"client": {"base_url": "http://127.0.0.1:9/v1"}, "prompt": "{{ text }}"}
-    path = folder / "job.yaml"
+    path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump({**job, **settings}))
     return path
 
@@ -38,24 +38,37 @@ def submit(*words: object) -> Result:
 def test_a_job_runs_on_the_cluster_and_its_exit_code_comes_back(
     tmp_path: Path, make_ray_cluster: Callable[..., Any]
 ) -> None:
-    """0 with its output where it fits, 2 with the message where a setting does not."""
+    """0 with its output where it fits, 2 with the message where a setting does not, 1 where the package is not there."""
     pd.DataFrame({"text": [f"row {i}" for i in range(20)]}).to_parquet(tmp_path / "in.parquet")
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')  # without any package
+    bare.chmod(0o755)
     cluster = make_ray_cluster()
-    words = [sys.executable, "-m", "nemo_llm_stage", "submit", "job.yaml", "--address", cluster.dashboard, "--follow"]
 
-    def run(**settings: Any) -> subprocess.CompletedProcess[str]:
-        write_job(tmp_path, **settings)
-        return subprocess.run(
-            words, cwd=tmp_path, env=cluster.env, capture_output=True, text=True, timeout=180, check=False
+    def start(name: str, *more: str, **settings: Any) -> subprocess.Popen[str]:
+        path = write_job(tmp_path, name, **settings)
+        words = ["submit", path.name, "--address", cluster.dashboard, "--follow", *more]
+        command = [sys.executable, "-m", "nemo_llm_stage", *words]
+        return subprocess.Popen(
+            command, cwd=tmp_path, env=cluster.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
     with SimulatedServer() as server:
-        good = run(client={"base_url": server.base_url})
-        bad = run(client={"base_url": server.base_url}, input=str(tmp_path / "nowhere.parquet"))
-    assert good.returncode == 0, good.stdout + good.stderr
+        client = {"base_url": server.base_url}
+        good = start("good", client=client)
+        bad = start("bad", client=client, input=str(tmp_path / "nowhere.parquet"), output=str(tmp_path / "none"))
+        others = [start("other", "--python", python) for python in (str(bare), "/nowhere/python")]
+        said = {driver: driver.communicate(timeout=180)[0] for driver in (good, bad, *others)}
+    assert good.returncode == 0, said[good]
     assert len(pd.read_parquet(tmp_path / "out")) == 20
-    assert bad.returncode == 2, bad.stdout + bad.stderr
-    assert "nowhere.parquet" in bad.stdout
+    assert "Uploading" not in said[good]  # Ray's own log
+    assert "WebSocket" not in said[good]
+    assert bad.returncode == 2
+    assert "nowhere.parquet" in said[bad]
+    for other in others:
+        assert other.returncode == 1, said[other]
+        assert "has no nemo_llm_stage" in said[other]
+        assert "--python" in said[other]
 
 
 @pytest.mark.parametrize("place", ["input", "output"])

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -148,14 +149,41 @@ def answers_kept(bucket: str) -> set[str]:
 
 
 @pytest.mark.slow
-def test_two_drivers_at_once_give_every_row_once(server: SimulatedServer, bucket: str) -> None:
-    """Both run the whole job; of each partition the first file stands."""
+def test_of_two_drivers_at_once_one_gives_every_row_once(server: SimulatedServer, bucket: str) -> None:
+    """Where a dead run left its claim: the other one is refused, or stops when it sees whose the folder is."""
     env = {**os.environ, failpoints.VARIABLE: "record.after"}
     subprocess.run(command(server, bucket), env=env, capture_output=True, check=False)  # claims the folder, and dies
-    drivers = [subprocess.Popen(command(server, bucket), stderr=subprocess.PIPE) for _ in range(2)]
-    for driver in drivers:
-        _, stderr = driver.communicate()
-        assert driver.returncode == 0, stderr.decode()
+    drivers = [subprocess.Popen(command(server, bucket), stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [driver.communicate()[1] for driver in drivers]
+    codes = {driver.returncode: words for driver, words in zip(drivers, said, strict=True)}
+    assert 0 in codes, said
+    assert "another run of this job goes on" in codes.get(2, "another run of this job goes on")
+    assert "another run has taken over" in codes.get(1, "another run has taken over")
+    assert codes.keys() <= {0, 1, 2}, said
+    assert_all_answered(bucket)
+
+
+@pytest.mark.slow
+def test_a_second_driver_is_refused_or_takes_over(bucket: str) -> None:
+    """It names who runs the job; the one that takes over waits for the other's end, and gives the other rows."""
+    is_asked, is_free = threading.Event(), threading.Event()
+
+    def service_time_s(body: dict[str, Any]) -> float:
+        is_asked.set()
+        return 0.0 if is_free.is_set() else 5.0
+
+    with SimulatedServer(service_time_s=service_time_s) as server:
+        first = subprocess.Popen(command(server, bucket), stderr=subprocess.PIPE, text=True)
+        assert is_asked.wait(60)
+        refused = subprocess.run(command(server, bucket), stderr=subprocess.PIPE, text=True, check=False)
+        assert refused.returncode == 2, refused.stderr
+        assert f"process {first.pid} on " in refused.stderr
+        successor = subprocess.Popen(command(server, bucket, "--takeover"), stderr=subprocess.PIPE, text=True)
+        _, said = first.communicate()
+        assert (first.returncode, "has ordered this run to stop" in said) == (1, True), said
+        is_free.set()
+        _, said = successor.communicate()
+        assert successor.returncode == 0, said
     assert_all_answered(bucket)
 
 
