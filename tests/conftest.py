@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from canary import CANARY
 from ray_cluster import RayCluster
 
 pytest_plugins = ["job_fixtures"]
@@ -23,6 +23,15 @@ hypothesis.settings.load_profile("any machine")
 
 S3_KEY = "AKIDCANARY0123456789"
 S3_SECRET = "canary-secret-7f1c5e0d9b"
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need the same Ray, or the same model, run one after another in one process."""
+    for item in items:
+        for name in ("ray", "local_model"):
+            if item.get_closest_marker(name):
+                item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.fixture(scope="session")
@@ -38,11 +47,11 @@ def ray_session() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture
-def make_ray_cluster() -> Iterator[Callable[..., RayCluster]]:
-    """Start a Ray cluster in processes of its own: its nodes can be added, looked into and killed."""
-    with contextlib.ExitStack() as stack:
-        yield lambda **settings: stack.enter_context(RayCluster(**settings))
+@pytest.fixture(scope="session")
+def shared_cluster() -> Iterator[RayCluster]:
+    """A Ray cluster of one node in processes of its own, for tests that leave it alive; its jobs find a key there."""
+    with RayCluster(num_cpus=4, env={"CANARY_KEY": CANARY}) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")

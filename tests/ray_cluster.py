@@ -6,6 +6,7 @@ Nothing of it is shared with other Rays of this machine, and no other is stopped
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -50,7 +51,8 @@ class RayCluster:
         self.env = {**os.environ, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, **(env or {})}
         self.env.pop("RAY_ADDRESS", None)
         head = ["--head", "--port", str(port), "--dashboard-port", str(dashboard_port), "--num-cpus", str(num_cpus)]
-        self._nodes = [self._start(head)]
+        self._nodes = {0: self._start(head)}
+        self._num_started = 1
 
     def __enter__(self) -> Self:
         """Return when the dashboard answers."""
@@ -64,26 +66,34 @@ class RayCluster:
 
     def __exit__(self, *exc: object) -> None:
         """Kill all of its processes."""
-        for node in reversed(self._nodes):
+        for node in reversed(self._nodes.values()):
             kill_tree(node.pid)
             node.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    @property
+    def node_numbers(self) -> list[int]:
+        """The nodes that have not been killed; the head comes first."""
+        return list(self._nodes)
+
     def add_node(self, num_cpus: int = 1) -> int:
         """Start another node and return its number when it has joined: two at once get in each other's way."""
-        num_before = self._num_alive()
-        self._nodes.append(self._start(["--address", self.address, "--num-cpus", str(num_cpus)]))
+        before = self._alive()
+        number = self._num_started
+        self._num_started += 1
+        self._nodes[number] = self._start(["--address", self.address, "--num-cpus", str(num_cpus)])
         give_up_s = time.monotonic() + START_TIMEOUT_S
-        while self._num_alive() <= num_before:
+        while self._alive() <= before:
             if time.monotonic() > give_up_s:
                 raise RuntimeError(f"the node has not joined within {START_TIMEOUT_S:g} s")
             time.sleep(0.2)
-        return len(self._nodes) - 1
+        return number
 
     def kill_node(self, number: int) -> None:
         """`kill -9` its raylet and everything that runs on it."""
-        kill_tree(self._nodes[number].pid)
-        self._nodes[number].wait()
+        node = self._nodes.pop(number)
+        kill_tree(node.pid)
+        node.wait()
 
     def worker_pids(self, number: int) -> list[int]:
         """Return the processes on a node that Ray calls partition actors."""
@@ -100,12 +110,13 @@ class RayCluster:
         folder = ["--temp-dir", str(self.folder)] if "--head" in words else []
         agents = [f"--{name}={free_port()}" for name in ("dashboard-agent-listen-port", "metrics-export-port")]
         command = [str(BIN / "ray"), "start", *words, *folder, *agents, "--block", "--disable-usage-stats"]
-        log = self.folder / f"start-{len(getattr(self, '_nodes', []))}.log"
+        log = self.folder / f"start-{len(list(self.folder.glob('start-*.log')))}.log"
         with log.open("wb") as file:
             return subprocess.Popen(command, env=self.env, stdout=file, stderr=file, start_new_session=True)
 
-    def _num_alive(self) -> int:
-        return self.ask("/api/v0/nodes").count(b'"ALIVE"')
+    def _alive(self) -> set[str]:
+        nodes = json.loads(self.ask("/api/v0/nodes"))["data"]["result"]["result"]
+        return {node["node_id"] for node in nodes if node["state"] == "ALIVE"}
 
     def _is_up(self) -> bool:
         with suppress(URLError, OSError):

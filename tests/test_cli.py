@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
+from ray_cluster import BIN, RayCluster
 
 from nemo_llm_stage.cli import main
 from nemo_llm_stage.testing import Fault, SimulatedServer, expected_answer
@@ -237,15 +238,15 @@ def test_the_module_is_the_command() -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_submitted_job_gives_the_same_files(
-    server: SimulatedServer, folder: Path, tmp_path: Path, make_ray_cluster: Callable[..., Any]
+    server: SimulatedServer, folder: Path, tmp_path: Path, shared_cluster: RayCluster
 ) -> None:
     """By `ray job submit` against a running cluster."""
     assert run(server, folder).exit_code == 0
-    cluster = make_ray_cluster()
+    cluster = shared_cluster
     command = [sys.executable, "-m", "nemo_llm_stage", "run", "--input", folder / "in.parquet"]
     command += ["--output", tmp_path / "submitted", "--base-url", server.base_url, "--model", "sim"]
     command += ["--prompt", "Say {{ text }}", "--output-column", "x"]
-    submit = [Path(sys.executable).with_name("ray"), "job", "submit", "--address", cluster.dashboard, "--", *command]
+    submit = [BIN / "ray", "job", "submit", "--address", cluster.dashboard, "--", *command]
     result = subprocess.run(submit, capture_output=True, text=True, env=cluster.env, timeout=180, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     pd.testing.assert_series_equal(pd.read_parquet(tmp_path / "submitted")["x"], pd.read_parquet(folder / "out")["x"])

@@ -156,7 +156,7 @@ class LimitMachine(RuleBasedStateMachine):
             await self.ends[number].wait()
 
     def num_before(self, number: int) -> int:
-        """Requests that came earlier and have not entered; in order they have their permits, and wake up in this tick."""
+        """Requests that came earlier and have not entered; they must have their permits, and wake up at once."""
         return len(set(range(number)) - set(self.entered) - self.cancelled)
 
     @property

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from ray_cluster import RayCluster
 
 from nemo_llm_stage.cli import main
 from nemo_llm_stage.config.load import make_config
@@ -35,15 +35,13 @@ def submit(*words: object) -> Result:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_job_runs_on_the_cluster_and_its_exit_code_comes_back(
-    tmp_path: Path, make_ray_cluster: Callable[..., Any]
-) -> None:
-    """0 with its output where it fits, 2 with the message where a setting does not, 1 where the package is not there."""
+def test_a_job_runs_on_the_cluster_and_its_exit_code_comes_back(tmp_path: Path, shared_cluster: RayCluster) -> None:
+    """0 with its output where it fits, 2 with the message where a setting does not, 1 where the package is missing."""
     pd.DataFrame({"text": [f"row {i}" for i in range(20)]}).to_parquet(tmp_path / "in.parquet")
     bare = tmp_path / "python"
     bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')  # without any package
     bare.chmod(0o755)
-    cluster = make_ray_cluster()
+    cluster = shared_cluster
 
     def start(name: str, *more: str, **settings: Any) -> subprocess.Popen[str]:
         path = write_job(tmp_path, name, **settings)

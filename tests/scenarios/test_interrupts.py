@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ray_cluster import RayCluster
 
 from nemo_llm_stage.testing import Fault, SimulatedServer, expected_answer
 
@@ -46,13 +48,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(server: BusyServer, folder: Path, *more: str) -> subprocess.Popen[str]:
+def start(server: BusyServer, folder: Path, *more: str, **settings: Any) -> subprocess.Popen[str]:
     words = ["run", "--input", str(folder / "in.parquet"), "--output", str(folder / "out")]
     words += ["--base-url", server.base_url, "--model", "sim", "--prompt", "{{ text }}", "--output-column", "x"]
     words += ["--rows-per-partition", "10", "--max-concurrent-requests", "4", "--show-rows", "0"]
     words += more or ("--engine", "local")
     command = [sys.executable, "-m", "nemo_llm_stage", *words]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **settings)
 
 
 def interrupt(process: subprocess.Popen[str], server: BusyServer, *signums: int) -> str:
@@ -102,10 +104,16 @@ def test_the_grace_period_bounds_the_wait(server: BusyServer, folder: Path) -> N
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("signums", [(signal.SIGINT,), (signal.SIGINT, signal.SIGTERM), (signal.SIGTERM,)])
-def test_signals_end_a_run_on_ray_in_order(server: BusyServer, folder: Path, signums: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("signums", "is_own_ray"),
+    [((signal.SIGINT,), True), ((signal.SIGINT, signal.SIGTERM), False), ((signal.SIGTERM,), False)],
+)
+def test_signals_end_a_run_on_ray_in_order(
+    server: BusyServer, folder: Path, shared_cluster: RayCluster, signums: tuple[int, ...], is_own_ray: bool
+) -> None:
     """With the same exit codes and without a traceback; a second run in this process resumes."""
-    process = start(server, folder, "--engine", "ray", "--actors", "2")
+    env = dict(os.environ) if is_own_ray else {**shared_cluster.env, "RAY_ADDRESS": shared_cluster.address}
+    process = start(server, folder, "--engine", "ray", "--actors", "2", env=env)
     said = interrupt(process, server, *signums)
     assert process.returncode == 128 + signums[0], said
     with start(server, folder) as again:

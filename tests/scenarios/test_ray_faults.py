@@ -79,13 +79,19 @@ def assert_every_row_once(folder: Path) -> None:
     assert [path.name for name in ("journal", "tmp") for path in (state / name).glob("*")] == []
 
 
+@pytest.fixture(scope="module")
+def head() -> Iterator[RayCluster]:
+    """A cluster of one node with 2 CPUs."""
+    with RayCluster(num_cpus=2) as cluster:
+        yield cluster
+
+
 @pytest.fixture
-def cluster(make_ray_cluster: Callable[..., RayCluster]) -> RayCluster:
-    """A head with 2 CPUs and two nodes with one each."""
-    cluster = make_ray_cluster(num_cpus=2)
-    for _ in range(2):
-        cluster.add_node(num_cpus=1)
-    return cluster
+def cluster(head: RayCluster) -> RayCluster:
+    """A head with 2 CPUs and two nodes with one each, whichever of them a test before has killed."""
+    while len(head.node_numbers) < 3:
+        head.add_node(num_cpus=1)
+    return head
 
 
 def test_a_node_that_is_killed_loses_no_row(folder: Path, cluster: RayCluster) -> None:
@@ -93,7 +99,7 @@ def test_a_node_that_is_killed_loses_no_row(folder: Path, cluster: RayCluster) -
     killed: list[int] = []
 
     def kill_a_node() -> bool:
-        for number in (1, 2):
+        for number in cluster.node_numbers[1:]:
             if workers := cluster.worker_pids(number):
                 cluster.kill_node(number)
                 killed.append(len(workers))
@@ -108,7 +114,9 @@ def test_a_node_that_is_killed_loses_no_row(folder: Path, cluster: RayCluster) -
     assert_every_row_once(folder)
 
 
-def test_a_driver_that_is_killed_is_followed_by_one_with_more_actors(folder: Path, cluster: RayCluster) -> None:
+def test_a_driver_that_is_killed_is_followed_by_one_with_more_actors(
+    folder: Path, cluster: RayCluster, shared_cluster: RayCluster
+) -> None:
     """And that by one with fewer, on another cluster. Workers outlive their driver by a moment; what they do counts."""
     drivers: list[subprocess.Popen[str]] = []
 
@@ -121,9 +129,8 @@ def test_a_driver_that_is_killed_is_followed_by_one_with_more_actors(folder: Pat
             drivers.append(start(server, folder, cluster, actors))
             assert drivers[-1].wait(TIMEOUT_S) == -signal.SIGKILL
             drivers[-1].communicate()
-        with RayCluster(num_cpus=2) as another:
-            drivers.append(start(server, folder, another, actors=2))
-            finish(drivers[-1])
+        drivers.append(start(server, folder, shared_cluster, actors=2))
+        finish(drivers[-1])
         assert server.stats.num_repaid <= (1 + 3) * LIMIT
     assert_every_row_once(folder)
 
@@ -133,7 +140,7 @@ def test_workers_that_are_killed_lose_no_row(folder: Path, cluster: RayCluster) 
     killed: list[int] = []
 
     def kill_the_workers() -> bool:
-        pids = [pid for number in range(3) for pid in cluster.worker_pids(number)]
+        pids = [pid for number in cluster.node_numbers for pid in cluster.worker_pids(number)]
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         killed.extend(pids)

@@ -9,7 +9,7 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,37 +19,18 @@ from urllib.parse import quote, quote_plus
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from canary import CANARY, assert_clean, files_with_the_key, needles
 from click.testing import CliRunner
 from ray import cloudpickle
+from ray_cluster import BIN, RayCluster
 
 from nemo_llm_stage import AsyncHTTPClient, AsyncOpenAIClient, LLMStage, run_job
 from nemo_llm_stage.cli import main
 from nemo_llm_stage.dataset import failpoints
 from nemo_llm_stage.testing import Fault, SimulatedServer, expected_answer
 
-CANARY = "sk-canary-5b1f0f6e8d2c4a97"
-RAY = str(Path(sys.executable).with_name("ray"))
 STATE = ("actors", "tasks", "objects", "workers", "jobs", "nodes", "runtime_envs", "placement_groups")
 """What Ray's state listing knows, by the dashboard's names."""
-
-
-def needles() -> list[bytes]:
-    """The key as it is, and as it would look in Base64, whatever stands before it."""
-    packed = [base64.b64encode(b"x" * shift + CANARY.encode())[8:-8] for shift in range(3)]
-    return [CANARY.encode(), *packed]
-
-
-def files_with_the_key(folder: Path) -> list[str]:
-    return [
-        str(path)
-        for path in folder.rglob("*")
-        if path.is_file() and any(needle in path.read_bytes() for needle in needles())
-    ]
-
-
-def assert_clean(name: str, text: str | bytes) -> None:
-    data = text.encode() if isinstance(text, str) else text
-    assert not any(needle in data for needle in needles()), f"the key is in {name}"
 
 
 @pytest.fixture
@@ -358,12 +339,12 @@ run_job(stage=stage, input=f"{folder}/in.parquet", output=f"{folder}/out", rows_
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["env", "file", "literal"])
-def test_the_key_is_nowhere_in_ray(folder: Path, make_ray_cluster: Callable[..., Any], way: str) -> None:
+def test_the_key_is_nowhere_in_ray(folder: Path, shared_cluster: RayCluster, way: str) -> None:
     """In none of its logs, state listings, job infos and messages, while a submitted job runs and afterwards."""
     key_file = folder.parent / f"key-{way}"
     key_file.write_text(CANARY)
     (folder / "job.py").write_text(SCRIPT)
-    cluster = make_ray_cluster(env={"CANARY_KEY": CANARY})
+    cluster = shared_cluster
     found: list[str] = []
     listed: list[bytes] = []
     has_looked = threading.Event()
@@ -387,7 +368,7 @@ def test_the_key_is_nowhere_in_ray(folder: Path, make_ray_cluster: Callable[...,
         else:
             key = {"env": ["--api-key-env", "CANARY_KEY"], "file": ["--api-key-file", str(key_file)]}[way]
             words = job(server, folder, *key)
-        submit = [RAY, "job", "submit", "--address", cluster.dashboard, "--", *words]
+        submit = [str(BIN / "ray"), "job", "submit", "--address", cluster.dashboard, "--", *words]
         code, said = run(submit, cluster.env)
     assert code == 0, said
     look()
