@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,11 @@ hypothesis.settings.load_profile("any machine")
 
 S3_KEY = "AKIDCANARY0123456789"
 S3_SECRET = "canary-secret-7f1c5e0d9b"
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are CPUs, as many tests wait; with the Rays that some of them start, more would be slower."""
+    return min(8, (os.cpu_count() or 1) + 1)
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks

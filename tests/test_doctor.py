@@ -121,7 +121,7 @@ def https_server(tmp_path: Path) -> Iterator[str]:
     context.load_cert_chain(certificate, key)
     with http.server.HTTPServer(("127.0.0.1", 0), _Silent) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield f"https://127.0.0.1:{server.server_port}/v1"
         server.shutdown()

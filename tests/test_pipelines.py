@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -17,14 +17,19 @@ PIPELINES = sorted(path for path in (ROOT / "pipelines").glob("*.py") if "curato
 
 
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
-def test_a_pipeline_accounts_for_every_row(path: Path, tmp_path: Path) -> None:
+def test_a_pipeline_accounts_for_every_row(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """And says in its help what it does; it is a literal of well under 80 lines."""
     assert len(path.read_text().splitlines()) < 80
     with SimulatedServer() as server:
-        command = [sys.executable, str(path), "--client", "http", "--base-url", server.base_url, "--model", "sim"]
-        command += ["--engine", "local", "--output", str(tmp_path / "out"), "--rows", "5"]
-        result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert result.returncode == 0, result.stderr
+        words = ["--client", "http", "--base-url", server.base_url, "--model", "sim"]
+        words += ["--engine", "local", "--output", str(tmp_path / "out"), "--rows", "5"]
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [str(path), *words])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(path), run_name="__main__")
+    assert end.value.code == 0, capsys.readouterr().err
     verification = verify_output(str(tmp_path / "out"))
     assert verification.is_complete
     assert verification.counters.num_rows == 5

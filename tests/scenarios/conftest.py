@@ -27,3 +27,10 @@ def nursery() -> Iterator[Nursery]:
     """Forks attempts at jobs."""
     with Nursery() as nursery:
         yield nursery
+
+
+@pytest.fixture(scope="module")
+def another() -> Iterator[Nursery]:
+    """A second nursery, for attempts that meet one of the first."""
+    with Nursery() as nursery:
+        yield nursery

@@ -15,7 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
+from nemo_llm_stage.cli import main
 from nemo_llm_stage.testing import Fault, SimulatedServer, expected_answer
 
 NUM_ROWS = 200
@@ -46,6 +48,12 @@ def run(words: list[str], **settings: Any) -> tuple[int, str]:
     return result.returncode, result.stderr
 
 
+def invoke(words: list[str]) -> tuple[int, str]:
+    """The same in this process."""
+    result = CliRunner().invoke(main, words[3:])
+    return result.exit_code, result.stderr
+
+
 def assert_all_answered(folder: Path) -> None:
     assert pq.read_table(folder / "out").column("x").to_pylist() == [
         expected_answer([{"role": "user", "content": f"Say row {number}"}]) for number in range(NUM_ROWS)
@@ -67,7 +75,7 @@ def test_a_server_that_refuses_everything_ends_the_run(
 ) -> None:
     """After a few requests, with its own words; nothing is committed."""
     server.faults = [Fault(status)]
-    code, said = run(command(server.base_url, folder))
+    code, said = invoke(command(server.base_url, folder))
     assert (code, bool(re.search(words, said))) == (1, True), said
     assert "Traceback" not in said
     assert server.stats.num_requests < 60
@@ -80,7 +88,7 @@ def test_a_server_that_refuses_everything_ends_the_run(
 )
 def test_a_server_that_cannot_be_reached_ends_the_run(folder: Path, base_url: str, words: str) -> None:
     """Before anything is written."""
-    code, said = run(command(base_url, folder))
+    code, said = invoke(command(base_url, folder))
     assert (code, words in said) == (1, True), said
     assert "Traceback" not in said
     assert not (folder / ".out.nemo_llm_stage" / "job.json").exists()

@@ -46,7 +46,7 @@ def test_a_job_survives_any_number_of_deaths(
 ) -> None:
     """At places by chance; what is asked again was in flight at a death."""
     tally, rng = Tally(), random.Random(7)
-    crash_a_job(nursery, crash_server, tmp_path / "job", rng, tally, max_crashes=8, **settings)
+    crash_a_job(nursery, crash_server, tmp_path / "job", rng, tally, max_crashes=6, **settings)
     assert tally.num_crashes > 0
     assert tally.is_clean, tally
 
@@ -92,16 +92,15 @@ def test_every_failpoint_is_on_the_way(tmp_path: Path) -> None:
     "place", ["journal.before_open", "journal.before_write", "write.before", "commit.before_publish"]
 )
 def test_a_worker_that_wakes_up_late_changes_nothing(
-    nursery: Nursery, crash_server: SimulatedServerProcess, tmp_path: Path, place: str
+    nursery: Nursery, another: Nursery, crash_server: SimulatedServerProcess, tmp_path: Path, place: str
 ) -> None:
     """It sleeps while another takes its place and does the whole job, and then goes on as if nothing was."""
     write_input(tmp_path, NUM_ROWS)
     job = CrashJob(crash_server.base_url, str(tmp_path))
-    with Nursery() as another:
-        pid = nursery.attempt(job, place, is_stopped=True)["pid"]
-        assert another.attempt(replace(job, takeover=True))["code"] == 0
-        before = {path.name: path.read_bytes() for path in tmp_path.glob("out/part-*")}
-        assert nursery.wake(pid)["code"] in (0, 1)  # it may see in time that its place is taken
+    pid = nursery.attempt(job, place, is_stopped=True)["pid"]
+    assert another.attempt(replace(job, takeover=True))["code"] == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("out/part-*")}
+    assert nursery.wake(pid)["code"] in (0, 1)  # it may see in time that its place is taken
     tally = Tally()
     check_output(job, NUM_ROWS, tally)
     assert tally.is_clean, tally
@@ -111,7 +110,12 @@ def test_a_worker_that_wakes_up_late_changes_nothing(
 @pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
 @pytest.mark.parametrize("place", ["commit.before_publish", "commit.after_publish", "retire.before"])
 def test_the_late_file_of_a_job_thrown_away_is_replaced(
-    nursery: Nursery, crash_server: SimulatedServerProcess, tmp_path: Path, output_format: str, place: str
+    nursery: Nursery,
+    another: Nursery,
+    crash_server: SimulatedServerProcess,
+    tmp_path: Path,
+    output_format: str,
+    place: str,
 ) -> None:
     """
     Its worker wakes up after another prompt has taken the folder over.
@@ -122,12 +126,11 @@ def test_the_late_file_of_a_job_thrown_away_is_replaced(
     write_input(tmp_path, NUM_ROWS)
     old = CrashJob(crash_server.base_url, str(tmp_path), output_format=output_format)
     new = replace(old, prompt="Tell", action="restart")
-    with Nursery() as another:
-        old_pid = nursery.attempt(old, place, is_stopped=True)["pid"]
-        crash_server.reset()
-        new_pid = another.attempt(replace(new, takeover=True), "commit.before_publish", is_stopped=True)["pid"]
-        assert nursery.wake(old_pid)["code"] == 1
-        assert another.wake(new_pid)["code"] == 0
+    old_pid = nursery.attempt(old, place, is_stopped=True)["pid"]
+    crash_server.reset()
+    new_pid = another.attempt(replace(new, takeover=True), "commit.before_publish", is_stopped=True)["pid"]
+    assert nursery.wake(old_pid)["code"] == 1
+    assert another.wake(new_pid)["code"] == 0
     tally = Tally()
     check_output(new, NUM_ROWS, tally)
     assert tally.is_clean, tally
@@ -135,17 +138,16 @@ def test_the_late_file_of_a_job_thrown_away_is_replaced(
 
 
 def test_the_late_file_of_a_job_thrown_away_is_made_anew_by_the_next_run(
-    nursery: Nursery, crash_server: SimulatedServerProcess, tmp_path: Path
+    nursery: Nursery, another: Nursery, crash_server: SimulatedServerProcess, tmp_path: Path
 ) -> None:
     """Where the new job died before it came to the file: nothing that it had answered is sent again."""
     write_input(tmp_path, NUM_ROWS)
     old = CrashJob(crash_server.base_url, str(tmp_path))
     new = replace(old, prompt="Tell", action="restart")
-    with Nursery() as another:
-        old_pid = nursery.attempt(old, "commit.before_publish", is_stopped=True)["pid"]
-        crash_server.reset()
-        assert another.attempt(replace(new, takeover=True), "commit.before_publish")["code"] == -signal.SIGKILL
-        nursery.wake(old_pid)
+    old_pid = nursery.attempt(old, "commit.before_publish", is_stopped=True)["pid"]
+    crash_server.reset()
+    assert another.attempt(replace(new, takeover=True), "commit.before_publish")["code"] == -signal.SIGKILL
+    nursery.wake(old_pid)
     assert nursery.attempt(new)["code"] == 0
     tally = Tally()
     check_output(new, NUM_ROWS, tally)

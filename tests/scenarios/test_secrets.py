@@ -69,10 +69,13 @@ def test_the_key_is_nowhere_after_a_run_that_was_killed_and_went_on(
     assert code == -9, said
     assert list(folder.glob(".out.nemo_llm_stage/journal/*/*"))
     assert files_with_the_key(folder) == []
-    more = [run(words, env), run([*words[:3], "verify", str(folder / "out")], env)]
-    more.append(run([*words[:3], "retry-failed", str(folder / "out")], env))
-    assert [code for code, _ in more] == [0, 0, 0], more
-    assert_clean("what was printed", said + "".join(text for _, text in more))
+    output = str(folder / "out")
+    more = [
+        CliRunner().invoke(main, arguments, env=env)
+        for arguments in (words[3:], ["verify", output], ["retry-failed", output])
+    ]
+    assert [result.exit_code for result in more] == [0, 0, 0], more
+    assert_clean("what was printed", said + "".join(result.output for result in more))
     assert files_with_the_key(folder) == []
 
 
@@ -81,9 +84,9 @@ def test_a_wrong_key_is_not_repeated(folder: Path, client: str) -> None:
     """Not in the message either."""
     with SimulatedServer(api_key="another-key") as server:
         words = job(server, folder, "--engine", "local", "--client", client, "--api-key-env", "CANARY_KEY")
-        code, said = run(words, {"CANARY_KEY": CANARY})
-    assert (code, "401" in said) == (1, True)
-    assert_clean("the message", said)
+        result = CliRunner().invoke(main, words[3:], env={"CANARY_KEY": CANARY})
+    assert (result.exit_code, "401" in result.output) == (1, True)
+    assert_clean("the message", result.output)
 
 
 @contextmanager
@@ -115,7 +118,7 @@ def indiscreet_server() -> Iterator[str]:
         request_queue_size = 128
 
     with Server(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}/v1"
         server.shutdown()
@@ -228,7 +231,7 @@ def echoing_server() -> Iterator[str]:
         request_queue_size = 128
 
     with Server(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}/v1"
         server.shutdown()
