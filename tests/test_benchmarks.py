@@ -32,6 +32,7 @@ def figures_of(script: str, *options: str) -> dict[str, Any]:
     return figures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_says_what_is_measured(script: str) -> None:
     """--help works without any optional package."""

@@ -60,6 +60,7 @@ def test_a_run_ends_after_its_longest_time(job: Any) -> None:
         run(job, max_duration=0.2, requests_per_minute=600)
 
 
+@pytest.mark.slow
 def test_a_rate_of_requests_holds_over_all_workers(job: Any) -> None:
     """In every second of it, but for the first."""
     started = time.monotonic()

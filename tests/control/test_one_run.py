@@ -15,6 +15,7 @@ from nemo_llm_stage.job.state import read_state
 from nemo_llm_stage.testing import Fault
 
 
+@pytest.mark.slow
 def test_a_second_run_is_refused_and_told_who_is_there(slow_job: Any) -> None:
     """It sends nothing, and its message says how to watch and how to take over."""
     first = slow_job.start()
@@ -30,6 +31,7 @@ def test_a_second_run_is_refused_and_told_who_is_there(slow_job: Any) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_seen_as_killed_and_taken_over_by_itself(slow_job: Any) -> None:
     """At once, because its process is gone; no row is paid for twice but those in flight."""
     first = slow_job.start(num_rows=100)
@@ -49,6 +51,7 @@ def test_a_killed_run_is_seen_as_killed_and_taken_over_by_itself(slow_job: Any) 
     assert slow_job.server.stats.num_requests <= 100 + 4
 
 
+@pytest.mark.slow
 def test_a_takeover_stops_the_first_run_and_goes_on(slow_job: Any) -> None:
     """The first ends cleanly and says why."""
     first = slow_job.start()
@@ -61,6 +64,7 @@ def test_a_takeover_stops_the_first_run_and_goes_on(slow_job: Any) -> None:
     assert state["process"]["pid"] == second.pid
 
 
+@pytest.mark.slow
 def test_a_run_that_hangs_loses_its_folder_and_stops_when_it_wakes_up(slow_job: Any) -> None:
     """It cannot answer, so its place is taken after a while."""
     first = slow_job.start()
@@ -75,6 +79,7 @@ def test_a_run_that_hangs_loses_its_folder_and_stops_when_it_wakes_up(slow_job: 
     assert slow_job.state()["holder"]["process"]["pid"] == second.pid
 
 
+@pytest.mark.slow
 def test_verify_knows_a_live_job(slow_job: Any) -> None:
     """It is not complete yet, and nobody is told to run it again."""
     slow_job.start()

@@ -13,6 +13,7 @@ from nemo_llm_stage.dataset.state.orders import Answer, answer_order, give_order
 from nemo_llm_stage.testing import Fault
 
 
+@pytest.mark.slow
 def test_a_job_is_paused_changed_resumed_and_drained(slow_job: Any) -> None:
     """The whole way, in one run."""
     process = slow_job.start()

@@ -79,6 +79,7 @@ def test_status_needs_a_job(tmp_path: Path) -> None:
     assert "is not the output of a job" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_status_is_kept_on_an_object_store(job: Any, make_bucket: Any) -> None:
     """The same commands, on S3."""
     url = f"{make_bucket()}/out"
@@ -91,6 +92,7 @@ def test_a_status_is_kept_on_an_object_store(job: Any, make_bucket: Any) -> None
     assert read_holder(OutputFolder(url).state) is None
 
 
+@pytest.mark.slow
 def test_a_run_on_another_machine_is_judged_by_its_heartbeat(job: Any) -> None:
     """A fresh one goes on, one that has stood still is dead."""
     job.run()

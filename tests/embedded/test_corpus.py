@@ -65,6 +65,7 @@ def test_another_seed_draws_other_rows() -> None:
     assert python_docs(20, seed=1)["id"] != python_docs(20, seed=2)["id"]
 
 
+@pytest.mark.slow
 def test_another_process_gets_the_same_rows() -> None:
     """A resumed job finds its input unchanged."""
     code = "from nemo_llm_stage.embedded.corpus import python_docs; print(*python_docs(50)['id'].to_pylist())"

@@ -29,6 +29,7 @@ def listening(hook: failpoints.Hook) -> Iterator[None]:
         failpoints.listen(None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -88,6 +89,7 @@ def test_every_failpoint_is_on_the_way(tmp_path: Path) -> None:
     assert reached == set(failpoints.FAILPOINTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place", ["journal.before_open", "journal.before_write", "write.before", "commit.before_publish"]
 )
@@ -107,6 +109,7 @@ def test_a_worker_that_wakes_up_late_changes_nothing(
     assert {path.name: path.read_bytes() for path in tmp_path.glob("out/part-*")} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
 @pytest.mark.parametrize("place", ["commit.before_publish", "commit.after_publish", "retire.before"])
 def test_the_late_file_of_a_job_thrown_away_is_replaced(
@@ -137,6 +140,7 @@ def test_the_late_file_of_a_job_thrown_away_is_replaced(
     assert crash_server.stats.num_repaid == 0
 
 
+@pytest.mark.slow
 def test_the_late_file_of_a_job_thrown_away_is_made_anew_by_the_next_run(
     nursery: Nursery, another: Nursery, crash_server: SimulatedServerProcess, tmp_path: Path
 ) -> None:

@@ -77,6 +77,7 @@ def text_of(request: RecordedRequest) -> str:
     return text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_a_server_that_fails_for_a_third_of_the_attempts(
     server: SimulatedServer, tmp_path: Path, is_stream: bool

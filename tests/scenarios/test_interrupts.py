@@ -76,6 +76,7 @@ def interrupt(process: subprocess.Popen[str], server: BusyServer, *signums: int)
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_first_signal_finishes_what_is_in_flight(server: BusyServer, folder: Path, signum: int, code: int) -> None:
     """No request is broken off, and the second run sends only what is left."""
@@ -90,6 +91,7 @@ def test_the_first_signal_finishes_what_is_in_flight(server: BusyServer, folder:
     assert pq.read_table(folder / "out").num_rows == NUM_ROWS
 
 
+@pytest.mark.slow
 def test_a_second_signal_stops_at_once(server: BusyServer, folder: Path) -> None:
     """A request that is never answered does not hold it up."""
     server.faults = [Fault("hang", contains="row 12")]
@@ -98,6 +100,7 @@ def test_a_second_signal_stops_at_once(server: BusyServer, folder: Path) -> None
     assert (process.returncode, "stopped at once" in said) == (130, True), said
 
 
+@pytest.mark.slow
 def test_the_grace_period_bounds_the_wait(server: BusyServer, folder: Path) -> None:
     """A request that is never answered is given up."""
     server.faults = [Fault("hang", contains="row 12")]

@@ -82,6 +82,7 @@ def assert_all_answered(bucket: str, word: str = "Say") -> None:
     assert all(not Folder(f"{bucket}/.out.nemo_llm_stage/{name}").folders() for name in ("journal", "tmp"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
 def test_every_row_comes_out_once(server: SimulatedServer, bucket: str, output_format: str) -> None:
     """Running again asks nothing."""
@@ -91,6 +92,7 @@ def test_every_row_comes_out_once(server: SimulatedServer, bucket: str, output_f
     assert server.stats.num_requests == NUM_ROWS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
 def test_failed_rows_can_be_asked_again(server: SimulatedServer, bucket: str, output_format: str) -> None:
     """Only those; the files are replaced as a whole."""
@@ -103,6 +105,7 @@ def test_failed_rows_can_be_asked_again(server: SimulatedServer, bucket: str, ou
     assert server.stats.num_requests == NUM_ROWS + 11
 
 
+@pytest.mark.slow
 def test_a_restart_uses_the_raw_answers_that_were_kept(server: SimulatedServer, bucket: str) -> None:
     """Moved beside the output; a new prompt asks anew."""
     run(server, bucket, keep_raw=True)
@@ -112,6 +115,7 @@ def test_a_restart_uses_the_raw_answers_that_were_kept(server: SimulatedServer, 
     assert_all_answered(bucket, "Tell")
 
 
+@pytest.mark.slow
 def test_a_changed_input_is_named_and_refused(server: SimulatedServer, bucket: str) -> None:
     """By its etag."""
     run(server, bucket)
@@ -223,6 +227,7 @@ def test_a_store_that_cannot_be_used_is_one_message(
     assert server.stats.num_requests == 0
 
 
+@pytest.mark.slow
 def test_a_store_that_refuses_in_mid_run_stops_the_job(server: SimulatedServer, bucket: str) -> None:
     """With its words, and a way on."""
 

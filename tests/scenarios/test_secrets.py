@@ -58,6 +58,7 @@ def run(command: list[str], env: dict[str, str]) -> tuple[int, str]:
     return result.returncode, result.stdout + result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("client", ["http", "openai"])
 def test_the_key_is_nowhere_after_a_run_that_was_killed_and_went_on(
     server: SimulatedServer, folder: Path, client: str

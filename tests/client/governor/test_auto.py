@@ -53,6 +53,7 @@ def run_rows(num_rows: int, limit: Any = "auto", **settings: Any) -> tuple[Endpo
     return run_in_virtual_time(run)
 
 
+@pytest.mark.slow
 def test_the_servers_slots_are_filled() -> None:
     """Beyond any number that was there at the start, and with little more than a small queue."""
     status, stats = run_rows(2000, max_num_seqs=150, service_time_s=4.0)
@@ -68,6 +69,7 @@ def test_a_number_stays_as_it_is() -> None:
     assert (status.mode, status.limit, status.bottleneck) == ("fixed", 7, None)
 
 
+@pytest.mark.slow
 def test_without_metrics_the_work_is_followed() -> None:
     """A server that has none is asked like any other."""
     status, stats = run_rows(4000, max_num_seqs=150, service_time_s=2.0, has_metrics=False)
@@ -179,6 +181,7 @@ def test_a_job_file_takes_nothing_else(client_type: str, value: Any) -> None:
         make_config({**JOB, "client": client})
 
 
+@pytest.mark.slow
 def test_a_job_reads_as_far_ahead_as_the_limit_needs(tmp_path: Path) -> None:
     """The hand-out of rows follows a limit that grows; where it went, and what held the work back, is told after."""
     pq.write_table(pa.table({"n": list(range(6000))}), tmp_path / "in.parquet")
