@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fast_clock import FastClock
 
 from nemo_llm_stage import AsyncHTTPClient, JobResult, LLMStage, RunError, run_job
 from nemo_llm_stage.config.job_settings import JobSettings
@@ -135,9 +136,11 @@ def test_no_healthy_row_waits_behind_a_sleeping_one(server: SimulatedServer, tmp
 def test_a_server_that_is_gone_for_a_while_costs_no_row(
     server: SimulatedServer, tmp_path: Path, seconds: float
 ) -> None:
-    """It dies with all connections in the middle of the run and is back later."""
-    server.faults = [Fault("exit", attempts=1, contains="row 40.", seconds=seconds)]
-    run(make_stage(server.base_url), tmp_path, 200)
+    """It dies with all connections in the middle of the run and is back later, by the client's clock."""
+    server.faults = [Fault("exit", attempts=1, contains="row 40.", seconds=seconds / 10)]
+    stage = make_stage(server.base_url)
+    stage.client.clock = FastClock()
+    run(stage, tmp_path, 200)
     assert_all_answered(tmp_path, 200)
     assert server.stats.num_duplicates <= 16 + 3 * 16  # in flight as it died, and sent while it was gone
 

@@ -53,6 +53,7 @@ FACT = {
     "required": ["kind", "about"],
     "additionalProperties": False,
 }
+NUM_DOCS, NUM_STRUCTS = 6, 60
 FACT_TYPE = pa.struct([("kind", pa.string()), ("about", pa.struct([("size", pa.int64())]))])
 
 
@@ -77,7 +78,7 @@ def column(server: LocalServer) -> Any:
 @pytest.fixture
 def docs(tmp_path: Path) -> Path:
     path = tmp_path / "docs.parquet"
-    write_python_docs(path, num_rows=12)
+    write_python_docs(path, num_rows=NUM_DOCS)
     return path
 
 
@@ -87,7 +88,7 @@ def test_a_label_is_one_of_the_choices(column: Any, docs: Path) -> None:
     stage = column("topic", "The topic of this text: {{ text | truncate_chars(300) }}", parser=output)
     table = stage.process(pq.read_table(docs))
     stage.close()
-    assert table.column("topic_error").null_count == 12
+    assert table.column("topic_error").null_count == NUM_DOCS
     assert set(table.column("topic").to_pylist()) <= {"science", "computing", "cooking"}
 
 
@@ -117,7 +118,7 @@ def test_a_chain_is_answered_row_by_row(column: Any, docs: Path, tmp_path: Path)
     stage = MultiColumnStage(stages, keep_if="score | int >= 2")
     result = run_job(stage=stage, input=docs, output=tmp_path / "out", engine="local", progress=False)
     counters = result.counters
-    assert counters.num_rows == 12 == counters.num_answered + counters.num_dropped
+    assert counters.num_rows == NUM_DOCS == counters.num_answered + counters.num_dropped
     assert verify_output(result.output).is_complete
     for row in pq.read_table(tmp_path / "out").to_pylist():
         assert row["summary"]
@@ -149,9 +150,9 @@ def test_a_preview_shows_real_answers(server: LocalServer, docs: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_five_hundred_structs_are_valid(column: Any, tmp_path: Path) -> None:
+def test_structs_are_valid(column: Any, tmp_path: Path) -> None:
     """Or the row says what was wrong with its answer; every file declares the exact types."""
-    write_python_docs(tmp_path / "docs.parquet", num_rows=500)
+    write_python_docs(tmp_path / "docs.parquet", num_rows=NUM_STRUCTS)
     stage = column(
         "fact",
         "Describe in JSON: {{ id }}",
@@ -167,11 +168,11 @@ def test_five_hundred_structs_are_valid(column: Any, tmp_path: Path) -> None:
         max_failed_rows=None,
         progress=False,
     )
-    assert result.counters.num_rows == 500
+    assert result.counters.num_rows == NUM_STRUCTS
     files = sorted((tmp_path / "out").glob("*.parquet"))
     assert all(pq.read_schema(path).field("fact").type == FACT_TYPE for path in files)
     rows = [row for path in files for row in pq.read_table(path).to_pylist()]
-    assert len(rows) == 500
+    assert len(rows) == NUM_STRUCTS
     for row in rows:
         if row["fact_error"] is None:
             jsonschema_rs.validate(FACT, row["fact"])
@@ -179,4 +180,4 @@ def test_five_hundred_structs_are_valid(column: Any, tmp_path: Path) -> None:
             assert row["fact_error"].partition(":")[0] in {"parse", "truncated"}
             assert row["fact"] is None
             assert json.dumps(row["fact_meta"]["raw"])
-    assert result.counters.num_answered >= 450
+    assert result.counters.num_answered >= 0.9 * NUM_STRUCTS

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-import time
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fast_clock import FastClock
 
 from nemo_llm_stage import AsyncHTTPClient, ConfigError, LLMStage, run_job
 from nemo_llm_stage.client.endpoint_status import EndpointStatus
@@ -22,16 +22,6 @@ from nemo_llm_stage.stage.scheduler import Scheduler
 from nemo_llm_stage.testing import ServerConfig, ServerStats, SimulatedServer
 from nemo_llm_stage.testing.virtual_time import run_in_virtual_time, simulated_service
 from tests.client.conftest import MESSAGES, RawServer, answer_bytes, response
-
-
-class FastClock:
-    """Ten seconds in one."""
-
-    def monotonic(self) -> float:
-        return 10 * time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds / 10)
 
 
 def run_rows(num_rows: int, limit: Any = "auto", **settings: Any) -> tuple[EndpointStatus, ServerStats]:
@@ -53,7 +43,6 @@ def run_rows(num_rows: int, limit: Any = "auto", **settings: Any) -> tuple[Endpo
     return run_in_virtual_time(run)
 
 
-@pytest.mark.slow
 def test_the_servers_slots_are_filled() -> None:
     """Beyond any number that was there at the start, and with little more than a small queue."""
     status, stats = run_rows(2000, max_num_seqs=150, service_time_s=4.0)
@@ -69,7 +58,6 @@ def test_a_number_stays_as_it_is() -> None:
     assert (status.mode, status.limit, status.bottleneck) == ("fixed", 7, None)
 
 
-@pytest.mark.slow
 def test_without_metrics_the_work_is_followed() -> None:
     """A server that has none is asked like any other."""
     status, stats = run_rows(4000, max_num_seqs=150, service_time_s=2.0, has_metrics=False)
