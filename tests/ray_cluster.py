@@ -55,7 +55,7 @@ class RayCluster:
         self._num_started = 1
 
     def __enter__(self) -> Self:
-        """Return when the dashboard answers."""
+        """Return when the dashboard answers and knows the head: a node that joins earlier gets in its way."""
         give_up_s = time.monotonic() + START_TIMEOUT_S
         while not self._is_up():
             if time.monotonic() > give_up_s or self._nodes[0].poll() is not None:
@@ -84,8 +84,8 @@ class RayCluster:
         self._nodes[number] = self._start(["--address", self.address, "--num-cpus", str(num_cpus)])
         give_up_s = time.monotonic() + START_TIMEOUT_S
         while self._alive() <= before:
-            if time.monotonic() > give_up_s:
-                raise RuntimeError(f"the node has not joined within {START_TIMEOUT_S:g} s")
+            if time.monotonic() > give_up_s or self._nodes[number].poll() is not None:
+                raise RuntimeError("the node has not joined")
             time.sleep(0.2)
         return number
 
@@ -120,7 +120,7 @@ class RayCluster:
 
     def _is_up(self) -> bool:
         with suppress(URLError, OSError):
-            return b"version" in self.ask("/api/version")
+            return bool(self._alive())
         return False
 
 

@@ -190,11 +190,32 @@ def test_settings_that_cannot_keep_the_limit_full_are_told(
     assert advice in caplog.text
 
 
+def test_rows_that_ray_data_has_checkpointed_are_not_asked_again(server: SimulatedServer, tmp_path: Path) -> None:
+    """A second run over the same file and another one asks only for the other's rows."""
+    import ray.data
+    from ray.data.checkpoint import CheckpointConfig
+
+    context = ray.data.DataContext.get_current()
+    context.checkpoint_config = CheckpointConfig(
+        id_column="id", checkpoint_path=str(tmp_path / "ckpt"), delete_checkpoint_on_success=False
+    )
+    try:
+        for name, part in (("first", FRAME.iloc[:100]), ("second", FRAME.iloc[100:])):
+            (tmp_path / "in").mkdir(exist_ok=True)
+            part.to_parquet(tmp_path / "in" / f"{name}.parquet")
+            make_stage(server).map(ray.data.read_parquet(str(tmp_path / "in"))).write_parquet(str(tmp_path / "out"))
+    finally:
+        context.checkpoint_config = None
+    out = pd.read_parquet(tmp_path / "out").sort_values("id")
+    assert out["id"].tolist() == list(range(300))
+    assert out["x"].tolist() == [answer(f"Say row {i}") for i in range(300)]
+    assert server.stats.num_requests == 300
+
+
 SMALL_CLUSTER = """
     import sys
     import ray
     from ray.cluster_utils import Cluster
-    from ray.data.checkpoint import CheckpointConfig
     from nemo_llm_stage import AsyncHTTPClient, LLMStage
     from nemo_llm_stage.cluster.connect import quiet_ray_data
 
@@ -204,30 +225,22 @@ SMALL_CLUSTER = """
     cluster.add_node(num_cpus=1)
     ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
     assert ray.cluster_resources()["CPU"] == 2
-    quiet_ray_data().checkpoint_config = CheckpointConfig(
-        id_column="id", checkpoint_path=folder + "/ckpt", delete_checkpoint_on_success=False
-    )
-    for source in ("first", "*"):
-        dataset = ray.data.read_parquet(f"{folder}/{source}.parquet" if source != "*" else folder + "/in")
-        for name in "xyz":
-            client = AsyncHTTPClient(base_url, max_concurrent_requests=16)
-            stage = LLMStage(client=client, model="sim", prompt=name + " {{ text }}", output_column=name)
-            dataset = stage.map(dataset)
-        dataset.write_parquet(folder + "/out")
+    quiet_ray_data()
+    dataset = ray.data.read_parquet(folder + "/in.parquet")
+    for name in "xyz":
+        client = AsyncHTTPClient(base_url, max_concurrent_requests=16)
+        stage = LLMStage(client=client, model="sim", prompt=name + " {{ text }}", output_column=name)
+        dataset = stage.map(dataset)
+    dataset.write_parquet(folder + "/out")
     ray.shutdown()
     cluster.shutdown()
 """
 
 
 @pytest.mark.slow
-def test_three_stages_finish_on_two_raylets_of_one_cpu_and_resume_by_checkpoint(
-    server: SimulatedServer, tmp_path: Path
-) -> None:
-    """Nothing waits for a CPU that actors hold; rows that Ray Data has checkpointed are not asked again."""
-    (tmp_path / "in").mkdir()
-    FRAME.iloc[:100].to_parquet(tmp_path / "in" / "first.parquet")
-    FRAME.iloc[:100].to_parquet(tmp_path / "first.parquet")
-    FRAME.iloc[100:].to_parquet(tmp_path / "in" / "second.parquet")
+def test_three_stages_finish_on_two_raylets_of_one_cpu(server: SimulatedServer, tmp_path: Path) -> None:
+    """Nothing waits for a CPU that actors hold."""
+    FRAME.to_parquet(tmp_path / "in.parquet")
     # A folder of its own, or other programs on this machine would join the cluster; short, as it holds sockets.
     with tempfile.TemporaryDirectory(prefix="ray-") as temp_dir:
         command = [sys.executable, "-c", textwrap.dedent(SMALL_CLUSTER), server.base_url, str(tmp_path), temp_dir]
