@@ -292,7 +292,7 @@ def test_requests_of_one_group_go_to_one_server_while_it_has_room() -> None:
         return endpoints
 
     with servers(3, service_time_s=0.0) as all_of_them:
-        endpoints = asyncio.run(scenario(client_of(urls(all_of_them))))
+        endpoints = asyncio.run(scenario(client_of(urls(all_of_them), EndpointPolicy())))
         assert endpoints[:20] == endpoints[20:40] == endpoints[40:]
         assert len(set(endpoints)) == 3
 
@@ -302,7 +302,7 @@ def test_rows_that_begin_alike_go_to_one_server() -> None:
     documents = [chr(65 + number) * 2000 for number in range(12)]
     rows = [{"text": f"{document} {question}"} for question in range(10) for document in documents]
     with servers(3) as all_of_them:
-        client = client_of(urls(all_of_them), max_concurrent_requests=4)
+        client = client_of(urls(all_of_them), EndpointPolicy(), max_concurrent_requests=4)  # nobody is silent too long
         stage = LLMStage(client=client, model="sim", prompt="{{ text }}", output_column="x")
         outcomes = stage.submit(rows).result(30.0)
         stage.close()
