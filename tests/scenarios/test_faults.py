@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fast_clock import FastClock
+from clocks import FastClock, PatientClock
 
 from nemo_llm_stage import AsyncHTTPClient, JobResult, LLMStage, RunError, run_job
 from nemo_llm_stage.config.job_settings import JobSettings
@@ -104,6 +104,7 @@ def test_a_rate_limit_without_a_time_to_wait(server: SimulatedServer, tmp_path: 
     assert server.stats.num_requests <= 1.6 * 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hang", "endless_stream"])
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_a_request_that_is_never_answered_is_asked_again(
@@ -111,7 +112,7 @@ def test_a_request_that_is_never_answered_is_asked_again(
 ) -> None:
     """After the timeout, and no healthy row waits for that."""
     server.faults = [Fault(kind, attempts=1, contains=f"row {number}.") for number in (3, 30, 77)]
-    stage = make_stage(server.base_url, timeout=1.0, generation_config={"stream": is_stream})
+    stage = make_stage(server.base_url, timeout=2.0, generation_config={"stream": is_stream})
     run(stage, tmp_path, 100)
     assert_all_answered(tmp_path, 100)
     requests = server.requests
@@ -124,7 +125,9 @@ def test_a_request_that_is_never_answered_is_asked_again(
 def test_no_healthy_row_waits_behind_a_sleeping_one(server: SimulatedServer, tmp_path: Path) -> None:
     """More rows are told to wait than there are permits; the others are answered in the meantime."""
     server.faults = [Fault(429, attempts=1, contains=f"row {number}.", retry_after_s=1.0) for number in range(40)]
-    run(make_stage(server.base_url), tmp_path, 200)
+    stage = make_stage(server.base_url)
+    stage.client.clock = PatientClock(lambda: server.stats.num_requests >= 200)
+    run(stage, tmp_path, 200)
     assert_all_answered(tmp_path, 200)
     again = [request.arrived_monotonic_s for request in server.requests if request.attempt == 2]
     first = [request.arrived_monotonic_s for request in server.requests if request.attempt == 1]

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fast_clock import FastClock
+from clocks import FastClock
 
 from nemo_llm_stage import AsyncHTTPClient, ConfigError, LLMStage, run_job
 from nemo_llm_stage.client.endpoint_status import EndpointStatus
