@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -25,19 +27,33 @@ hypothesis.settings.load_profile("any machine")
 S3_KEY = "AKIDCANARY0123456789"
 S3_SECRET = "canary-secret-7f1c5e0d9b"
 
+SHARED = {"ray": ("mark.ray",), "servers": ("mark.local_model", "make_bucket", "s3_server")}
+"""Groups of files whose tests share what is slow to start, and the words that tell them."""
 
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist may not be there
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are CPUs, as many tests wait; with the Rays that some of them start, more would be slower."""
     return min(8, (os.cpu_count() or 1) + 1)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need the same Ray, or the same model, run one after another in one process."""
-    for item in items:
-        for name in ("ray", "local_model"):
-            if item.get_closest_marker(name):
-                item.add_marker(pytest.mark.xdist_group(name))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each file, and each group of files, to one process; marks of groups do nothing under pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class FileScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid.partition("::")[0])
+
+    return FileScheduling(config, log)
+
+
+@cache
+def group_of(path: str) -> str:
+    """Return the group that a file belongs to; its path where it stands by itself."""
+    text = (Path(__file__).parent.parent / path).read_text()
+    return next((name for name, words in SHARED.items() if any(word in text for word in words)), path)
 
 
 @pytest.fixture(scope="session")

@@ -84,7 +84,11 @@ def test_a_polars_frame_keeps_its_types() -> None:
     assert stage().process(frame).drop("x", "x_error", "x_skipped").equals(frame)
 
 
-@pytest.mark.parametrize("table", [["text"], {"text": ["a"]}, "text", pa.chunked_array([["a"]]), None], ids=lambda table: type(table).__name__)
+@pytest.mark.parametrize(
+    "table",
+    [["text"], {"text": ["a"]}, "text", pa.chunked_array([["a"]]), None],
+    ids=lambda table: type(table).__name__,
+)
 def test_anything_else_is_refused(table: Any) -> None:
     """By the name of its type, and with what would do."""
     with pytest.raises(InputError, match=r"takes a pandas|holds no table"):
