@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -26,6 +27,9 @@ hypothesis.settings.load_profile("any machine")
 
 S3_KEY = "AKIDCANARY0123456789"
 S3_SECRET = "canary-secret-7f1c5e0d9b"
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts what runs in its background deaf to Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = {"ray": ("mark.ray",), "servers": ("mark.local_model", "make_bucket", "s3_server")}
 """Groups of files whose tests share what is slow to start, and the words that tell them."""

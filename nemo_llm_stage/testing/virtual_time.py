@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from nemo_llm_stage.client.clock import SystemClock
 from nemo_llm_stage.testing.simulator.config import ServerConfig
 from nemo_llm_stage.testing.simulator.faults import Fault
 from nemo_llm_stage.testing.simulator.server import listen
@@ -64,11 +65,13 @@ def run_in_virtual_time(main: Callable[[], Coroutine[Any, Any, T]], seed: int = 
     real = time.monotonic
     random.seed(seed)
     time.monotonic = loop.time
+    SystemClock.monotonic = staticmethod(loop.time)
     try:
         with asyncio.Runner(loop_factory=lambda: loop) as runner:  # ends what is left on the loop, and closes it
             return runner.run(main())
     finally:
         time.monotonic = real
+        SystemClock.monotonic = staticmethod(real)
 
 
 @asynccontextmanager
