@@ -24,6 +24,7 @@ from nemo_llm_stage.report.page.plots import histogram, label_bars
 from nemo_llm_stage.report.page.render import MAX_BYTES, report_page, write_report
 from nemo_llm_stage.testing import ScriptedClient
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-headless-shell")
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 
 
@@ -134,11 +135,11 @@ def test_labels_are_escaped() -> None:
     assert "&lt;b&gt;" in label_bars([("<b>", 3), ("c", 1)])
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 def test_in_a_browser(tmp_path: Path) -> None:
     """It renders, shows rows, logs no error, and hostile rows change nothing."""
     page = write_report(run(tmp_path))
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     command += ["--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{page}"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "<title>out · nemo_llm_stage</title>" in result.stdout

@@ -20,7 +20,6 @@ import orjson
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.recount import output_columns_of
 from nemo_llm_stage.dataset.state.timeline import Timeline, read_timelines
@@ -30,6 +29,7 @@ from nemo_llm_stage.dataset.verify import Verification, verify
 from nemo_llm_stage.errors import RowError
 from nemo_llm_stage.job.record import open_output, read_record
 from nemo_llm_stage.prompt import Template
+from nemo_llm_stage.report.page.facts import failures, spent, verdict, waste
 from nemo_llm_stage.report.page.plots import histogram, label_bars
 from nemo_llm_stage.report.page.sample import (
     SampledRow,
@@ -41,6 +41,7 @@ from nemo_llm_stage.report.page.sample import (
     servers_of,
 )
 from nemo_llm_stage.report.page.timeline_plot import MIN_POINTS, load_plot, speed_plot
+from nemo_llm_stage.report.progress.words import name_of
 
 MAX_ROWS_SHOWN = 150
 """Rows of the sample that the page holds, beside the failed, slowest and longest ones."""
@@ -99,8 +100,9 @@ def report_page(url: str, verification: Verification | None = None) -> str:
             made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             record=record,
             verification=verification,
-            verdict=_verdict(verification, plan.num_rows),
+            verdict=verdict(verification, plan.num_rows),
             counters=verification.counters,
+            spent=spent(url, timeline),
             num_planned=plan.num_rows,
             columns=columns,
             stages=_stages(record, columns),
@@ -108,8 +110,8 @@ def report_page(url: str, verification: Verification | None = None) -> str:
             timeline=timeline,
             timeline_plots=_timeline_plots(timeline),
             servers=servers_of(rows, columns),
-            failures=_failures(verification.counters),
-            waste=_waste(verification.counters),
+            failures=failures(verification.counters),
+            waste=waste(verification.counters),
             num_sampled=len(rows),
             rows=Markup(shown),  # noqa: S704 - JSON without a "<"
             style=Markup(style),  # noqa: S704 - ours
@@ -139,6 +141,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(_FOLDER), autoescape=select_autoescape(default=True), undefined=StrictUndefined
     )
+    environment.filters["server"] = lambda url: name_of(url) if "://" in url else url
     environment.filters["number"] = lambda value: f"{value:,}"
     environment.filters["pretty"] = lambda value: orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
     return environment
@@ -146,21 +149,6 @@ def _environment() -> Environment:
 
 def _hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-
-
-def _verdict(verification: Verification, num_planned: int) -> tuple[str, str]:
-    """Return a class of the style sheet and a sentence."""
-    counters = verification.counters
-    if verification.problems:
-        return "bad", f"{len(verification.problems)} problems: {verification.problems[0]}"
-    if verification.num_missing:
-        return "open", (
-            f"{counters.num_rows:,} of {num_planned:,} rows are finished; {verification.num_missing:,} of "
-            f"{verification.num_partitions:,} partitions are open. Run the job again to continue."
-        )
-    if counters.num_rows and counters.num_failed * 20 > counters.num_rows:
-        return "bad", f"Every row is accounted for, but {counters.num_failed / counters.num_rows:.1%} failed."
-    return "good", "Every row is accounted for."
 
 
 def _stages(record: Mapping[str, Any], columns: Sequence[str]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -197,19 +185,6 @@ def _plots(rows: Sequence[SampledRow], columns: Sequence[str]) -> list[Plot]:
         elif values := numbers_of(rows, name):
             plots.append(Plot(f"Values of {name}", Markup(histogram(values, ""))))  # noqa: S704 - numbers
     return plots
-
-
-def _failures(counters: Counters) -> list[tuple[str, int, str]]:
-    kinds = sorted(counters.errors.items(), key=lambda item: -item[1])
-    return [(kind, num, counters.examples.get(kind, "").partition(": ")[2]) for kind, num in kinds]
-
-
-def _waste(counters: Counters) -> list[tuple[str, int, int]]:
-    """Return what was spent: its name, how much, and how much of that was wasted."""
-    return [
-        ("requests", counters.num_attempts, counters.num_wasted_attempts),
-        ("output tokens", counters.output_tokens, counters.wasted_output_tokens),
-    ]
 
 
 def _chosen(rows: Sequence[SampledRow], columns: Sequence[str]) -> dict[str, list[SampledRow]]:

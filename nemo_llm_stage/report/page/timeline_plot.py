@@ -18,36 +18,56 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 6, 6, 12, 22
 MIN_POINTS = 3
 """Fewer say nothing."""
 
+MIN_WINDOW_S, WINDOWS_OF_A_RUN = 8.0, 60
+"""The speed at a moment is that of the last 8 s, or of a sixtieth of the run where that is longer."""
+
 SHOWN_EVENTS = 60
 """Marks of a plot, the newest ones."""
 
 
 def speed_plot(timeline: Timeline) -> str:
     """Return rows a second over the time of a run, which has at least `MIN_POINTS` points."""
-    return _plot(timeline, [("rows_per_s", "line")], "rows/s")
+    return _plot(timeline, [(_speeds(timeline), "line")], "rows/s")
 
 
 def load_plot(timeline: Timeline) -> str:
     """Return the requests in flight, and their limit, over the time of a run with at least `MIN_POINTS` points."""
-    return _plot(timeline, [("max_concurrent_requests", "limit"), ("num_in_flight", "line")], "in flight")
+    limit, load = _column(timeline, "max_concurrent_requests"), _column(timeline, "num_in_flight")
+    return _plot(timeline, [(limit, "limit"), (load, "line")], "in flight")
 
 
-def _plot(timeline: Timeline, lines: Sequence[tuple[str, str]], unit: str) -> str:
+def _speeds(timeline: Timeline) -> list[float]:
+    """Return at each point the rows a second over the last seconds: few enough that an outage is seen."""
+    seconds, rows = _column(timeline, "seconds"), _column(timeline, "num_rows")
+    window_s = max(MIN_WINDOW_S, seconds[-1] / WINDOWS_OF_A_RUN)
+    speeds, start = [], 0
+    for place, second in enumerate(seconds):
+        while start + 1 < place and second - seconds[start + 1] >= window_s:
+            start += 1
+        speeds.append(max(0.0, rows[place] - rows[start]) / max(window_s, second - seconds[start]))
+    return speeds
+
+
+def _top(numbers: Sequence[float]) -> float:
+    """Return the upper end of an axis: a short peak, e.g. of journaled rows, is cut off."""
+    ordered = sorted(numbers)
+    return min(ordered[-1], 1.25 * ordered[int(0.97 * (len(ordered) - 1))]) or ordered[-1] or 1.0
+
+
+def _plot(timeline: Timeline, lines: Sequence[tuple[Sequence[float], str]], unit: str) -> str:
     seconds = _column(timeline, "seconds")
     span_s = max(seconds[-1], 1e-9)
-    most = max(max(_column(timeline, name)) for name, _ in lines) or 1.0
+    most = max(_top(numbers) for numbers, _ in lines)
 
     def x(second: float) -> float:
         return _LEFT + (WIDTH - _LEFT - _RIGHT) * min(1.0, max(0.0, second / span_s))
 
     def y(number: float) -> float:
-        return HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * number / most
+        return HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * min(1.0, number / most)
 
     paths = []
-    for name, style in lines:
-        points = " ".join(
-            f"{x(second):.1f},{y(number):.1f}" for second, number in zip(seconds, _column(timeline, name), strict=True)
-        )
+    for numbers, style in lines:
+        points = " ".join(f"{x(second):.1f},{y(number):.1f}" for second, number in zip(seconds, numbers, strict=True))
         paths.append(f'<polyline class="{style}" points="{points}"/>')
     marks = "".join(_mark(event, timeline.started_at, x) for event in timeline.events[-SHOWN_EVENTS:])
     text = (
