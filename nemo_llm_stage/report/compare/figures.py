@@ -75,7 +75,7 @@ def differences(left: Side, right: Side) -> list[tuple[str, str, str]]:
     one, other = dict(_flat(left.stage)), dict(_flat(right.stage))
     return [
         (name, one.get(name, ""), other.get(name, ""))
-        for name in sorted(one.keys() | other.keys())
+        for name in sorted(one.keys() | other.keys(), key=_importance)
         if one.get(name, "") != other.get(name, "")
     ]
 
@@ -99,10 +99,17 @@ def totals(side: Side) -> dict[str, float | None]:
     }
 
 
+def _importance(name: str) -> tuple[bool, bool, str]:
+    """Model and prompt come first: they are what most comparisons are about."""
+    return "model" not in name.split("."), "prompt" not in name.split("."), name
+
+
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _flat(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list) and value and not any(isinstance(item, list | Mapping) for item in value):
+        yield path, ", ".join(map(str, value))
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from _flat(item, f"{path}[{index}]")

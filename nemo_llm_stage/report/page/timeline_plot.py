@@ -71,7 +71,7 @@ def _plot(timeline: Timeline, lines: Sequence[tuple[Sequence[float], str]], unit
         paths.append(f'<polyline class="{style}" points="{points}"/>')
     marks = "".join(_mark(event, timeline.started_at, x) for event in timeline.events[-SHOWN_EVENTS:])
     text = (
-        f'<text x="{_LEFT}" y="{_TOP - 2}">{most:,.4g} {unit}</text>'
+        f'<text x="{_LEFT}" y="{_TOP - 2}">{most:,.3g} {unit}</text>'
         f'<text x="{_LEFT}" y="{HEIGHT - 6}">0</text>'
         f'<text x="{WIDTH - _RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{_span(span_s)}</text>'
     )
