@@ -23,8 +23,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from nemo_llm_stage import AsyncHTTPClient, ConfigError, LLMStage, run_job
 from nemo_llm_stage.cli import main
-from nemo_llm_stage.client.endpoint_status import bucket_of
-from nemo_llm_stage.report.metrics.figures import BOUNDS_S, FAMILIES, server_of
+from nemo_llm_stage.client.endpoint_status import EndpointStatus, bucket_of
+from nemo_llm_stage.counters import Counters
+from nemo_llm_stage.report.metrics.figures import BOUNDS_S, FAMILIES, figures_of, server_of
+from nemo_llm_stage.report.progress.view import EndpointView, View
 from nemo_llm_stage.testing import Fault, SimulatedServer
 
 
@@ -210,3 +212,16 @@ def test_a_collector_that_is_not_there_harms_nobody(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     run(server, tmp_path, num_rows=4)
     assert pq.read_table(tmp_path / "out").num_rows == 4
+
+
+def test_the_series_for_ray_have_the_names_of_those_on_the_port() -> None:
+    """And buckets that add up, as Prometheus wants them."""
+    endpoint = EndpointView(EndpointStatus("http://gpu:8000/v1", num_answered=3, latencies=(0,) * 40 + (2, 1)))
+    view = View(endpoints=(endpoint,), cost=1.0, left_s=(1.0, 3.0), counters=Counters(errors={"timeout": 1}))
+    series = [one for figure in figures_of(view) for one in figure.series()]
+    assert {name for name, _, _ in series} == {name for family in FAMILIES for name in family.series_names}
+    buckets = [value for name, _, value in series if name == "gen_ai_client_operation_duration_seconds_bucket"]
+    assert buckets == sorted(buckets)
+    assert (buckets[0], buckets[-1]) == (0, 3)
+    labels = {name: tuple(labels) for name, labels, _ in series}
+    assert all(labels[name] == tuple(found) for name, found, _ in series)  # Ray fixes them at the first use
