@@ -238,7 +238,9 @@ def _pace_of(view: View) -> Pace:
 
 def _engine(settings: JobSettings) -> Engine:
     if settings.engine == "local":
-        return LocalEngine(settings.actors)
+        return LocalEngine(settings.planned_actors)
     from nemo_llm_stage.cluster.ray_engine import RayEngine
 
-    return RayEngine(settings.actors, settings.num_cpus_per_actor, settings.address)
+    return RayEngine(
+        None if settings.actors == "auto" else settings.actors, settings.num_cpus_per_actor, settings.address
+    )

@@ -50,11 +50,11 @@ def _findings(settings: Mapping[str, Any], source: str) -> Iterator[Finding]:
     placeholders = {"input": ".", "output": ".", "prompt": "-", "output_column": "x"} if is_server_only else {}
     config = make_config({**placeholders, **settings}, source)
     yield extras(_extras_of(config))
-    num_processes = config.settings.actors if config.settings.engine == "local" else 1
+    num_processes = config.settings.planned_actors if config.settings.engine == "local" else 1
     yield open_files(config.max_concurrent_requests * num_processes)
     run = config.settings
     if run.engine == "ray":
-        yield cluster(run.address, run.actors, run.num_cpus_per_actor)
+        yield cluster(run.address, run.planned_actors, run.num_cpus_per_actor)
     yield from _servers(config)
 
 

@@ -246,6 +246,10 @@ class AsyncHTTPClient(AsyncLLMClient):
         """Return how each server stands, also those that have left. Can be called from any thread."""
         return merge_endpoints(status for pool in pools_of(self._limits) for status in pool.statuses())
 
+    def server_urls(self, place: WorkerPlace = ALONE) -> tuple[str, ...]:
+        """See `AsyncLLMClient.server_urls`; nothing where each worker asks its own node's."""
+        return () if self._servers.source.is_own else self._servers.urls_of(place)
+
     def overdue(self, after_s: Mapping[str, float]) -> list[Overdue]:
         """See `AsyncLLMClient.overdue`."""
         return overdue_in(pools_of(self._limits), after_s, self.clock.monotonic())

@@ -226,6 +226,10 @@ class AsyncLLMClient(ABC):
         """Return how each server stands; nothing where the client does not count. Can be called from any thread."""
         return ()
 
+    def server_urls(self, place: WorkerPlace = ALONE) -> tuple[str, ...]:
+        """Return the base URLs of the servers that the worker in this place asks, as far as known; may block."""
+        return ()
+
     def overdue(self, after_s: Mapping[str, float]) -> list[Overdue]:
         """Return the requests in flight for longer than it says for their server; none where the client cannot tell."""
         return []

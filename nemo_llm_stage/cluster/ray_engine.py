@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nemo_llm_stage.cluster.connect import check_room, connect
+from nemo_llm_stage.cluster.placement import actors_for, node_of, place_at
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.errors import RunError
 from nemo_llm_stage.worker.drive import WorkerLostError, drive, handout_of
@@ -33,15 +34,16 @@ class PartitionActor(WorkerHost):
 @dataclass(frozen=True)
 class RayEngine:
     """
-    Runs partitions in a fixed number of actors.
+    Runs partitions in a number of actors.
 
     Args:
-        num_actors: Each holds one worker, with clients and limits of its own.
+        num_actors: Each holds one worker, with clients and limits of its own. None is one for each server, as far as
+            there are CPUs.
         num_cpus_per_actor: CPUs that Ray reserves for each.
         address: See `connect`.
     """
 
-    num_actors: int = 1
+    num_actors: int | None = 1
     num_cpus_per_actor: float = 0.5
     address: str | None = None
 
@@ -53,12 +55,15 @@ class RayEngine:
 
         if not partitions:
             return
-        monitor(RunStatus(phase="starting", waits_for="Ray", num_workers=self.num_actors, num_workers_up=0))
+        monitor(RunStatus(phase="starting", waits_for="Ray", num_workers=self.num_actors or 1, num_workers_up=0))
         connect(self.address)
-        check_room(self.num_actors, self.num_cpus_per_actor)
-        handout = handout_of(spec, partitions, self.num_actors)
+        num_actors = self.num_actors or actors_for(spec.stage.server_urls(), self.num_cpus_per_actor)
+        check_room(num_actors, self.num_cpus_per_actor)
+        handout = handout_of(spec, partitions, num_actors)
         num_actors = handout.num_workers
-        slots = [_Slot(spec.at(index, num_actors), self.num_cpus_per_actor) for index in range(num_actors)]
+        specs = [spec.at(index, num_actors) for index in range(num_actors)]
+        nodes = [node_of(one.stage.server_urls(one.place)) for one in specs]
+        slots = [_Slot(one, self.num_cpus_per_actor, node) for one, node in zip(specs, nodes, strict=True)]
         try:
             yield from drive(slots, handout, monitor, control)
         except ray.exceptions.RayError as error:
@@ -71,12 +76,12 @@ class RayEngine:
 class _Slot:
     """See `nemo_llm_stage.worker.drive.WorkerSlot`; the worker is an actor."""
 
-    def __init__(self, spec: WorkerSpec, num_cpus: float) -> None:
+    def __init__(self, spec: WorkerSpec, num_cpus: float, node_id: str | None) -> None:
         import ray
 
         remote: Any = ray.remote
         # Two calls at once: the call to stop must not wait for the pending `collect`.
-        options = {"num_cpus": num_cpus, "max_concurrency": 2, "scheduling_strategy": "SPREAD"}
+        options = {"num_cpus": num_cpus, "max_concurrency": 2, "scheduling_strategy": place_at(node_id)}
         self._actor_class = remote(**options)(PartitionActor)
         self._spec = spec
         self._actor: Any = None

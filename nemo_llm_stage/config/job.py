@@ -99,7 +99,7 @@ class JobConfig(_JobFields):
 
     def total_limit(self) -> int:
         """Return the most requests in flight, over all clients, servers and actors."""
-        return sum(client.total_limit(self.settings.actors) for client in self._clients)
+        return sum(client.total_limit(self.settings.planned_actors) for client in self._clients)
 
     @property
     def _clients(self) -> list[ClientConfig]:

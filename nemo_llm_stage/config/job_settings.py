@@ -42,6 +42,8 @@ class JobSettings:
     Attributes:
         engine: ``ray`` runs the workers in Ray actors; ``local`` runs them in this process, without Ray.
         actors: Number of workers. They divide the servers, or share their limits where the servers are fewer.
+            ``auto`` is one for each server, as far as the Ray cluster has CPUs, and one without Ray. On Ray, a worker
+            starts on the node that runs its server, if there is one.
         num_cpus_per_actor: CPUs that Ray reserves for each actor.
         address: Ray cluster to join; by default ``RAY_ADDRESS``, or a Ray started on this machine.
         output_format: File format of the output: ``parquet`` or ``jsonl``.
@@ -93,7 +95,7 @@ class JobSettings:
     section: ClassVar[str] = "Run"
 
     engine: Literal["ray", "local"] = "ray"
-    actors: Annotated[int, Ge(1)] = 1
+    actors: Annotated[int, Ge(1)] | Literal["auto"] = 1
     num_cpus_per_actor: Annotated[float, Gt(0)] = 0.5
     address: str | None = None
     output_format: Literal["parquet", "jsonl"] = "parquet"
@@ -121,6 +123,11 @@ class JobSettings:
     log_format: Literal["text", "json"] = "text"
     metrics_port: Annotated[int, Ge(0)] | None = None
 
+    @property
+    def planned_actors(self) -> int:
+        """`actors`; 1 where they hang on what there is."""
+        return 1 if self.actors == "auto" else self.actors
+
     def __post_init__(self) -> None:
         """Check every value."""
         mistakes = [
@@ -142,7 +149,7 @@ class WorkerKeywords(TypedDict, total=False):
     """The settings that hold for a retry of failed rows too; see `JobSettings`."""
 
     engine: Literal["ray", "local"]
-    actors: int
+    actors: int | Literal["auto"]
     num_cpus_per_actor: float
     address: str | None
     flush_interval: float

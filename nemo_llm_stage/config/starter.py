@@ -86,7 +86,7 @@ generation_config:
 
 # How the job runs.
 engine: local                          # or ray, for any number of actors on any number of machines
-#actors: 4
+#actors: 4                             # or auto: one for each server
 #num_cpus_per_actor: 0.5
 #address: auto                        # the cluster of this machine; another one: nemo-llm-stage submit {job}
 #output_format: parquet                # or jsonl

@@ -118,6 +118,11 @@ class Stage(Doors):
         """Return the most requests in flight at once of the worker in this place, over all clients and servers."""
         return sum(client.total_limit(place) for client in unique(self._client_of.values()))
 
+    def server_urls(self, place: WorkerPlace = ALONE) -> list[str]:
+        """Return the base URLs of the servers that the worker in this place asks, as far as known; may block."""
+        urls = (url for client in unique(self._client_of.values()) for url in client.server_urls(place))
+        return list(dict.fromkeys(urls))
+
     def take_place(self, place: WorkerPlace) -> None:
         """
         Be the stage of one of several workers that share the servers.

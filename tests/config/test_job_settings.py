@@ -22,9 +22,9 @@ DEFAULTS = {field.name: field.default for field in fields(JobSettings)}
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"actors": 0}, "actors is 0; it must be a whole number of at least 1."),
-        ({"actors": "3"}, "actors is '3'; it must be a whole number of at least 1."),
-        ({"actors": True}, "actors is True; it must be a whole number of at least 1."),
+        ({"actors": 0}, "actors is 0; it must be a whole number of at least 1 or 'auto'."),
+        ({"actors": "3"}, "actors is '3'; it must be a whole number of at least 1 or 'auto'."),
+        ({"actors": True}, "actors is True; it must be a whole number of at least 1 or 'auto'."),
         ({"engine": "spark"}, "engine is 'spark'; it must be 'ray' or 'local'."),
         ({"flush_interval": 0}, "flush_interval is 0; it must be a number above 0."),
         ({"flush_interval": float("nan")}, "flush_interval is nan; it must be a number above 0."),

@@ -62,6 +62,10 @@ class Servers:
         shares = shares_of(named, ALONE if self.source.is_own else place)
         return sum(share.of(self._max_per_endpoint * named.count(url)) for url, share in shares.items())
 
+    def urls_of(self, place: WorkerPlace) -> tuple[str, ...]:
+        """Return the base URLs of the servers that the worker in this place asks, as they are now. May block."""
+        return tuple(shares_of((endpoint.base_url for endpoint in self.at_start()), place))
+
     def make_pool(self, clock: Clock, policy: EndpointPolicy, get: Get) -> EndpointPool:
         """
         Return a pool for the running event loop, which follows the changes of the addresses.
