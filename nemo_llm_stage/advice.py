@@ -128,7 +128,7 @@ ADVICE = {
         "Correct what the message names, and run the same command again.",
     ),
     "authentication": Advice(
-        "The server does not accept the key (status 401 or 403), or no key was sent to a server that wants one.",
+        "The server does not accept the key (status 401 or 403), or no key was sent to a server that requires one.",
         "Set `api_key_env` to the name of the environment variable that holds the key, or `api_key_file`; "
         "`nemo-llm-stage doctor JOB.yaml` tells whether a key is sent and accepted.",
     ),

@@ -52,7 +52,7 @@ def finish(
         check_unchanged(job.plan.files)
     verification = verify(job.output, job.plan)
     if not verification.is_complete:
-        missing = f"{verification.num_missing} partitions are not committed yet; run the job again to go on"
+        missing = f"{verification.num_missing} partitions are not committed yet; run the job again to resume it"
         problems = verification.problems or [missing]
         raise RunError("the output does not hold every row exactly once:\n  " + "\n  ".join(problems[:20]))
     job.output.tidy(keep_raw=job.settings.keep_raw)

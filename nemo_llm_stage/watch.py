@@ -124,7 +124,7 @@ class WatchedRun:
         kept = f", {num_kept:,} more rows are answered and kept" if num_kept > 0 else ""
         return (
             f"{self.before.num_rows + num_committed:,} of {self.num_rows:,} rows are committed{kept};\n"
-            "run the same command again to go on."
+            "run the same command again to resume."
         )
 
     def _title(self) -> JobTitle:

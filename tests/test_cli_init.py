@@ -58,7 +58,7 @@ def test_options_answer_everything(folder: Path, server: SimulatedServer) -> Non
     """The longest text is the column; a model that embeds is not the first choice."""
     result = init("--input", "docs.parquet", "--base-url", server.base_url)
     assert result.exit_code == 0, result.output
-    assert job()["client"] == {"type": "http", "base_url": server.base_url, "max_concurrent_requests": 256}
+    assert job()["client"] == {"type": "http", "base_url": server.base_url, "max_concurrent_requests": "auto"}
     assert (job()["model"], job()["input"], job()["output_column"]) == ("my-model", "docs.parquet", "summary")
     assert "{{ body }}" in job()["prompt"]
     assert "nemo-llm-stage preview job.yaml" in result.stdout

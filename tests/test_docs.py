@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,42 @@ def test_a_symptom_quotes_a_message_and_says_what_to_do(heading: str, text: str)
     for words in re.findall('^"(.*)"$', heading):
         assert words in SOURCE, words
     assert re.search(r"`[^`]+`|\]\(", text)
+
+
+def commands_in(block: str) -> list[list[str]]:
+    """The words of each `nemo-llm-stage` command of a shell block."""
+    lines = block.replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("nemo-llm-stage ")]
+
+
+def test_the_readmes_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those for the shell, in a folder with data, on a simulated server in the place of the one they name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").mkdir()
+    pd.DataFrame({"text": ["one", "two"]}).to_parquet("docs/a.parquet")
+    commands = [words for block in blocks("sh", (ROOT / "README.md").read_text()) for words in commands_in(block)]
+    assert [words[0] for words in commands] == ["init", "preview", "run", "run"]
+    with SimulatedServer(model="my-model") as server:
+        monkeypatch.setenv("OLLAMA_HOST", server.base_url.removesuffix("/v1"))
+        for words in commands:
+            here = [word.replace("http://localhost:8000/v1", server.base_url) for word in words]
+            result = CliRunner().invoke(main, [*here, *(["--engine", "local"] if "--input" in words else [])])
+            assert result.exit_code == 0, result.output
+    assert pd.read_parquet("out")["summary"].notna().all()
+
+
+def anchors_of(path: Path) -> set[str]:
+    """The anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_anchors_lead_to_headings() -> None:
+    """In the document itself or another one."""
+    for path in DOCUMENTS:
+        for file, anchor in re.findall(r"\]\(([\w./-]*)#([^)]+)\)", path.read_text()):
+            target = path.parent / file if file else path
+            assert anchor in anchors_of(target), f"{path.name}: {file}#{anchor}"
 
 
 def links() -> list[tuple[Path, str]]:

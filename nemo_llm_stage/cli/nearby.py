@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -32,24 +32,23 @@ class Kind:
 
     Attributes:
         name: What people call it.
-        max_concurrent_requests: Requests in flight that it takes as it is usually started.
+        max_concurrent_requests: Requests in flight that it takes as it is usually started; ``auto`` finds it out.
     """
 
     name: str
-    max_concurrent_requests: int
+    max_concurrent_requests: int | Literal["auto"]
 
 
 _OWNERS = {
     "library": Kind("Ollama", 4),
     "llamacpp": Kind("llama.cpp", 4),
-    "vllm": Kind("vLLM", 256),
-    "sglang": Kind("SGLang", 256),
+    "vllm": Kind("vLLM", "auto"),
+    "sglang": Kind("SGLang", "auto"),
     "organization_owner": Kind("LM Studio", 4),
-    "simulated": Kind("a simulated server", 64),
 }
 """``owned_by`` in the list of models → the kind of server."""
 
-_OTHER = Kind("a server", 64)
+_OTHER = Kind("a server", "auto")
 _PORTS = {11434: "Ollama", 8000: "vLLM", 8080: "llama.cpp", 30000: "SGLang", 1234: "LM Studio"}
 _KINDS = {kind.name: kind for kind in _OWNERS.values()}
 
@@ -108,7 +107,7 @@ def look_at(url: str, api_key_env: str | None = None, *, timeout_s: float = REMO
         timeout_s: For each of the two places.
 
     Raises:
-        ConfigError: Nothing answers there, it wants a key, or it has no list of models.
+        ConfigError: Nothing answers there, it requires a key, or it has no list of models.
     """
     base_url = url.rstrip("/")
     if not base_url.startswith(("http://", "https://")) or "@" in base_url:
@@ -176,9 +175,9 @@ def _words_of_status(status: int, place: str, api_key_env: str | None) -> str:
     if status not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return f"no list of models at {place}/models: HTTP {status}."
     if api_key_env is None:
-        return f"{place} wants a key: put it into an environment variable and give --api-key-env NAME."
+        return f"{place} requires a key: put it into an environment variable and give --api-key-env NAME."
     if not os.environ.get(api_key_env):
-        return f"{place} wants a key, and the environment variable {api_key_env} is not set."
+        return f"{place} requires a key, and the environment variable {api_key_env} is not set."
     return f"{place} refuses the key in the environment variable {api_key_env} (HTTP {status})."
 
 

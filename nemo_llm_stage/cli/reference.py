@@ -34,7 +34,7 @@ option with dashes (`--timeout 60`), and `--set KEY.KEY=VALUE` writes any other.
 `run_job` take the same words."""
 _COLUMNS = (
     ("`X`", "text, a list for `n` > 1, or the type of `answer`", "the answer; null where the row failed"),
-    ("`X_FIELD`", "the field's type", "with `field_columns`, in place of `X`: one column for each field of a struct"),
+    ("`X_FIELD`", "the field's type", "with `field_columns`, instead of `X`: one column for each field of a struct"),
     ("`X_choice`", "int32", "with `explode`: the answer's number, from 0"),
     ("`X_error`", "text", "null where the row did not fail, else `kind: message`"),
     ("`X_skipped`", "text", "null where the row was not skipped, else why"),

@@ -19,7 +19,7 @@ show_options = options(
     "This run",
     click.option("--progress/--no-progress", default=True, help="Show progress on stderr."),
     click.option("--restart", is_flag=True, help="Discard the finished output and make it again."),
-    click.option("--takeover", is_flag=True, help="Stop another run of the job that goes on, and take its place."),
+    click.option("--takeover", is_flag=True, help="Stop another run of the job, and take its place."),
     click.option("--show-rows", type=int, default=5, show_default=True, help="Rows of the output to show at the end."),
 )
 

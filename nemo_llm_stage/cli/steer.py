@@ -43,11 +43,11 @@ def drain(output: str) -> None:
 @click.argument("assignments", nargs=-1, required=True, metavar="NAME=VALUE...")
 def set_limits(output: str, assignments: tuple[str, ...]) -> None:
     """
-    Change limits of the run in OUTPUT while it goes on.
+    Change limits of the run in OUTPUT while it runs.
 
     These can be changed: max_concurrent_requests (as in the job file), max_failed_rows, max_cost, max_requests,
     max_output_tokens, max_duration, requests_per_minute, tokens_per_minute. `null` takes a limit away. Where no run
-    goes on, the next one takes the order. The job file stays as it is.
+    is in progress, the next one follows the order. The job file stays as it is.
     """
     from nemo_llm_stage.config.job_settings import JobSettings
     from nemo_llm_stage.config.load import override
@@ -67,12 +67,12 @@ def _give(output: str, kind: str, settings: dict[str, Any] | None = None) -> Non
 
     job = read_state(output)
     if not job.is_live and kind != "set":
-        raise ConfigError(f"no run goes on in {output!r}: it is {job.state}. Resume it with: {job.command}")
+        raise ConfigError(f"no run is in progress in {output!r}: it is {job.state}. Resume it with: {job.command}")
     state = OutputFolder(output).state
     with writing_to(output):
         order_id = give_order(state, kind, settings)
     if not job.is_live:
-        click.echo(f"no run goes on in {output}; the next one takes this order.")
+        click.echo(f"no run is in progress in {output}; the next run follows this order.")
         return
     wait_until = time.monotonic() + (LOCAL_WAIT_S if state.is_local else STORE_WAIT_S)
     while (answer := read_answer(state, order_id)) is None:

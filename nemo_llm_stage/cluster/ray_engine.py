@@ -67,7 +67,7 @@ class RayEngine:
         try:
             yield from drive(slots, handout, monitor, control)
         except ray.exceptions.RayError as error:
-            raise RunError(f"lost Ray: {_first_lines(error)} Run the same job again to go on.") from error
+            raise RunError(f"lost Ray: {_first_lines(error)} Run the same job again to resume it.") from error
         finally:
             with suppress(ray.exceptions.RayError):  # Ray itself may be gone, which must not hide what broke it
                 _stop(slots)

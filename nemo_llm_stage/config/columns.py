@@ -68,11 +68,11 @@ class PromptSettings(Settings):
     Attributes:
         model: The model's name on the server; ``local`` needs none.
         prompt: The user's turn: a Jinja2 template over the columns, e.g. ``Summarize: {{ text }}``.
-        prompt_file: File that holds the template, in place of `prompt`.
+        prompt_file: File that holds the template, instead of `prompt`.
         system_prompt: The system turn; also a template.
         system_prompt_file: File that holds the system turn's template.
         messages: Turns before the user's turn, e.g. examples: a list of ``{role: …, content: template}``.
-        messages_column: Column that holds chat turns; they come before the prompt, or stand in place of it.
+        messages_column: Column that holds chat turns; they come before the prompt, or replace it.
         images: Columns of images: bytes, paths or URLs.
         images_root: Folder that image files may be read from; relative paths start there. Without it no file is read.
         allow_remote_urls: Whether to pass image URLs on, for the server to fetch.
@@ -113,7 +113,7 @@ class AnswerSettings(Settings):
     Attributes:
         output_column: Name of the column to add.
         answer: What an answer must be, e.g. one of some labels; text by default.
-        field_columns: Whether the fields of a struct become columns of their own, ``X_field``, in place of ``X``.
+        field_columns: Whether the fields of a struct become columns of their own, ``X_field``, instead of ``X``.
         reasoning_column: Whether to add the model's thinking as a column, ``X_reasoning``.
         explode: Whether each of several answers (`n`) becomes a row of its own, with its number in ``X_choice``.
         has_meta: Whether to add the column ``X_meta`` with tokens, latency and the like.
@@ -271,7 +271,7 @@ def with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
     unset: tuple[Any, ...] = (None, False, (), [], TextAnswer().model_dump())
     beside = sorted(name for name in _OWN & settings.keys() if settings[name] not in unset)
     if beside:
-        raise ValueError(f"{beside[0]} stands beside columns: put it into one of them")
+        raise ValueError(f"{beside[0]} cannot be used with `columns`: put it into one of them")
     shared = {name: value for name, value in settings.items() if name in ColumnSettings.model_fields.keys() - _OWN}
     return settings | {"columns": [_filled_up(column, shared) for column in settings["columns"]]}
 

@@ -10,7 +10,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -56,7 +56,7 @@ output_column: {column}
 #has_meta: true
 #keep_if: {column} != 'sports'             # rows for which it is false are dropped
 
-# Several columns in one pass, in place of prompt, messages, output_column and answer. The settings above are their
+# Several columns in one pass, instead of prompt, messages, output_column and answer. The settings above are their
 # defaults.
 #columns:
 #  - output_column: summary
@@ -135,7 +135,7 @@ client:
   type: http                           # or openai: through the openai SDK
 {base_url}  # or a list of several
 {key}  # or api_key_file; never the key itself
-{limit}  # most requests in flight at each server, or auto
+{limit}  # requests in flight at each server: a number, or auto
 {more}model: {model}
 #client: local                         # a small model on this machine's CPU, to try things without a server
 """
@@ -188,7 +188,7 @@ class Starter:
     base_url: str | None = None
     model: str | None = None
     api_key_env: str | None = None
-    max_concurrent_requests: int = 64
+    max_concurrent_requests: int | Literal["auto"] = "auto"
 
 
 def write_starter(path: Path, starter: Starter) -> Path | None:

@@ -32,7 +32,7 @@ _CODECS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 _MAX_SHOWN_CHARS = 80
 _MISFITS = (pa.ArrowException, TypeError, ValueError, OverflowError)
 
-_ADVICE = "Run with `scan_input: full` to take the types from all lines, or mend the input; then add --restart."
+_ADVICE = "Run with `scan_input: full` to take the types from all lines, or fix the input; then add --restart."
 
 
 def read_lines(path: str, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:

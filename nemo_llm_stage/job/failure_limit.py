@@ -48,7 +48,7 @@ class FailureLimit:
         is_early = isinstance(self.max_failed_rows, float) and counters.num_rows < MIN_ROWS
         if self.is_over(counters) and not is_early:
             raise TooManyFailedRowsError(
-                f"stopped: {self._account(counters)}\nCommitted files and journaled answers stay. Mend the cause, or "
+                f"stopped: {self._account(counters)}\nCommitted files and journaled answers stay. Fix the cause, or "
                 "raise max_failed_rows, and run the same job again to resume it."
             )
 
@@ -61,7 +61,7 @@ class FailureLimit:
         """
         if self.is_over(counters):
             raise TooManyFailedRowsError(
-                f"the job has ended, but {self._account(counters)}\nThe output stays, without _SUCCESS. Mend the cause "
+                f"the job has ended, but {self._account(counters)}\nThe output stays, without _SUCCESS. Fix the cause "
                 "and run retry-failed, or raise max_failed_rows and run the same job again to accept it."
             )
 

@@ -89,7 +89,11 @@ def _costs(result: JobResult) -> Table:
         if any(cell not in ("0", "0.00 %", "") for cell in cells) or name == "requests":
             table.add_row(name, *cells, note)
     rate = run.num_rows / result.elapsed_s if result.elapsed_s > 0 else 0.0
-    note = f"{rate:,.1f} rows/s, start and end included" if run.num_rows else "nothing was sent: every row was done"
+    note = (
+        f"{rate:,.1f} rows/s, start and end included"
+        if run.num_rows
+        else "no requests were sent: every row was finished before"
+    )
     table.add_row("time", duration(result.elapsed_s), *[""] * (not is_alone), note)
     limit = found_limit(result.endpoints)
     if limit is not None:
@@ -248,7 +252,9 @@ def verification_table(verification: Verification, output: str, *, is_live: bool
     else:
         lines = [*verification.problems]
         if verification.num_missing:
-            todo = f"a run goes on; see nemo-llm-stage status {output}" if is_live else "run the job again to go on"
+            todo = (
+                f"a run is in progress: nemo-llm-stage status {output}" if is_live else "run the job again to resume it"
+            )
             lines.append(f"{verification.num_missing:,} partitions are not committed yet; {todo}.")
         verdict = shown("\n".join(lines), "yellow" if is_live and not verification.problems else "red")
     if not verification.left_out:

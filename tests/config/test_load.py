@@ -353,8 +353,8 @@ def test_a_columns_client_stands_for_itself() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"prompt": "x"}, "prompt stands beside columns: put it into one of them"),
-        ({"output_column": "x"}, "output_column stands beside columns"),
+        ({"prompt": "x"}, "prompt cannot be used with `columns`: put it into one of them"),
+        ({"output_column": "x"}, "output_column cannot be used with `columns`"),
         ({"columns": [{"prompt": "x"}]}, "columns.0: output_column is missing"),
         ({"columns": [{"output_column": "x"}]}, "columns.0: there is nothing to ask"),
         ({"columns": [{"output_column": "x", "promt": "y"}]}, "unknown key 'columns.0.promt'; did you mean 'prompt'?"),

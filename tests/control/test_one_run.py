@@ -86,7 +86,7 @@ def test_verify_knows_a_live_job(slow_job: Any) -> None:
     slow_job.wait_until_running()
     result = invoke("verify", slow_job.output)
     assert result.exit_code == 1
-    assert "a run goes on" in result.stdout
+    assert "a run is in progress" in result.stdout
     assert "run the job again" not in result.stdout
 
 

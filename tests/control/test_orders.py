@@ -78,7 +78,7 @@ def test_what_is_set_while_no_run_goes_on_holds_for_the_next_one(job: Any) -> No
     with pytest.raises(Exception, match="max_failed_rows = 1"):
         job.run(max_failed_rows=1)
     result = invoke("set", job.folder / "out", "max_failed_rows=50")
-    assert "the next one takes this order" in result.stdout
+    assert "the next run follows this order" in result.stdout
     state = OutputFolder(str(job.folder / "out")).state
     late = give_order(state, "pause")
     assert job.run(max_failed_rows=1).counters.num_failed == 11

@@ -83,7 +83,7 @@ def test_the_first_signal_finishes_what_is_in_flight(server: BusyServer, folder:
     process = start(server, folder)
     said = interrupt(process, server, signum)
     assert (process.returncode, server.stats.num_aborted) == (code, 0)
-    assert "run the same command again to go on" in said
+    assert "run the same command again to resume" in said
     assert len(list((folder / "out").glob("part-*"))) >= 1
     again = CliRunner().invoke(main, arguments(server, folder))
     assert again.exit_code == 0, again.output

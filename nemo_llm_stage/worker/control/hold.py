@@ -72,7 +72,7 @@ def busy_message(url: str, state: Folder, holder: Holder) -> str:
     """Return who runs the job in `url`, when it was last seen, and what to do."""
     process, seen_s = holder.process, age_s(last_seen_at(state, holder))
     return (
-        f"another run of this job goes on in {url!r}: process {process.pid} on {process.host}, since "
+        f"another run of this job is in progress in {url!r}: process {process.pid} on {process.host}, since "
         f"{holder.started_at}, last seen {max(0.0, seen_s):.0f} s ago. Two runs would both pay. Watch it with:\n"
         f"  nemo-llm-stage status {url} --watch\nor stop it and take its place: run the same command with --takeover."
     )
