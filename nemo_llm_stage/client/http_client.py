@@ -17,8 +17,8 @@ from typing import Any, Literal
 from nemo_llm_stage.client.attempt import attempt
 from nemo_llm_stage.client.credentials import Credentials, Sent, secrets_of_request
 from nemo_llm_stage.client.endpoint_status import EndpointStatus, merge_endpoints
-from nemo_llm_stage.client.endpoints.member import HELD
-from nemo_llm_stage.client.endpoints.overdue import Overdue, avoid, overdue_in
+from nemo_llm_stage.client.endpoints.member import Lease
+from nemo_llm_stage.client.endpoints.overdue import Overdue, overdue_in
 from nemo_llm_stage.client.endpoints.servers import Servers, pools_of
 from nemo_llm_stage.client.endpoints.share import ALONE, WorkerPlace
 from nemo_llm_stage.client.endpoints.source import BaseURL
@@ -28,7 +28,7 @@ from nemo_llm_stage.client.hiding import Secrets
 from nemo_llm_stage.client.http.http1 import HTTP1Transport
 from nemo_llm_stage.client.http.transport import HTTPResponse, Transport, TransportConfig, TransportStatistics
 from nemo_llm_stage.client.http_session import HTTPSession
-from nemo_llm_stage.client.limit import Limit
+from nemo_llm_stage.client.limit import HELD, Limit, Permit
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
 from nemo_llm_stage.client.secret import KeySource, Value
 from nemo_llm_stage.client.server_check import ServerCheck, check_all
@@ -158,34 +158,42 @@ class AsyncHTTPClient(AsyncLLMClient):
         conversation_formatter: ConversationFormatter | None,
         generation_config: GenerationConfig,
     ) -> Completion:
+        """Make one attempt under the permit that the caller holds, or under one of its own."""
+        permit, turns = HELD.get(), list(messages)
+        if isinstance(permit, Lease) and permit.pool.source is self._servers.source:
+            return await self._complete_under(permit, turns, model, conversation_formatter, generation_config)
+        async with (permit := self.limit.permit()):
+            return await self._complete_under(permit, turns, model, conversation_formatter, generation_config)
+
+    async def _complete_under(
+        self,
+        permit: Permit,
+        messages: list[Message],
+        model: str,
+        conversation_formatter: ConversationFormatter | None,
+        generation_config: GenerationConfig,
+    ) -> Completion:
         """Make one attempt; once more with another name for ``max_tokens``, or with a new key, where that may help."""
         sent = (session := self._opened()).sent
-        turns = messages if isinstance(messages, list) else list(messages)
         config = session.token_limit.put_into(generation_config, model)
         secrets = secrets_of_request(sent.secrets, config.extra_kwargs)
-        request = encode_request(turns, model, config, conversation_formatter)
+        request = encode_request(messages, model, config, conversation_formatter)
         try:
-            completion = await self._ask(request, model, secrets, generation_config)
+            completion = await self._send(permit, request, model, secrets, generation_config)
         except RequestError as error:
             secrets.clean(error)
             if not (session.token_limit.learn(error, config, model) or session.renew(error, sent)):
                 raise
         else:
             return secrets.cleaned(completion)
-        return await self._complete_impl(
-            messages=turns,
-            model=model,
-            conversation_formatter=conversation_formatter,
-            generation_config=generation_config,
-        )
+        return await self._complete_under(permit, messages, model, conversation_formatter, generation_config)
 
-    async def _ask(self, request: WireRequest, model: str, secrets: Secrets, config: GenerationConfig) -> Completion:
+    async def _send(
+        self, permit: Permit, request: WireRequest, model: str, secrets: Secrets, config: GenerationConfig
+    ) -> Completion:
         """Send `request` to the server that the permit is for."""
-        lease = HELD.get()
-        if lease is None or lease.pool.source is not self._servers.source:
-            async with self.limit:
-                return await self._ask(request, model, secrets, config)
-        pool, member = lease.pool, lease.member
+        assert isinstance(permit, Lease)
+        lease, pool, member = permit, permit.pool, permit.member
         if pool.can_recall:
             lease.task = asyncio.current_task()
         try:
@@ -253,10 +261,6 @@ class AsyncHTTPClient(AsyncLLMClient):
     def overdue(self, after_s: Mapping[str, float]) -> list[Overdue]:
         """See `AsyncLLMClient.overdue`."""
         return overdue_in(pools_of(self._limits), after_s, self.clock.monotonic())
-
-    def avoid(self, url: str) -> None:
-        """See `AsyncLLMClient.avoid`."""
-        avoid(pools_of(self._limits), url)
 
     def take_place(self, place: WorkerPlace) -> None:
         """Ask only the servers that are this worker's, or have its share of their limits."""

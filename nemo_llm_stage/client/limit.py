@@ -10,12 +10,20 @@ import asyncio
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from nemo_llm_stage.client.throttle import Allowance
 
 T = TypeVar("T")
+
+Permit: TypeAlias = AbstractAsyncContextManager[object]
+"""What is entered to hold a permit."""
+
+HELD: ContextVar[Permit | None] = ContextVar("HELD", default=None)
+"""The permit under which a method is called that does not take one; None for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +60,8 @@ class Limit:
     """
     At most `max_concurrent_requests` holders at a time; waiters get their permits in the order in which they came.
 
-    ``async with limit:`` takes a permit and gives it back. A waiter may be cancelled at any moment; no permit is lost.
+    ``async with limit.permit():`` takes a permit and gives it back. A waiter may be cancelled at any moment; no permit
+    is lost.
 
     Attributes:
         max_concurrent_requests: The cap. Change it with `resize`.
@@ -127,6 +136,15 @@ class Limit:
         """Take back from the allowance a permit under which nothing was sent."""
         if self.allowance is not None:
             self.allowance.note_sends(-1)
+
+    def permit(self, after: Permit | None = None) -> Permit:
+        """
+        Return what to enter for a permit.
+
+        Args:
+            after: The permit under which the same request failed before; None for its first send.
+        """
+        return self
 
     async def __aenter__(self) -> None:
         """Wait for a permit."""

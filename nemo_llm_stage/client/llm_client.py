@@ -12,7 +12,8 @@ import functools
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nemo_llm_stage.client.clock import SYSTEM_CLOCK, Clock
@@ -21,7 +22,7 @@ from nemo_llm_stage.client.endpoint_status import EndpointStatus
 from nemo_llm_stage.client.endpoints.share import ALONE, WorkerPlace
 from nemo_llm_stage.client.errors.foreign import as_request_error
 from nemo_llm_stage.client.generation import ConversationFormatter, GenerationConfig
-from nemo_llm_stage.client.limit import Limit, LoopLocal
+from nemo_llm_stage.client.limit import HELD, Limit, LoopLocal, Permit
 from nemo_llm_stage.client.outcome import completion_of_texts
 from nemo_llm_stage.client.retry import RetryPolicy, Server, send
 from nemo_llm_stage.client.sync_client import LLMClient
@@ -82,11 +83,14 @@ class AsyncLLMClient(ABC):
         """
         Route each pair of methods through the one that a subclass overrides.
 
-        If it overrides only `_query_model_impl`, `_complete_impl` calls that; likewise `query_model` and `complete`.
+        If it overrides only `_query_model_impl`, `_complete_impl` calls that; `_complete_under` calls `_complete_impl`
+        in the same way, and `complete` calls `query_model`.
         """
         super().__init_subclass__(**kwargs)
         if "_query_model_impl" in cls.__dict__ and "_complete_impl" not in cls.__dict__:
             cls._complete_impl = AsyncLLMClient._complete_impl  # type: ignore[method-assign]
+        if "_complete_impl" in cls.__dict__ and "_complete_under" not in cls.__dict__:
+            cls._complete_under = AsyncLLMClient._complete_under  # type: ignore[method-assign]
         if "query_model" in cls.__dict__ and "complete" not in cls.__dict__:
             cls.complete = AsyncLLMClient._complete_by_query_model  # type: ignore[method-assign]
 
@@ -127,12 +131,10 @@ class AsyncLLMClient(ABC):
         """
         config, turns = GenerationConfig.of(generation_config), list(messages)
 
-        def attempt() -> Awaitable[Completion]:
-            return self._complete_impl(
-                messages=turns, model=model, conversation_formatter=conversation_formatter, generation_config=config
-            )
+        def attempt(permit: Permit) -> Coroutine[Any, Any, Completion]:
+            return self._complete_under(permit, turns, model, conversation_formatter, config)
 
-        return list((await self._execute_with_retries(attempt)).texts)
+        return list((await send(attempt, self.limit, self.retry_policy(), clock=self.clock))[0].texts)
 
     async def complete(
         self,
@@ -176,13 +178,8 @@ class AsyncLLMClient(ABC):
             server: Told of every outcome; see `retry.send`.
         """
 
-        def attempt() -> Coroutine[Any, Any, Completion]:
-            return self._complete_impl(
-                messages=messages,
-                model=model,
-                conversation_formatter=conversation_formatter,
-                generation_config=generation_config,
-            )
+        def attempt(permit: Permit) -> Coroutine[Any, Any, Completion]:
+            return self._complete_under(permit, messages, model, conversation_formatter, generation_config)
 
         completion, failures = await send(
             attempt, self.limit, policy, clock=self.clock, server=server, as_error=self._as_request_error
@@ -234,8 +231,22 @@ class AsyncLLMClient(ABC):
         """Return the requests in flight for longer than it says for their server; none where the client cannot tell."""
         return []
 
-    def avoid(self, url: str) -> None:  # noqa: B027 - a hook
-        """Let the running task's next request go to another server than this one, if there is one."""
+    async def _complete_under(
+        self,
+        permit: Permit,
+        messages: list[Message],
+        model: str,
+        conversation_formatter: ConversationFormatter | None,
+        generation_config: GenerationConfig,
+    ) -> Completion:
+        """Make one attempt under `permit`."""
+        with _held(permit):
+            return await self._complete_impl(
+                messages=messages,
+                model=model,
+                conversation_formatter=conversation_formatter,
+                generation_config=generation_config,
+            )
 
     async def _complete_impl(
         self,
@@ -289,8 +300,23 @@ class AsyncLLMClient(ABC):
         Raises:
             Exception: What the last call raised.
         """
-        return (await send(request, self.limit, self.retry_policy(), clock=self.clock))[0]
+
+        async def attempt(permit: Permit) -> T:
+            with _held(permit):
+                return await request()
+
+        return (await send(attempt, self.limit, self.retry_policy(), clock=self.clock))[0]
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what lives in this process."""
         return {name: value for name, value in self.__dict__.items() if name not in self._runtime_attributes}
+
+
+@contextmanager
+def _held(permit: Permit) -> Iterator[None]:
+    """Let what the block calls find `permit` in `HELD`."""
+    token = HELD.set(permit)
+    try:
+        yield
+    finally:
+        HELD.reset(token)

@@ -21,7 +21,7 @@ from tenacity.wait import wait_base
 
 from nemo_llm_stage.client.clock import SYSTEM_CLOCK, Clock
 from nemo_llm_stage.client.errors.foreign import as_request_error
-from nemo_llm_stage.client.limit import Limit
+from nemo_llm_stage.client.limit import Limit, Permit
 from nemo_llm_stage.core import Completion
 from nemo_llm_stage.errors import (
     ConnectionDroppedError,
@@ -158,7 +158,7 @@ class Server(Protocol):
 
 
 async def send(
-    request: Callable[[], Awaitable[T]],
+    request: Callable[[Permit], Awaitable[T]],
     limit: Limit,
     policy: RetryPolicy,
     *,
@@ -167,10 +167,10 @@ async def send(
     as_error: Callable[[Exception], RequestError] | None = None,
 ) -> tuple[T, tuple[str, ...]]:
     """
-    Return what `request()` returns, and the kinds of the failed sends before it. Holds a permit only while sending.
+    Return what `request` returns, and the kinds of the failed sends before it. Holds a permit only while sending.
 
     Args:
-        request: Makes one send.
+        request: Makes one send under a permit.
         limit: Gives a permit for each send.
         policy: How often and for how long.
         clock: Time and sleep.
@@ -184,18 +184,20 @@ async def send(
     """
     started_monotonic_s = clock.monotonic()
     sends: Sends | None = None
+    permit: Permit | None = None
     gate = server if policy.give_up_after_s > 0 else None
     while True:
-        permit = limit if sends is None or server is None else _both(server.alongside(sends), limit)
+        permit = limit.permit(permit)
+        to_enter = permit if sends is None or server is None else _both(server.alongside(sends), permit)
         is_probe = False
         if gate is not None and gate.is_down:
             is_probe = await gate.wait_until_up(started_monotonic_s + policy.give_up_after_s)
         try:
-            async with permit:
+            async with to_enter:
                 if gate is not None and gate.is_down and not is_probe:
                     limit.note_unsent()
                     continue  # the server went down while this request waited for its permit
-                answer = await request()
+                answer = await request(permit)
                 if limit.allowance is not None:  # before the permit goes to the next
                     limit.allowance.note_answer(answer.usage if isinstance(answer, Completion) else None)
         except Exception as raised:

@@ -14,6 +14,7 @@ from typing import Any
 
 from nemo_llm_stage.client.endpoint_status import merge_endpoints
 from nemo_llm_stage.client.endpoints.affinity import AFFINITY
+from nemo_llm_stage.client.endpoints.trail import AVOIDED
 from nemo_llm_stage.client.llm_client import AsyncLLMClient
 from nemo_llm_stage.client.throttle import OPEN, Allowance, Spending, Throttle
 from nemo_llm_stage.core import Outcome
@@ -117,8 +118,7 @@ class Runtime:
         avoids: str,
     ) -> list[Outcome]:
         def run_row(row: Row) -> Coroutine[Any, Any, Outcome]:
-            for client in self._clients:
-                client.avoid(avoids)  # called in a task of the row's own
+            AVOIDED.set(avoids)  # in a task of the row's own
             return self._second_runner.run_row(row, store)
 
         return await self._scheduler.run(rows, run_row, on_done, on_start)

@@ -25,7 +25,7 @@ def run(script: Sequence[Any], policy: RetryPolicy, clock: FakeClock | None = No
     """Return what the loop returns, or the error, for a request that ends as `script` says; the last entry repeats."""
     outcomes = list(script)
 
-    async def request() -> Any:
+    async def request(_: object) -> Any:
         outcome = outcomes.pop(0) if len(outcomes) > 1 else outcomes[0]
         if isinstance(outcome, Exception):
             raise outcome
@@ -101,7 +101,7 @@ def test_a_permit_is_held_while_sending_only() -> None:
         failed: set[int] = set()
 
         def request(number: int) -> Callable[[], Any]:
-            async def request() -> int:
+            async def request(_: object) -> int:
                 assert limit.in_flight == 1
                 if number in failed:
                     return number
@@ -124,10 +124,13 @@ def test_cancelling_ends_the_loop_at_once() -> None:
     async def scenario() -> None:
         limit, clock = Limit(1), FakeClock(jumps=False)
 
-        async def fail() -> None:
+        async def hang(_: object) -> None:
+            await asyncio.Event().wait()
+
+        async def fail(_: object) -> None:
             raise ServerError("no")
 
-        for request in (asyncio.Event().wait, fail):
+        for request in (hang, fail):
             task = asyncio.create_task(send(request, limit, RetryPolicy(), clock=clock))
             await asyncio.sleep(0)
             await asyncio.sleep(0)

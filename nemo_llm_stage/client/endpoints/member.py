@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import Iterable, Sequence
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from nemo_llm_stage.client.endpoint_status import EndpointMeter, EndpointStatus, percentile_s
@@ -22,6 +21,7 @@ from nemo_llm_stage.client.limit import Limit
 
 if TYPE_CHECKING:
     from nemo_llm_stage.client.endpoints.pool import EndpointPool
+    from nemo_llm_stage.client.endpoints.trail import Trail
 
 
 class Member:
@@ -125,27 +125,38 @@ class Member:
 @dataclass(eq=False, slots=True)
 class Lease:
     """
-    A permit that one request holds at one server.
+    A permit for one send of a request: for a certain server, which is known once it is held.
 
     Attributes:
         pool: That the server is in.
+        trail: Where the request has failed before; where it fails under this permit is added.
         member: The server.
         started_s: Monotonic time.
-        outer: The permit that the same task held before.
         is_probe: Whether it finds out if the server is back.
         task: That sends the request; None while nothing is being sent.
-        is_final: Whether it stays where it is however long that takes: it has been recalled before.
         is_recalled: Whether it was cancelled to be sent to another server.
     """
 
     pool: EndpointPool
-    member: Member
-    started_s: float
-    outer: Lease | None
-    is_probe: bool
+    trail: Trail
+    member: Member = field(init=False)
+    started_s: float = field(init=False)
+    is_probe: bool = field(init=False)
     task: asyncio.Task[Any] | None = None
-    is_final: bool = False
     is_recalled: bool = False
+
+    def __aenter__(self) -> Coroutine[Any, Any, Lease]:
+        """Wait for the permit."""
+        return self.pool.acquire(self)
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Give the permit back."""
+        self.pool.release(self)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it stays where it is however long that takes: its request has been recalled before."""
+        return self.trail.is_final
 
     def recall(self) -> None:
         """Cancel what is being sent; `was_recalled` tells that from being cancelled by anyone else."""
@@ -169,7 +180,3 @@ def least_loaded(members: Sequence[Member], turn: int) -> Member | None:
             if load < best_load:
                 best, best_load = member, load
     return best
-
-
-HELD: ContextVar[Lease | None] = ContextVar("HELD", default=None)
-"""The permit that the running task holds; None for none."""

@@ -1,5 +1,5 @@
 """
-Requests in flight that take long, and how a second one for the same row keeps away from their server.
+Requests in flight that take long.
 
 Knows permits and servers; knows nothing of rows.
 """
@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from nemo_llm_stage.client.endpoints.pool import EndpointPool
-from nemo_llm_stage.client.endpoints.trail import TRAIL, Trail
 
 
 class Overdue(NamedTuple):
@@ -39,11 +38,3 @@ def overdue_in(pools: Iterable[EndpointPool], after_s: Mapping[str, float], now_
         for lease in member.leases
         if lease.task is not None and now_s - lease.started_s > after_s[url]
     ]
-
-
-def avoid(pools: Iterable[EndpointPool], url: str) -> None:
-    """Let the running task's first request go to another server than the one at `url`, if there is one."""
-    for pool in pools:
-        members = tuple(member for member in pool.members if member.endpoint.base_url == url)
-        if members and len(pool.members) > 1:
-            TRAIL.set(Trail(members))

@@ -15,13 +15,13 @@ from nemo_llm_stage.client.endpoint_status import EndpointStatus
 from nemo_llm_stage.client.endpoints.address import Endpoint
 from nemo_llm_stage.client.endpoints.affinity import AFFINITY, Homes
 from nemo_llm_stage.client.endpoints.line import WaitingLine
-from nemo_llm_stage.client.endpoints.member import HELD, Lease, Member, least_loaded
+from nemo_llm_stage.client.endpoints.member import Lease, Member, least_loaded
 from nemo_llm_stage.client.endpoints.share import ALONE, Share, WorkerPlace, shares_of
 from nemo_llm_stage.client.endpoints.source import Source
 from nemo_llm_stage.client.endpoints.state import Breaker, EndpointPolicy
-from nemo_llm_stage.client.endpoints.trail import NOWHERE, TRAIL, choices, is_blameless, is_fault
+from nemo_llm_stage.client.endpoints.trail import AVOIDED, NOWHERE, Trail, choices, is_blameless, is_fault
 from nemo_llm_stage.client.governor.governed import Governed
-from nemo_llm_stage.client.limit import Limit
+from nemo_llm_stage.client.limit import Limit, Permit
 from nemo_llm_stage.errors import RequestError, TransientError
 
 MAX_GONE = 256
@@ -30,7 +30,7 @@ MAX_GONE = 256
 
 class EndpointPool(Limit):
     """
-    The servers of one client as its limit: ``async with pool:`` waits for a permit of one of them.
+    The servers of one client as its limit: ``async with pool.permit():`` waits for a permit of one of them.
 
     Where no server is healthy all of them are asked, as if there were no states; where there is none at all, requests
     wait until one joins.
@@ -134,35 +134,39 @@ class EndpointPool(Limit):
                 member.governed.pin(max_concurrent_requests)
         self.update([member.endpoint for member in self.members])
 
-    async def __aenter__(self) -> None:
-        """Wait for a permit."""
-        trail = TRAIL.get()
+    def permit(self, after: Permit | None = None) -> Lease:
+        """Return what to enter for a permit; see `Limit.permit`."""
+        if isinstance(after, Lease):
+            return Lease(self, after.trail)
+        avoided = AVOIDED.get() if len(self.members) > 1 else None
+        if avoided is None:
+            return Lease(self, NOWHERE)
+        return Lease(self, Trail(tuple(member for member in self.members if member.endpoint.base_url == avoided)))
+
+    async def acquire(self, lease: Lease) -> Lease:
+        """Wait until `lease` is a permit of some server."""
+        tried = lease.trail.tried
         affinity = AFFINITY.get() if len(self._usable) > 1 else None
         member = None
         if not self._waiters and self._may_send():
-            member = self._pick(trail.tried, affinity)
+            member = self._pick(tried, affinity)
         if member is None:
-            member = await self._wait(trail.tried, affinity)
+            member = await self._wait(tried, affinity)
         else:
             self._occupy(member)
-        lease = Lease(self, member, self._now_s(), HELD.get(), member.breaker.is_probing)
-        if trail is not NOWHERE:
-            lease.is_final = trail.is_final
+        lease.member, lease.started_s, lease.is_probe = member, self._now_s(), member.breaker.is_probing
         member.leases[lease] = None
-        HELD.set(lease)
         if self._timer is None and (self.on_tick is not None or len(self.members) > 1):
             self._plan_tick()
+        return lease
 
-    async def __aexit__(self, *exc: object) -> None:
-        """Give the permit back: to a request that waits at once."""
-        lease = HELD.get()
-        assert lease is not None
-        HELD.set(lease.outer)
+    def release(self, lease: Lease) -> None:
+        """Take the permit back: it goes to a request that waits at once."""
         member = lease.member
         del member.leases[lease]
         if lease.is_probe:
             member.breaker.end_probe(self._now_s())
-        self._release(member)
+        self._vacate(member)
         if self.on_release is not None:
             self.on_release()
 
@@ -172,8 +176,6 @@ class EndpointPool(Limit):
         member.answered_at_s = lease.started_s + latency_s
         member.meter.note_answer(latency_s)
         self._note_alive(member)
-        if TRAIL.get() is not NOWHERE:
-            TRAIL.set(NOWHERE)
 
     def note_failure(self, lease: Lease, error: RequestError) -> None:
         """
@@ -193,12 +195,11 @@ class EndpointPool(Limit):
             self._refresh()
         elif error.status is not None:
             self._note_alive(member)
-        trail = TRAIL.get()
-        tried = (*trail.tried, member)
+        tried = (*lease.trail.tried, member)
         others = [other for other in choices(tried, self._usable, self.members) if other not in tried]
         error.goes_elsewhere = bool(others) and is_blameless(error, lease)
         error.server = member.breaker if len(self.members) > 1 else None
-        TRAIL.set(trail.after(lease, others))
+        lease.trail = lease.trail.after(lease, others)
 
     def statuses(self) -> tuple[EndpointStatus, ...]:
         """Return how each server stands, also those that have left. May be called from any thread."""
@@ -287,7 +288,7 @@ class EndpointPool(Limit):
         if self._sick and not member.breaker.is_usable:
             member.breaker.begin_probe()
 
-    def _release(self, member: Member) -> None:
+    def _vacate(self, member: Member) -> None:
         member.limit.in_flight -= 1
         self.in_flight -= 1
         if member not in self._usable:
@@ -307,7 +308,7 @@ class EndpointPool(Limit):
             else:  # the permit came in the same tick
                 self.note_unsent()
                 waiter.turn.result().breaker.end_probe(self._now_s())
-                self._release(waiter.turn.result())
+                self._vacate(waiter.turn.result())
             raise
 
     def _let_in(self) -> None:

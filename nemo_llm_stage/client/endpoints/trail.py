@@ -55,7 +55,9 @@ class Trail:
 
 
 NOWHERE = Trail()
-TRAIL: ContextVar[Trail] = ContextVar("TRAIL", default=NOWHERE)
+
+AVOIDED: ContextVar[str | None] = ContextVar("AVOIDED", default=None)
+"""Base URL of a server that the running task's requests go to last; None for none."""
 
 
 def choices(tried: Sequence[Member], usable: Sequence[Member], members: Sequence[Member]) -> Sequence[Member]:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +211,8 @@ def test_a_request_that_is_slow_everywhere_is_answered_in_the_end() -> None:
 def test_a_slow_server_gets_few_requests_and_is_told_by_its_latencies() -> None:
     """It answers many times slower, so that its permits come free less often."""
     with servers(1, service_time_s=0.3) as (slow,), servers(2) as others:
-        statuses = Run(client_of([slow.base_url, *urls(others)]), 400).end()
+        patient = replace(QUICK, silent_after_s=30.0)
+        statuses = Run(client_of([slow.base_url, *urls(others)], patient), 400).end()
     slowest = statuses.pop(slow.base_url)
     assert slowest.num_answered * 2 < min(status.num_answered for status in statuses.values())
     assert (slowest.p50_s or 0) > 4 * max(status.p50_s or 0 for status in statuses.values())
@@ -235,13 +237,13 @@ def test_a_waiting_request_can_be_cancelled() -> None:
 
     async def scenario(server: SimulatedServer) -> None:
         client = client_of(server.base_url, max_concurrent_requests=1)
-        async with client.limit:
+        async with client.limit.permit():
             waiting = asyncio.create_task(client.limit.__aenter__())
             await asyncio.sleep(0)
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
         assert (client.limit.in_flight, client.limit.num_waiting) == (0, 0)
-        async with client.limit:
+        async with client.limit.permit():
             assert client.limit.in_flight == 1
 
     with servers(1) as (server,):
