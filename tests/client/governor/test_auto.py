@@ -80,7 +80,9 @@ def test_rate_limit_headers_are_followed_ahead_of_refusals() -> None:
     assert stats.by_status[429] <= START_LIMIT + 10
     assert stats.first_start_monotonic_s is not None
     assert stats.last_end_monotonic_s is not None
-    assert stats.last_end_monotonic_s - stats.first_start_monotonic_s <= 1.2 * 100
+    assert (
+        stats.last_end_monotonic_s - stats.first_start_monotonic_s <= 1.4 * 100
+    )  # a limit cut by the first burst grows again
 
 
 def test_a_full_queue_is_no_outage() -> None:
@@ -175,7 +177,6 @@ def test_a_job_reads_as_far_ahead_as_the_limit_needs(tmp_path: Path) -> None:
     pq.write_table(pa.table({"n": list(range(6000))}), tmp_path / "in.parquet")
     with SimulatedServer(max_num_seqs=200, service_time_s=0.2) as server:
         client = AsyncHTTPClient(server.base_url, max_concurrent_requests="auto")
-        client.clock = FastClock()
         stage = LLMStage(client=client, model="sim", prompt="{{ n }}", output_column="x")
         settings = {"engine": "local", "progress": False, "rows_per_partition": 500}
         result = run_job(stage=stage, input=tmp_path / "in.parquet", output=tmp_path / "out", **settings)
