@@ -17,6 +17,7 @@ from nemo_llm_stage.cli import main
 from nemo_llm_stage.cli.command import EXIT_CODES
 from nemo_llm_stage.cli.entries import Entry, error_entries, setting_entries
 from nemo_llm_stage.cli.options import JobCommand
+from nemo_llm_stage.report.metrics.figures import FAMILIES, OUTPUT, prometheus_word
 from nemo_llm_stage.stage.output_columns import META_TYPE
 
 PATH = Path(nemo_llm_stage.__file__).parent / "REFERENCE.md"
@@ -58,7 +59,7 @@ _META = {
 def make_reference() -> str:
     """Return the text of REFERENCE.md."""
     parts = [_INTRODUCTION, "## Settings\n", _SETTINGS_WORDS, "", *_settings(), *_commands(), *_columns(), *_errors()]
-    return "\n".join([*parts, *_api()])
+    return "\n".join([*parts, *_metrics(), *_api()])
 
 
 def _settings() -> Iterator[str]:
@@ -106,6 +107,24 @@ def _errors() -> Iterator[str]:
         for e in error_entries()
     ]
     yield from _table(("kind", "class", "cause", "what to do"), rows)
+
+
+def _metrics() -> Iterator[str]:
+    yield "## Metrics\n"
+    yield (
+        f"As Prometheus reads them on `metrics_port`; every one has the label `{prometheus_word(OUTPUT)}`. Through Ray "
+        "`ray_` comes before the names, over OTLP the words are joined by dots and have no `_total` and no unit.\n"
+    )
+    rows = [
+        (
+            f"`{family.prometheus_name}`",
+            family.kind,
+            ", ".join(f"`{prometheus_word(name)}`" for name in family.labels),
+            family.help,
+        )
+        for family in FAMILIES
+    ]
+    yield from _table(("metric", "kind", "labels", "meaning"), rows)
 
 
 def _api() -> Iterator[str]:
