@@ -82,7 +82,7 @@ def test_rate_limit_headers_are_followed_ahead_of_refusals() -> None:
     assert stats.last_end_monotonic_s is not None
     assert (
         stats.last_end_monotonic_s - stats.first_start_monotonic_s <= 1.4 * 100
-    )  # a limit cut by the first burst grows again
+    )
 
 
 def test_a_full_queue_is_no_outage() -> None:
