@@ -182,7 +182,11 @@ def _refuse_secrets(settings: Mapping[str, Any]) -> None:
 
 
 def _explain(detail: Any) -> str:
-    path = [str(part) for part in detail["loc"] if not re.match(r"(str|int|float|dict|tuple|list|constrained-int|literal)\b", str(part))]
+    path = [
+        str(part)
+        for part in detail["loc"]
+        if not re.match(r"(str|int|float|dict|tuple|list|constrained-int|literal)\b", str(part))
+    ]
     known = list(_names(JobConfig))
     start = 0
     if path[:1] == ["columns"]:

@@ -80,9 +80,8 @@ def test_rate_limit_headers_are_followed_ahead_of_refusals() -> None:
     assert stats.by_status[429] <= START_LIMIT + 10
     assert stats.first_start_monotonic_s is not None
     assert stats.last_end_monotonic_s is not None
-    assert (
-        stats.last_end_monotonic_s - stats.first_start_monotonic_s <= 1.4 * 100
-    )
+    needed_s = stats.last_end_monotonic_s - stats.first_start_monotonic_s
+    assert needed_s <= 1.4 * 100  # a limit that the first burst has cut has to grow again
 
 
 def test_a_full_queue_is_no_outage() -> None:
