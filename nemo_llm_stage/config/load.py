@@ -197,7 +197,7 @@ def _explain(detail: Any) -> str:
         known = list(_names(ANSWER_TYPES[path.pop(start + 1)]))
     name = ".".join(path)
     if detail["type"] == "extra_forbidden":
-        hint = _right_place(path[start:]) or did_you_mean(path[-1], known) or f"known are {', '.join(known)}"
+        hint = _right_place(path[start:]) or _nearest(path[start:], known) or f"known are {', '.join(known)}"
         return f"unknown key {name!r}; {hint}"
     if detail["type"] == "missing":
         return f"{name} is missing"
@@ -219,6 +219,17 @@ def _right_place(path: Sequence[str]) -> str | None:
     places += [("answer", name) for answer in ANSWER_TYPES.values() for name in _names(answer) if name == path[-1]]
     right = [".".join(place) for place in places if [*place[:-1]] != [*path[:-1]]]
     return f"write {right[0]}" if right and path[-1] != "type" else None
+
+
+def _nearest(path: Sequence[str], known: Sequence[str]) -> str | None:
+    """Return a question that names the setting with the nearest name; at the top level of a job in any section."""
+    hint = did_you_mean(path[-1], known)
+    if len(path) > 1:
+        return hint
+    places = {setting.name: ".".join(setting.path) for setting in job_settings()}
+    anywhere = did_you_mean(path[-1], [*known, *places])
+    name = "" if anywhere is None else anywhere.split("'")[1]
+    return hint if name in known or not name else f"did you mean {places[name]!r}?"
 
 
 def _one_of(words: Iterable[str]) -> str:

@@ -404,3 +404,12 @@ def test_the_schema_knows_columns() -> None:
     jsonschema_rs.validate(schema, job)
     with pytest.raises(jsonschema_rs.ValidationError):
         jsonschema_rs.validate(schema, job | {"columns": [{"output_column": "x", "promt": "y"}]})
+
+
+def test_a_misspelt_setting_of_a_section_is_named_with_its_place() -> None:
+    """At the top level, where people write it."""
+    settings = {"input": "a", "output": "b", "client": "local", "prompt": "{{ x }}", "output_column": "c"}
+    with pytest.raises(ConfigError, match=r"did you mean 'generation_config\.max_tokens'\?"):
+        make_config({**settings, "max_tokns": 4})
+    with pytest.raises(ConfigError, match=r"did you mean 'output_format'\?"):
+        make_config({**settings, "output_formt": "jsonl"})
