@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import pyarrow as pa
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from nemo_llm_stage.config.arrow_type import arrow_type_of
 from nemo_llm_stage.errors import ConfigError
 from nemo_llm_stage.output import ChoiceOutput, FunctionOutput, JsonOutput, Output, RegexOutput, TextOutput
 
@@ -190,24 +189,6 @@ def with_type(answer: Any) -> Any:
         return answer
     types = {_TYPE_OF_KEY[key] for key in answer if key in _TYPE_OF_KEY}
     return {"type": types.pop() if len(types) == 1 else "text", **answer}
-
-
-def arrow_type_of(text: str) -> pa.DataType:
-    """
-    Return the Arrow type that `text` names, e.g. ``int64``, ``double``, ``timestamp[us]`` or ``list<string>``.
-
-    Raises:
-        ConfigError: No type has this name.
-    """
-    items = re.fullmatch(r"\s*list\s*<(.+)>\s*", text)
-    if items:
-        return pa.list_(arrow_type_of(items[1]))
-    try:
-        return pa.type_for_alias(text.strip())
-    except ValueError:
-        raise ConfigError(
-            f"there is no Arrow type {text!r}; there are string, int64, double, bool, date32, list<string> and others."
-        ) from None
 
 
 def load_object(path: str) -> Any:

@@ -33,7 +33,7 @@ def check_types(schema: pa.Schema) -> None:
     """
     for field in schema:
         try:
-            pq.write_table(pa.schema([field]).empty_table(), pa.BufferOutputStream())
+            pq.write_table(pa.Table.from_batches([], pa.schema([field])), pa.BufferOutputStream())
         except pa.ArrowException as error:
             raise InputError(
                 f"column {field.name!r} is {field.type}, which no Parquet file can hold: {error}."

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nemo_llm_stage.config.answers import arrow_type_of
+from nemo_llm_stage.config.arrow_type import arrow_type_of
 from nemo_llm_stage.config.job_settings import JobSettings
 from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.bad_input import BadInput

@@ -144,7 +144,7 @@ class OutputColumns:
         return [dict(zip(parts, items, strict=True)) for items in zip(*parts.values(), strict=True)]
 
     def _reasons_of(self, results: Sequence[RowResult]) -> list[pa.Array]:
-        errors = [encodable(result.error) for result in results]
+        errors = [result.error and encodable(result.error) for result in results]
         if len(self.reasons) == 1:
             return [pa.array(errors, pa.string())]
         skips: list[str | None] = [None] * len(errors)
@@ -233,7 +233,7 @@ def _meta_values(result: RowResult) -> tuple[Any, ...]:
 
 
 def _text(value: Any) -> Any:
-    return encodable(value) if isinstance(value, str) else value
+    return encodable(value) if isinstance(value, str) and not value.isascii() else value
 
 
 def _raw(texts: Sequence[str]) -> str:

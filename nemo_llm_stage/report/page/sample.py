@@ -69,7 +69,9 @@ def sample_rows(output: OutputFolder) -> list[SampledRow]:
 
 def metas_of(rows: Iterable[SampledRow], output_columns: Sequence[str], field: str) -> list[float]:
     """Return a number of the metas, e.g. ``latency_s``, over all rows and output columns that have it."""
-    return [number for row in rows for number in row.numbers(output_columns, field)]
+    names = [f"{name}_meta" for name in output_columns]
+    metas = (meta for row in rows for name in names if (meta := row.values.get(name)))
+    return [number for meta in metas if (number := meta.get(field)) is not None]
 
 
 def servers_of(rows: Iterable[SampledRow], output_columns: Sequence[str]) -> list[tuple[str, str, int, float | None]]:
