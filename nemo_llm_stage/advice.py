@@ -54,13 +54,14 @@ ADVICE = {
     ),
     "timeout": Advice(
         "The whole answer did not arrive within `timeout` seconds, in any attempt.",
-        "Lower `max_concurrent_requests` if the server is overloaded, lower `max_tokens` if answers are long, or raise "
-        f"`timeout`. {_RETRY}",
+        "Leave `max_concurrent_requests` and `timeout` out, so that both follow the server; with numbers, lower the "
+        "first if the server is overloaded, or raise the second. Lower `max_tokens` if answers are long. "
+        f"{_RETRY}",
     ),
     "rate_limit": Advice(
         "The server answered with status 429: more requests or tokens a minute than the account or the server allows.",
-        "Lower `max_concurrent_requests`, or ask the provider for a higher limit. A job keeps retrying for "
-        f"`give_up_after` seconds and obeys `Retry-After`. {_RETRY}",
+        "Leave `max_concurrent_requests` out, so that it follows the refusals, or ask for a higher limit. A job keeps "
+        f"retrying for `give_up_after` seconds and obeys `Retry-After`. {_RETRY}",
     ),
     "server_error": Advice(
         "The server failed (status 5xx) or was not ready (408, 409, 425), in every attempt.",

@@ -92,9 +92,12 @@ async def _exchange(
         stream = stream or StreamedAnswer()
         return stream.feed(piece)
 
+    timeout_s = request.timeout_s
+    if sending is not None and timeout_s is None and session.has_usual_timeout:
+        timeout_s = sending.timeout_s
     started_monotonic_s = time.monotonic()
     response: HTTPResponse = await session.transport.send(
-        url, request.body, headers=request.headers, timeout_s=request.timeout_s, on_event_bytes=feed
+        url, request.body, headers=request.headers, timeout_s=timeout_s, on_event_bytes=feed
     )
     if sending is not None:
         sending.note_headers(response.headers)

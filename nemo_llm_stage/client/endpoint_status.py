@@ -45,6 +45,7 @@ class EndpointStatus:
             ``client cpu``, ``open files``, ``input`` or ``unknown``; None where the limit is fixed.
         moved: Why the limit was moved the last time; None where it is fixed.
         held_s: Bottleneck → seconds, about, for which it held the work back; nothing where the limit is fixed.
+        num_ghosts: Requests that the server had lost: it showed none while they were open; they were sent again.
         in_flight: Requests in flight there.
         num_answered: Answers.
         num_failed: Sends that failed, of every kind.
@@ -72,6 +73,7 @@ class EndpointStatus:
     bottleneck: str | None = None
     moved: str | None = None
     held_s: Mapping[str, int] = field(default_factory=dict)
+    num_ghosts: int = 0
 
     @property
     def is_down(self) -> bool:
@@ -158,6 +160,7 @@ def _merge(one: EndpointStatus, other: EndpointStatus) -> EndpointStatus:
         limit=None if one.limit is None and other.limit is None else (one.limit or 0) + (other.limit or 0),
         failures=dict(Counter(one.failures) + Counter(other.failures)),
         held_s=dict(Counter(one.held_s) + Counter(other.held_s)),
+        num_ghosts=one.num_ghosts + other.num_ghosts,
         in_flight=one.in_flight + other.in_flight,
         num_answered=one.num_answered + other.num_answered,
         num_failed=one.num_failed + other.num_failed,

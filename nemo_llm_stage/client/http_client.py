@@ -24,6 +24,7 @@ from nemo_llm_stage.client.endpoints.share import ALONE, WorkerPlace
 from nemo_llm_stage.client.endpoints.source import BaseURL
 from nemo_llm_stage.client.endpoints.state import EndpointPolicy
 from nemo_llm_stage.client.governor.governor import START_LIMIT
+from nemo_llm_stage.client.governor.timeouts import USUAL_S
 from nemo_llm_stage.client.hiding import Secrets
 from nemo_llm_stage.client.http.http1 import HTTP1Transport
 from nemo_llm_stage.client.http.transport import HTTPResponse, Transport, TransportConfig, TransportStatistics
@@ -48,12 +49,12 @@ class AsyncHTTPClient(AsyncLLMClient):
             that is well. Also: a file of addresses (``file:/path``, ``….txt``), one a line, or a function that returns
             some, both read again and again; ``dns+http://name:port/v1``, every address of a name; ``node-local`` or
             ``http://{node_ip}:port/v1``, the server on the worker's own node.
-        max_concurrent_requests: Most requests in flight at each server, all workers together. "auto" begins with 64
-            and moves each limit: by the server's ``/metrics``, so that a small queue waits there, else by the work per
-            second, and down where the server refuses requests; `endpoint_statuses` says why. A number stays.
+        max_concurrent_requests: Most requests in flight at each server, all workers together. "auto" begins with 64 and
+            follows the server's ``/metrics``, else the work per second, and its refusals; `endpoint_statuses` says why.
         max_retries: Sends after the first one, for failures that may pass.
         base_delay: Seconds; see `AsyncLLMClient`.
-        timeout: Seconds from sending to the whole answer; waiting in the server's queue counts.
+        timeout: Seconds from sending to the whole answer; waiting in the server's queue counts. With "auto" the default
+            grows where answers take a minute and more; another number stays.
         connect_timeout: Seconds to connect, TLS included.
         read_timeout: Longest silence of the server in seconds, before its first byte too; None for none. Useful with
             ``stream=True``, where the first byte comes early.
@@ -92,7 +93,7 @@ class AsyncHTTPClient(AsyncLLMClient):
         max_concurrent_requests: int | Literal["auto"] = "auto",
         max_retries: int = 3,
         base_delay: float = 1.0,
-        timeout: float = 600.0,
+        timeout: float = USUAL_S,
         connect_timeout: float = 10.0,
         read_timeout: float | None = None,
         api_key: str | None = None,
@@ -138,7 +139,7 @@ class AsyncHTTPClient(AsyncLLMClient):
         Raises:
             ConfigError: A variable or file is missing; named in the message.
         """
-        self._session = HTTPSession(self._credentials.read, self._make_transport)
+        self._session = HTTPSession(self._credentials.read, self._make_transport, self.timeout == USUAL_S)
         exposed = [e.base_url for e in self._servers.at_start() if not e.is_tls and not e.is_private]
         if self._session.sent.key is not None and exposed:
             warnings.warn(f"The API key is sent unencrypted to {exposed[0]}; use https://.", stacklevel=2)
@@ -205,7 +206,7 @@ class AsyncHTTPClient(AsyncLLMClient):
         except asyncio.CancelledError:
             if not lease.was_recalled():
                 raise
-            silent = RequestTimeoutError(f"{member.endpoint.base_url} answers nobody, while other servers do.")
+            silent = RequestTimeoutError(f"{member.endpoint.base_url} {lease.why}.")
             pool.note_failure(lease, silent)
             raise silent from None
         finally:

@@ -27,10 +27,17 @@ class HTTPSession:
     Attributes:
         sent: The values as read last.
         token_limit: What each model calls ``max_tokens``.
+        has_usual_timeout: Whether the client's timeout is the default, which gives way where a server is slow.
     """
 
-    def __init__(self, read: Callable[[], Sent], make_transport: Callable[[Sent], Transport]) -> None:
+    def __init__(
+        self,
+        read: Callable[[], Sent],
+        make_transport: Callable[[Sent], Transport],
+        has_usual_timeout: bool = False,
+    ) -> None:
         self.sent = read()
+        self.has_usual_timeout = has_usual_timeout
         self._read = read
         self.token_limit = TokenLimitNames()
         self._transports: LoopLocal[Transport] = LoopLocal(lambda: make_transport(self.sent))

@@ -39,7 +39,8 @@ class ClientSettings(Settings):
             stays.
         max_retries: Most retries of a request after transient failures, before the row itself is put off and retried.
         base_delay: Seconds. A retry waits a random time up to this, twice as long before each further retry.
-        timeout: Seconds for one attempt, from sending to the whole answer.
+        timeout: Seconds for one attempt, from sending to the whole answer. The default grows where the server's answers
+            take a minute and more; another number stays.
     """
 
     section: ClassVar[str] = "Server"

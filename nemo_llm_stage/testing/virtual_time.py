@@ -27,6 +27,9 @@ _START_S = 1000.0
 _BEYOND_S = 1e-9
 """A timer rings a little late: one that rings a little early would be set anew for no time at all."""
 
+_LONG_S, _GRACE_S = 0.05, 0.002
+"""Before a long time passes, the kernel gets so many real seconds: on a busy machine a connection takes a moment."""
+
 
 class _JumpingSelector(selectors.DefaultSelector):
     """Waits for sockets, but never for time."""
@@ -40,6 +43,8 @@ class _JumpingSelector(selectors.DefaultSelector):
             return ready
         if timeout is None:  # for a thread
             return super().select(None)
+        if timeout >= _LONG_S and (ready := super().select(_GRACE_S)):
+            return ready
         self.now_s += timeout + _BEYOND_S
         return []
 
@@ -55,23 +60,22 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
 
 def run_in_virtual_time(main: Callable[[], Coroutine[Any, Any, T]], seed: int = 0) -> T:
     """
-    Return what ``main()`` returns. Until then `time.monotonic` tells virtual seconds in this whole process.
+    Return what ``main()`` returns. Until then `time.monotonic` and the clients' clock tell virtual seconds.
 
     Args:
         main: What to run; all that takes time in it must be on its event loop.
         seed: Of `random`, e.g. for the pauses before retries.
     """
     loop = _VirtualLoop()
-    real = time.monotonic
+    real, clients = time.monotonic, SystemClock.__dict__["monotonic"]
     random.seed(seed)
     time.monotonic = loop.time
-    SystemClock.monotonic = staticmethod(loop.time)
+    SystemClock.monotonic = staticmethod(loop.time)  # it holds the real one
     try:
         with asyncio.Runner(loop_factory=lambda: loop) as runner:  # ends what is left on the loop, and closes it
             return runner.run(main())
     finally:
-        time.monotonic = real
-        SystemClock.monotonic = staticmethod(real)
+        time.monotonic, SystemClock.monotonic = real, clients
 
 
 @asynccontextmanager

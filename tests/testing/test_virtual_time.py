@@ -8,21 +8,24 @@ import time
 import pytest
 
 from nemo_llm_stage import AsyncHTTPClient
+from nemo_llm_stage.client.clock import SYSTEM_CLOCK
 from nemo_llm_stage.testing import ServerConfig
 from nemo_llm_stage.testing.virtual_time import run_in_virtual_time, simulated_service
 
 
 def test_an_hour_passes_at_once() -> None:
-    """The process's clock goes along, and afterwards tells the time again."""
+    """The process's clock goes along, the clients' too, and afterwards tells the time again."""
 
     async def wait() -> float:
-        began_s = time.monotonic()
-        await asyncio.sleep(3600)
+        began_s, clients_began_s = time.monotonic(), SYSTEM_CLOCK.monotonic()
+        await SYSTEM_CLOCK.sleep(3600)
+        assert SYSTEM_CLOCK.monotonic() - clients_began_s == pytest.approx(3600)
         return time.monotonic() - began_s
 
     began_s = time.monotonic()
     assert run_in_virtual_time(wait) == pytest.approx(3600)
     assert 0 <= time.monotonic() - began_s < 60
+    assert 0 <= SYSTEM_CLOCK.monotonic() - began_s < 60
 
 
 def test_a_client_and_a_server_keep_the_same_time() -> None:

@@ -99,6 +99,11 @@ class Member:
         for lease in list(self.leases):
             lease.recall()
 
+    def recall_ghosts(self, sent_before_s: float) -> int:
+        """Cancel the requests that were sent before, so that they are sent again; return how many they are."""
+        old = [lease for lease in self.leases if lease.started_s <= sent_before_s]
+        return sum([lease.recall("shows none of the open requests, so it has lost this one") for lease in old])
+
     def p99_s(self) -> float | None:
         """What 99 % of the answers took at most; None before the first."""
         return percentile_s(self.meter.latencies, 0.99)
@@ -116,6 +121,7 @@ class Member:
             reason=breaker.reason or (None if governed is None else governed.reason),
             bottleneck=None if governed is None else governed.bottleneck,
             moved=None if governed is None else governed.moved,
+            num_ghosts=0 if self.governed is None else self.governed.num_ghosts,
             held_s={} if governed is None else dict(governed.held_s),
             in_flight=self.limit.in_flight,
             next_try_at=now + breaker.next_try_s - now_s if breaker.state in {"suspect", "resting"} else None,
@@ -134,7 +140,8 @@ class Lease:
         started_s: Monotonic time.
         is_probe: Whether it finds out if the server is back.
         task: That sends the request; None while nothing is being sent.
-        is_recalled: Whether it was cancelled to be sent to another server.
+        is_recalled: Whether it was cancelled to be sent again.
+        why: Why it was.
     """
 
     pool: EndpointPool
@@ -144,6 +151,7 @@ class Lease:
     is_probe: bool = field(init=False)
     task: asyncio.Task[Any] | None = None
     is_recalled: bool = False
+    why: str = ""
 
     def __aenter__(self) -> Coroutine[Any, Any, Lease]:
         """Wait for the permit."""
@@ -158,11 +166,18 @@ class Lease:
         """Whether it stays where it is however long that takes: its request has been recalled before."""
         return self.trail.is_final
 
-    def recall(self) -> None:
-        """Cancel what is being sent; `was_recalled` tells that from being cancelled by anyone else."""
-        if not self.is_final and not self.is_recalled and self.task is not None:
-            self.is_recalled = True
-            self.task.cancel()
+    def recall(self, why: str = "answers nobody, while other servers do") -> bool:
+        """
+        Cancel what is being sent, unless that is done; `was_recalled` tells that from being cancelled by anyone else.
+
+        Args:
+            why: What the server does, for people.
+        """
+        if self.is_final or self.is_recalled or self.task is None:
+            return False
+        self.is_recalled, self.why = True, why
+        self.task.cancel()
+        return True
 
     def was_recalled(self) -> bool:
         """Whether the cancellation that the task has just got is this permit's alone; it is taken back then."""

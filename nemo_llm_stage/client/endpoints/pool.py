@@ -89,8 +89,8 @@ class EndpointPool(Limit):
 
     @property
     def can_recall(self) -> bool:
-        """Whether a request can go to another server when its own is silent."""
-        return len(self.members) > 1
+        """Whether a request can be sent again when its server is silent while others answer, or has lost it."""
+        return len(self.members) > 1 or self._govern is not None
 
     @property
     def num_ahead(self) -> int:
@@ -121,6 +121,7 @@ class EndpointPool(Limit):
                     member.limit.max_concurrent_requests = limit
             if self._govern is not None and member.governed is None:
                 member.governed = self._govern(member.endpoint.base_url, member.limit)
+                member.governed.on_ghosts, member.governed.slowest_s = member.recall_ghosts, member.p99_s
         gone = [url for url, member in self._known.items() if member not in self.members and not member.leases]
         for url in gone[:-MAX_GONE]:
             del self._known[url]

@@ -16,11 +16,13 @@ from typing import Self
 from nemo_llm_stage.client.clock import Clock
 from nemo_llm_stage.client.generation import GenerationConfig
 from nemo_llm_stage.client.governor.expected import ExpectedTokens
+from nemo_llm_stage.client.governor.ghosts import Ghosts
 from nemo_llm_stage.client.governor.governor import START_LIMIT, Governor, GovernorSettings
 from nemo_llm_stage.client.governor.metrics import ServerLoad
 from nemo_llm_stage.client.governor.pace import Pace
 from nemo_llm_stage.client.governor.rate_headers import RATE_HEADERS, parse_rate_windows
 from nemo_llm_stage.client.governor.signals import LimitStatus, Signals
+from nemo_llm_stage.client.governor.timeouts import SLOW_S, Timeouts
 from nemo_llm_stage.client.limit import Limit
 from nemo_llm_stage.core import Usage
 
@@ -51,6 +53,9 @@ class Governed:
         is_healthy: Asks whether the server says that it is up.
         governor: Finds the limit.
         tokens_in_flight: Expected tokens of the requests in flight.
+        on_ghosts: Called with the time before which open requests are ghosts; sends them again and returns how many.
+        slowest_s: Returns what nearly every answer took at most; None before the first.
+        num_ghosts: Requests that the server had lost.
     """
 
     def __init__(self, name: str, limit: Limit, clock: Clock, on_use: Callable[[], None]) -> None:
@@ -59,6 +64,11 @@ class Governed:
         start = limit.max_concurrent_requests  # less than usual for one of several workers
         self.governor = Governor(name, GovernorSettings(start=start, share=min(1.0, start / START_LIMIT)))
         self.tokens_in_flight = 0.0
+        self.on_ghosts: Callable[[float], int] | None = None
+        self.slowest_s: Callable[[], float | None] = _never
+        self.num_ghosts = 0
+        self._ghosts = Ghosts()
+        self._timeouts = Timeouts()
         self._limit = limit
         self._clock = clock
         self._on_use = on_use
@@ -113,6 +123,16 @@ class Governed:
             in_flight: Requests that were in flight all the time from the question to the answer.
         """
         self._load, self._in_flight_then = load, in_flight
+        sent_before_s = self._ghosts.sent_before(load, in_flight, self._clock.monotonic(), self.slowest_s() or 0.0)
+        if sent_before_s is not None and self.on_ghosts is not None:
+            num = self.on_ghosts(sent_before_s)
+            self.num_ghosts += num
+            if num:
+                logger.warning("%s has lost %d open requests: it shows none; they are sent again", self.url, num)
+
+    def timeout_s(self, config: GenerationConfig) -> float | None:
+        """Return the seconds that a request gets; None for the client's own."""
+        return self._timeouts.of(config)
 
     def tick(self, num_waiting: int, client_busy: float, *, is_out_of_files: bool = False) -> None:
         """
@@ -175,10 +195,13 @@ class Governed:
     def note_answer(self, sending: Sending, usage: Usage | None) -> None:
         """Take note of an answer's numbers."""
         tokens = 1.0
+        latency_s = self._clock.monotonic() - sending.sent_at_s
         if usage is not None and usage.output_tokens is not None:
             tokens = usage.output_tokens + PROMPT_WORK * (usage.input_tokens or 0)
             self._expected.learn(sending.num_bytes, sending.config, usage.input_tokens, usage.output_tokens)
-        self.governor.note_answer(sending.sent_at_s, self._clock.monotonic() - sending.sent_at_s, tokens)
+            if latency_s >= SLOW_S or self._timeouts.is_slow:
+                self._timeouts.note_answer(latency_s, usage.output_tokens)
+        self.governor.note_answer(sending.sent_at_s, latency_s, tokens)
 
     def note_headers(self, sending: Sending, headers: Mapping[bytes, bytes]) -> None:
         """Take note of what the response to `sending` says of rate limits."""
@@ -215,6 +238,10 @@ async def _is_unknown() -> bool:
     return False
 
 
+def _never() -> None:
+    return None
+
+
 class Sending:
     """
     A request in flight at a governed server.
@@ -242,6 +269,11 @@ class Sending:
         self._cost = self._governed.begin(self.num_bytes, self.config, self.sent_at_s)
         self.taken_then = self._governed.taken
         return self
+
+    @property
+    def timeout_s(self) -> float | None:
+        """Seconds that it gets; None for the client's own."""
+        return self._governed.timeout_s(self.config)
 
     def note_headers(self, headers: Mapping[bytes, bytes]) -> None:
         """Take note of what its response says of rate limits."""
