@@ -84,6 +84,10 @@ class _Bucket:
         self._left = min(self._most, window.remaining + self._rate * age_s - num_taken_since)
         self._at_s, self._full_at_s = now_s, now_s + min(max(0.0, window.reset_s - age_s), MAX_HOLD_S)
 
+    def note_empty(self) -> None:
+        """Take note of a refusal: nothing was left when the refused request came, whatever headers have told."""
+        self._left = min(self._left, 0.0)
+
     @property
     def _rate(self) -> float:
         """What comes back in a second, as far as headers tell."""
@@ -184,6 +188,7 @@ class Pace:
         if retry_after_s is not None and retry_after_s >= MIN_HOLD_S:
             self._held_until_s = max(self._held_until_s, now_s + min(MAX_HOLD_S, retry_after_s))
         self._refused_at_s = now_s
+        self._requests.note_empty()
         accepted = self._accepted_per_s(now_s)
         if self._rate is None:
             self._rate, self._credit, self._credit_at_s = accepted, 0.0, now_s
