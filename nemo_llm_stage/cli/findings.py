@@ -23,8 +23,15 @@ EXTRAS = {
     "cluster": "aiohttp_cors",  # of ray[default]
     "curator": "nemo_curator",
     "report": "matplotlib",
+    "hf": "huggingface_hub",
+    "hub": "huggingface_hub",
+    "verify": "duckdb",
+    "delta": "deltalake",
+    "iceberg": "pyiceberg",
+    "metrics": "prometheus_client",
+    "otel": "opentelemetry.exporter.otlp.proto.http",
 }
-"""Extra → a module that only this extra brings."""
+"""Extra → a module that it brings, and nothing else of the package does."""
 
 _OTHER_FILES = 256
 """File descriptors that a process needs beside one for each request: Python, Ray, input and output files."""
@@ -61,12 +68,19 @@ def _version(package: str) -> str:
 
 def extras(wanted: Collection[str] = ()) -> Finding:
     """Return which extras are installed; it is a problem if one of `wanted` is not."""
-    missing = [name for name, module in EXTRAS.items() if find_spec(module) is None]
+    missing = [name for name, module in EXTRAS.items() if not _is_there(module)]
     installed = ", ".join(name for name in EXTRAS if name not in missing) or "none"
     needed = [name for name in missing if name in wanted]
     if needed:
         return Finding("extras", f"the job needs: pip install 'nemo-llm-stage[{','.join(needed)}]'", is_ok=False)
     return Finding("extras", f"installed: {installed}; not installed: {', '.join(missing) or 'none'}")
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # a part of its name
+        return False
 
 
 def open_files(max_concurrent_requests: int) -> Finding:

@@ -29,7 +29,7 @@ def test_tail_shows_rows_with_their_answers(job: Any) -> None:
     job.run()
     assert "user: Say row " in invoke("tail", job.folder / "out").stdout
     lines = invoke("tail", job.folder / "out", "--json").stdout.splitlines()
-    assert all(set(json.loads(line)) == {"at", "values", "errors"} for line in lines)
+    assert all(set(json.loads(line)) == {"at", "values", "errors", "request"} for line in lines)
     assert lines
 
 

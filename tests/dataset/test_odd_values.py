@@ -43,7 +43,7 @@ def test_odd_values_that_no_prompt_uses_go_through(job: Any, tmp_path: Path, out
     assert verify_output(url, compares_rows=True).is_complete
     rows = head(url, 5)
     assert len(rows) == 2
-    assert sample(rows, list(columns), ["x"]).row_count == 2
+    assert sample(rows, list(columns), ["x"]).row_count == 2 * (len(columns) + 2)  # with the answer, and a line between
     if output_format == "parquet":
         (output,) = (job.folder / "out").glob("part-*.parquet")
         assert pq.read_table(output).select(list(columns)).equals(pq.read_table(source).select(list(columns)))
