@@ -1,7 +1,8 @@
 """
-Input that cannot be read and was left out, and what is written down of it.
+Records of input that could not be read and was left out.
 
-By default nothing is: a broken line or file stops a job. Knows files, lines and reasons; knows nothing of formats.
+By default nothing is left out: a broken line or file stops the job. Knows files, lines and reasons; knows nothing of
+formats.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ class BadInput:
 
     Attributes:
         path: The file.
-        line: Of a JSONL file, counted from 1; None where it is more than a line.
-        num_rows: Rows left out; 0 where nobody can tell, as for a file that cannot be opened.
-        reason: Why, for people.
+        line: Of a text file, counted from 1; None for a whole file or the rest of one.
+        num_rows: Rows left out; 0 if unknown, e.g. for a file that cannot be opened.
+        reason: Why it was left out, in words for users.
     """
 
     path: str
@@ -35,19 +36,19 @@ class BadInput:
 
 
 OnBad = Callable[[BadInput], None]
-"""Takes note of input that is left out. Where there is none, bad input is an error."""
+"""Called with each part of the input that is left out. Where None is given instead, bad input is an error."""
 
 
 def unreadable(path: str, error: BaseException, advice: str = "") -> InputError:
-    """Return the error to raise where `path` cannot be read; raise it from `error`, by which `is_damage` tells."""
+    """Return the error for a file that cannot be read. Raise it from `error`: `is_damage` looks at its cause."""
     return InputError(f"cannot read {path!r}: {error}.{advice}")
 
 
 def is_damage(error: BaseException | None) -> bool:
     """
-    Whether `error` tells of a file's content, and not of a disk or a network that may work again.
+    Whether `error` means that a file is damaged, and not that a disk or network failed, which may pass.
 
-    Arrow raises OSError for both; only the operating system's, and a store's, have a type of their own or an errno.
+    Arrow raises OSError for both. An OSError of the operating system or of a store has an errno or a type of its own.
     """
     if isinstance(error, OSError):
         return type(error) is OSError and error.errno is None
@@ -55,7 +56,7 @@ def is_damage(error: BaseException | None) -> bool:
 
 
 def write_bad_input(folder: Folder, name: str, records: Sequence[BadInput], *, scratch_sub: str) -> None:
-    """Write `records` down as the file `name` of `folder`, one JSON object a line; nothing where there are none."""
+    """Write `records` to the file `name` of `folder`, one JSON object a line. Without records no file is written."""
     if records:
         folder.make(name.rpartition("/")[0])
         data = b"".join(orjson.dumps(asdict(record)) + b"\n" for record in records)
@@ -63,7 +64,7 @@ def write_bad_input(folder: Folder, name: str, records: Sequence[BadInput], *, s
 
 
 def read_bad_input(folder: Folder, name: str) -> list[BadInput]:
-    """Return what was written down in the file `name` of `folder`; one that is not there tells of nothing."""
+    """Return the records in the file `name` of `folder`; none if there is no such file."""
     try:
         return [BadInput(**orjson.loads(line)) for line in folder.read(name).splitlines()]
     except FileNotFoundError:

@@ -1,7 +1,7 @@
 """
-The counts of a partition, from its rows alone.
+Counts a partition from the rows that were written.
 
-Knows rows as they were written, and the job's record; knows nothing of files.
+Knows written rows and the job's record; knows nothing of files.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.errors import SkippedError
 
 FIRST_VERSION_WITH_SKIPPED = 3
-"""Of a job's record: from this one on, an output has a column ``X_skipped``."""
+"""Version of a job's record from which on an output has a column ``X_skipped``."""
 
 
 def output_columns_of(job: Mapping[str, Any]) -> list[str]:
-    """Return the names of the generated columns, without the ones beside them, that a job's record tells."""
+    """Return the names of a job's generated columns, without ``X_error`` and the like."""
     stage = job["stage"]
     return list(stage["columns"]) if "columns" in stage else [stage["output_column"]]
 
 
 def explodes(job: Mapping[str, Any]) -> bool:
-    """Whether a job gives each of a row's answers a row of its own."""
+    """Whether each answer of a row is written as a row of its own."""
     return bool(job["stage"].get("explode"))
 
 
@@ -40,7 +40,7 @@ def skips_are_errors(job: Mapping[str, Any]) -> bool:
 
 def recount(rows: Iterable[Mapping[str, Any]], job: Mapping[str, Any], number: int, num_left_out: int) -> Counters:
     """
-    Count a partition by its rows; tokens and attempts as far as the meta columns have them.
+    Count a partition from its rows. Tokens and attempts come from the meta columns; without these they are 0.
 
     Args:
         rows: As they were written.

@@ -1,7 +1,8 @@
 """
-Folders on local disks and object stores, with the one thing that exactly-once output needs: put-if-absent.
+Folders on local disks and object stores.
 
-Knows paths and bytes; knows nothing of rows, formats or jobs.
+`Folder.publish` writes a file only if it is not there yet, which is how each row is written once. Knows paths and
+bytes; knows nothing of rows, formats or jobs.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
-"""What `os.link` fails with on filesystems without hard links (FAT, some FUSE mounts)."""
+"""Error numbers of `os.link` on filesystems without hard links (FAT, some FUSE mounts)."""
 
 
 _PAUSES_S = (0.1, 0.3, 1.0, 3.0)
-"""Waits before a conditional PUT is sent again that met another one in the very act (S3 answers both with 409)."""
+"""Seconds to wait before each new try of a conditional PUT that collided with another: S3 answers both with 409."""
 
 _MAY_PASS = {errno.EBUSY, errno.EIO}
-"""The latter stands for every answer that the store's library has no name for; s3fs has none for that 409."""
+"""Error numbers after which a new try may succeed. EIO also stands for errors without a number: s3fs on that 409."""
 
 
 _BUCKET_PROTOCOLS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"}
@@ -57,7 +58,7 @@ def open_filesystem(url: str) -> tuple[Any, str]:
 
 
 def _as_os_errors(method: Callable[P, T]) -> Callable[P, T]:
-    """Let `method` of a folder raise OSError whatever a store's library raises: its own errors are of any type."""
+    """Return `method`, which then raises OSError for any error of a store's library."""
 
     @functools.wraps(method)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -79,7 +80,7 @@ class Folder:
         url: A path, or a URL that fsspec knows (``s3://bucket/x``, ``gs://…``).
 
     Raises:
-        OSError: From any method: the disk, the network or the store does not do it.
+        OSError: From any method: the disk, the network or the store failed.
     """
 
     def __init__(self, url: str) -> None:
@@ -96,7 +97,7 @@ class Folder:
 
     @_as_os_errors
     def names(self, sub: str = "") -> set[str]:
-        """Return the names of the files right in this folder, or in its subfolder `sub`; empty if it is not there."""
+        """Return the names of the files in this folder, or in its subfolder `sub`; empty if there is no such folder."""
         self.fs.invalidate_cache(self.path(sub))
         try:
             entries = self.fs.ls(self.path(sub), detail=True)
@@ -106,13 +107,13 @@ class Folder:
 
     @_as_os_errors
     def exists(self, name: str) -> bool:
-        """Whether the file `name` is there now."""
+        """Whether the file `name` exists."""
         self.fs.invalidate_cache(self.path(name).rsplit("/", 1)[0])
         return bool(self.fs.exists(self.path(name)))
 
     @_as_os_errors
     def version_of(self, name: str) -> str | None:
-        """Return what changes when the file `name` is replaced; None where it is not there."""
+        """Return a text that changes when the file `name` is replaced; None if there is no such file."""
         self.fs.invalidate_cache(self.path(name).rsplit("/", 1)[0])
         try:
             return str(self.fs.ukey(self.path(name)))
@@ -125,19 +126,19 @@ class Folder:
         Return the file's bytes.
 
         Raises:
-            FileNotFoundError: It is not there.
+            FileNotFoundError: There is no such file.
         """
         data: bytes = self.fs.cat_file(self.path(name))
         return data
 
     @_as_os_errors
     def make(self, sub: str = "") -> None:
-        """Make this folder, or its subfolder `sub`, if it is not there. A store of buckets needs none."""
+        """Create this folder, or its subfolder `sub`. Does nothing on object stores, which have no folders."""
         if not self._is_bucket:  # there, this would make a bucket that was mistyped
             self.fs.makedirs(self.path(sub), exist_ok=True)
 
     def scratch(self, sub: str, suffix: str) -> Path:
-        """Return a fresh local path to write a file at before `publish`; on a local disk it lies in `sub`."""
+        """Return a new local path for a file that is then published; in `sub` if this folder is on a local disk."""
         name = f"{uuid.uuid4().hex}{suffix}"
         if not self.is_local:
             return Path(tempfile.gettempdir()) / f"nemo-llm-stage-{name}"
@@ -147,11 +148,11 @@ class Folder:
     @_as_os_errors
     def publish(self, scratch: Path, name: str) -> bool:
         """
-        Make the file at `scratch` visible as `name`, whole and at once, unless `name` is there already.
+        Make the file at `scratch` visible as `name` in one step, unless `name` exists.
 
-        The first writer wins, whoever comes later changes nothing: `os.link` on a local or NFS path, a conditional
-        PUT on S3 and GCS. On a store that knows no condition, a plain PUT after a look: there, two writers within
-        the same instant may both write, each time the whole file. The file at `scratch` stays if another was first.
+        The first writer wins; later ones change nothing. This uses `os.link` on a local or NFS path and a conditional
+        PUT on S3 and GCS. A store without conditional PUTs gets a plain PUT if `name` does not exist: two writers at
+        the same instant may then both write, each the whole file. If another writer was first, `scratch` stays.
 
         Returns:
             Whether this call was the first.
@@ -162,7 +163,7 @@ class Folder:
         return is_first
 
     def publish_bytes(self, data: bytes, name: str, *, scratch_sub: str) -> bool:
-        """`publish` of a small file given as bytes."""
+        """Publish a small file, given as bytes."""
         scratch = self.scratch(scratch_sub, ".tmp")
         write_durably(scratch, data)
         try:
@@ -172,7 +173,7 @@ class Folder:
 
     @_as_os_errors
     def replace(self, scratch: Path, name: str) -> None:
-        """Make the file at `scratch` the content of `name`, whole and at once, whatever it was before."""
+        """Replace the file `name` by the one at `scratch`, in one step; `name` need not exist."""
         if self.is_local:
             scratch.replace(self.path(name))
             sync_folder(Path(self.path(name)).parent)
@@ -183,32 +184,32 @@ class Folder:
             scratch.unlink(missing_ok=True)
 
     def replace_bytes(self, data: bytes, name: str, *, scratch_sub: str) -> None:
-        """Make `data` the content of `name`, whole and at once, whatever it was before."""
+        """Replace the file `name` by one that holds `data`, in one step; `name` need not exist."""
         scratch = self.scratch(scratch_sub, ".tmp")
         write_durably(scratch, data)
         self.replace(scratch, name)
 
     @_as_os_errors
     def remove(self, name: str) -> None:
-        """Remove the file `name` if it is there."""
+        """Remove the file `name` if it exists."""
         with contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self.path(name))
 
     @_as_os_errors
     def move(self, name: str, target: Folder) -> None:
-        """Move the file `name` to the folder `target`, unless another process already has."""
+        """Move the file `name` to the folder `target`. Does nothing if another process has moved it."""
         with contextlib.suppress(FileNotFoundError):
             self.fs.mv(self.path(name), target.path(name))
 
     def remove_if_empty(self) -> None:
-        """Remove this folder from a local disk if nothing is in it."""
+        """Remove this folder if it is on a local disk and empty."""
         if self.is_local:
             with contextlib.suppress(OSError):
                 Path(self.root).rmdir()
 
     @_as_os_errors
     def folders(self) -> set[str]:
-        """Return the names of the folders right in this one."""
+        """Return the names of the folders in this one."""
         self.fs.invalidate_cache(self.root)
         try:
             entries = self.fs.ls(self.root, detail=True)
@@ -253,14 +254,14 @@ class Folder:
 
 
 def _has_no_conditions(error: Exception) -> bool:
-    """Whether a store says (501) that it does not know conditional PUTs."""
+    """Whether a store answered (501) that it has no conditional PUTs."""
     return isinstance(error, NotImplementedError) or getattr(error, "errno", None) == errno.ENOSYS
 
 
 @contextlib.contextmanager
 def writing_to(url: str) -> Iterator[None]:
     """
-    Tell what to do where the block cannot write.
+    Turn an OSError of the block into a RunError that says what to do.
 
     Raises:
         RunError: The disk is full, or access was taken away.
@@ -272,7 +273,7 @@ def writing_to(url: str) -> Iterator[None]:
 
 
 def unwritable(url: str, error: OSError) -> RunError:
-    """Return the error to raise where `url` could not be written."""
+    """Return the error for a failed write to `url`."""
     return RunError(
         f"cannot write {url}: {error.strerror or error}. Free space or restore access, and run the same command again: "
         "it goes on from here."
@@ -280,7 +281,7 @@ def unwritable(url: str, error: OSError) -> RunError:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Write `data` to a new file and return when it is on the disk."""
+    """Write `data` to a new file, and wait until it is on the disk."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
@@ -288,7 +289,7 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Return when the folder's entries are on the disk: a rename or link is durable only then."""
+    """Wait until the folder's entries are on the disk: before that, a crash may undo a rename or a link."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

@@ -1,7 +1,7 @@
 """
-One partition's file: written aside, then visible as a whole, with its counts.
+The file of one partition: written to a scratch file, then published as a whole, with its counts.
 
-Knows files; knows nothing of how rows are generated or what else is in the folder.
+Knows files; knows nothing of how rows are generated, or of the other files in the folder.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ from nemo_llm_stage.dataset.summary import (
 _ROWS_PER_GROUP = 16_384
 _BYTES_PER_GROUP = 16 << 20
 _PAUSES_S = (0.05, 0.2, 1.0)
-"""Waits for the summary of a JSONL file that another worker has just committed; without one the worker is dead."""
+"""Seconds to wait for the counts of a JSONL file that another worker has just published; then that worker is dead."""
 
 
 class PartitionWriter:
     """
-    Writes a partition aside, group by group, and makes it visible as a whole.
+    Writes a partition to a scratch file, group by group, and publishes it as a whole.
 
-    Holds at most one row group (16,384 rows or 16 MiB) in memory. Leaving its ``with`` block without `commit` leaves
-    nothing behind.
+    Holds at most one row group (16,384 rows or 16 MiB) in memory. If its ``with`` block ends without `commit`, the
+    scratch file is removed.
 
     Args:
         folder: The output folder.
-        state: What the job keeps beside the output.
+        state: The folder of the job's state.
         format: ``parquet`` or ``jsonl``.
         schema: Of the file.
-        job_id: Of the job that writes; kept with the counts.
-        owner: Tells whether the folder still belongs to that job.
+        job_id: Of the job that writes; written with the counts.
+        owner: Knows whether the folder still belongs to that job.
 
     Raises:
-        RunError: From any method: the disk is full, or access was taken away.
+        RunError: From any method: the disk is full, or the folder may no longer be written.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class PartitionWriter:
         self._checksum = 0  # of a JSONL file's rows
 
     def __enter__(self) -> Self:
-        """Open the file aside."""
+        """Open the scratch file."""
         with writing_to(self._folder.url):
             if self._is_parquet:
                 self._file = open_writer(self._scratch, self._schema)
@@ -91,7 +91,7 @@ class PartitionWriter:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Close, and remove what was not committed."""
+        """Close the file; remove it if it was not committed."""
         file, self._file = self._file, None
         with suppress(OSError):  # a full disk takes no footer either
             if file is not None:
@@ -110,15 +110,15 @@ class PartitionWriter:
 
     def commit(self, name: str, counters: Counters) -> bool:
         """
-        Make the file visible as `name`, durably, unless another worker of the job has. Sets ``counters.num_written``.
+        Publish the file as `name`, durably, unless another worker of the job has. Sets ``counters.num_written``.
 
-        A file of an earlier job, by a worker that woke up late, is replaced.
+        A file of an earlier job, whose worker finished late, is replaced.
 
         Returns:
-            Whether this file stands. Otherwise another worker's does, with the same rows.
+            Whether this file was published. If not, another worker's was, with the same rows.
 
         Raises:
-            RunError: Another job owns the folder now. What is journaled stays.
+            RunError: Another job owns the folder now. The journal stays.
         """
         with writing_to(self._folder.url):
             summary = self._finish(counters)
@@ -137,7 +137,7 @@ class PartitionWriter:
 
     def replace(self, name: str, counters: Counters) -> None:
         """
-        Put the file in the place of the committed one, durably: a reader sees the one or the other, whole.
+        Replace the committed file `name` by this one, durably. A reader sees the old file or the new one as a whole.
 
         Sets ``counters.num_written``.
 
@@ -186,7 +186,7 @@ class PartitionWriter:
         return summary
 
     def _annotate(self) -> None:
-        """Give the columns of the input the logical types that Arrow has dropped."""
+        """Write the logical types of input columns that Arrow does not write."""
         annotations = annotations_of(self._schema)
         if annotations:
             annotate(self._scratch, annotations)
