@@ -32,6 +32,13 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """RFC 9110 §5.6.2: what a header's name is made of."""
 
 
+_HEADERS = {
+    "user-agent": "nemo-llm-stage",
+    "accept": "application/json, text/event-stream",
+    "content-type": "application/json",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Sent:
     """
@@ -54,6 +61,11 @@ class Sent:
     proxy: str | None = field(repr=False)
     secrets: Secrets
     encoded_query: str = field(default="", repr=False)
+
+    @property
+    def all_headers(self) -> dict[str, str]:
+        """The headers of every request, by lower-case name."""
+        return {**_HEADERS, **self.auth, **self.headers}
 
     @property
     def has_key(self) -> bool:

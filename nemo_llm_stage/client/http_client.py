@@ -180,13 +180,10 @@ class AsyncHTTPClient(AsyncLLMClient):
         secrets = secrets_of_request(sent.secrets, config.extra_kwargs)
         request = encode_request(messages, model, config, conversation_formatter)
         try:
-            completion = await self._send(permit, request, model, secrets, generation_config)
+            return secrets.cleaned(await self._send(permit, request, model, secrets, generation_config))
         except RequestError as error:
-            secrets.clean(error)
             if not (session.token_limit.learn(error, config, model) or session.renew(error, sent)):
                 raise
-        else:
-            return secrets.cleaned(completion)
         return await self._complete_under(permit, messages, model, conversation_formatter, generation_config)
 
     async def _send(
@@ -194,24 +191,24 @@ class AsyncHTTPClient(AsyncLLMClient):
     ) -> Completion:
         """Send `request` to the server that the permit is for."""
         assert isinstance(permit, Lease)
-        lease, pool, member = permit, permit.pool, permit.member
+        pool, member = permit.pool, permit.member
         if pool.can_recall:
-            lease.task = asyncio.current_task()
+            permit.task = asyncio.current_task()
         try:
             completion = await attempt(self._opened(), member, request, model=model, secrets=secrets, config=config)
         except RequestError as error:
             secrets.clean(error)
-            pool.note_failure(lease, error)
+            pool.note_failure(permit, error)
             raise
         except asyncio.CancelledError:
-            if not lease.was_recalled():
+            if not permit.was_recalled():
                 raise
-            silent = RequestTimeoutError(f"{member.endpoint.base_url} {lease.why}.")
-            pool.note_failure(lease, silent)
+            silent = RequestTimeoutError(f"{member.endpoint.base_url} {permit.why}.")
+            pool.note_failure(permit, silent)
             raise silent from None
         finally:
-            lease.task = None
-        pool.note_answer(lease, completion.latency_s or 0.0)
+            permit.task = None
+        pool.note_answer(permit, completion.latency_s or 0.0)
         return completion
 
     async def _query_model_impl(
@@ -288,13 +285,7 @@ class AsyncHTTPClient(AsyncLLMClient):
     def _make_transport(self, sent: Sent) -> Transport:
         return HTTP1Transport(
             TransportConfig(
-                headers={
-                    "user-agent": "nemo-llm-stage",
-                    "accept": "application/json, text/event-stream",
-                    "content-type": "application/json",
-                    **sent.auth,
-                    **sent.headers,
-                },
+                headers=sent.all_headers,
                 timeout_s=self.timeout,
                 connect_timeout_s=self.connect_timeout,
                 read_timeout_s=self.read_timeout,

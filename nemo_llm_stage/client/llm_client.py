@@ -12,27 +12,23 @@ import functools
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from nemo_llm_stage.client.clock import SYSTEM_CLOCK, Clock
 from nemo_llm_stage.client.curators import count_as_curators
-from nemo_llm_stage.client.endpoint_status import EndpointStatus
-from nemo_llm_stage.client.endpoints.share import ALONE, WorkerPlace
 from nemo_llm_stage.client.errors.foreign import as_request_error
 from nemo_llm_stage.client.generation import ConversationFormatter, GenerationConfig
 from nemo_llm_stage.client.limit import HELD, Limit, LoopLocal, Permit
 from nemo_llm_stage.client.outcome import completion_of_texts
 from nemo_llm_stage.client.retry import RetryPolicy, Server, send
+from nemo_llm_stage.client.server_view import ServerView
 from nemo_llm_stage.client.sync_client import LLMClient
 from nemo_llm_stage.core import Completion, Message
 from nemo_llm_stage.errors import ConfigError, LLMStageError, RequestError
 
 __all__ = ["AsyncLLMClient", "ConversationFormatter", "GenerationConfig", "LLMClient", "completion_of_texts"]
-
-if TYPE_CHECKING:
-    from nemo_llm_stage.client.endpoints.overdue import Overdue
 
 T = TypeVar("T")
 
@@ -43,7 +39,7 @@ logger = logging.getLogger(__name__)
 _policy = functools.lru_cache(maxsize=64)(RetryPolicy)
 
 
-class AsyncLLMClient(ABC):
+class AsyncLLMClient(ServerView, ABC):
     """
     An asynchronous client with a limit and retries of its own.
 
@@ -190,7 +186,7 @@ class AsyncLLMClient(ABC):
         """Return the policy of this client's settings, for requests that may be given up after so many seconds."""
         return _policy(self.max_retries, self.base_delay, give_up_after_s)
 
-    async def check(self, model: str) -> None:  # noqa: B027 - a hook: not every server can tell
+    async def check(self, model: str) -> None:
         """
         Check, before anything is paid for, that this server has `model`. The base class cannot tell.
 
@@ -199,7 +195,7 @@ class AsyncLLMClient(ABC):
             TransientError: The server cannot be reached.
         """
 
-    async def aclose(self) -> None:  # noqa: B027 - a hook: not every client holds something
+    async def aclose(self) -> None:
         """Close what is open on the running event loop. Safe to call twice; the client can be used again after."""
 
     @property
@@ -211,25 +207,6 @@ class AsyncLLMClient(ABC):
 
     def _make_limit(self) -> Limit:
         return Limit(self.max_concurrent_requests)
-
-    def take_place(self, place: WorkerPlace) -> None:  # noqa: B027 - a hook: not every client shares servers
-        """Be the client of one of several workers that share the servers. Called before anything is sent."""
-
-    def total_limit(self, place: WorkerPlace = ALONE) -> int:
-        """Return the most requests that the worker in this place has in flight at once."""
-        return self.max_concurrent_requests
-
-    def endpoint_statuses(self) -> tuple[EndpointStatus, ...]:
-        """Return how each server stands; nothing where the client does not count. Can be called from any thread."""
-        return ()
-
-    def server_urls(self, place: WorkerPlace = ALONE) -> tuple[str, ...]:
-        """Return the base URLs of the servers that the worker in this place asks, as far as known; may block."""
-        return ()
-
-    def overdue(self, after_s: Mapping[str, float]) -> list[Overdue]:
-        """Return the requests in flight for longer than it says for their server; none where the client cannot tell."""
-        return []
 
     async def _complete_under(
         self,

@@ -16,16 +16,14 @@ from nemo_llm_stage.client.endpoints.address import Endpoint
 from nemo_llm_stage.client.endpoints.affinity import AFFINITY, Homes
 from nemo_llm_stage.client.endpoints.line import WaitingLine
 from nemo_llm_stage.client.endpoints.member import Lease, Member, least_loaded
-from nemo_llm_stage.client.endpoints.share import ALONE, Share, WorkerPlace, shares_of
+from nemo_llm_stage.client.endpoints.members import Members
+from nemo_llm_stage.client.endpoints.share import ALONE, WorkerPlace
 from nemo_llm_stage.client.endpoints.source import Source
-from nemo_llm_stage.client.endpoints.state import Breaker, EndpointPolicy
+from nemo_llm_stage.client.endpoints.state import EndpointPolicy
 from nemo_llm_stage.client.endpoints.trail import AVOIDED, NOWHERE, Trail, choices, is_blameless, is_fault
 from nemo_llm_stage.client.governor.governed import Governed
 from nemo_llm_stage.client.limit import Limit, Permit
 from nemo_llm_stage.errors import RequestError, TransientError
-
-MAX_GONE = 256
-"""Servers that have left and are still told of."""
 
 
 class EndpointPool(Limit):
@@ -46,7 +44,6 @@ class EndpointPool(Limit):
 
     Attributes:
         source: Likewise.
-        members: The servers to ask, in order.
         on_close: Called by `close`; None for nothing.
         on_tick: Called about every `policy.tick_s` while requests are in flight or wait; None for nothing.
     """
@@ -63,24 +60,25 @@ class EndpointPool(Limit):
         govern: Callable[[str, Limit], Governed] | None = None,
     ) -> None:
         super().__init__(max_per_endpoint)
-        self._govern = govern
-        self._max_per_endpoint = max_per_endpoint
         self._now_s = clock.monotonic
         self._policy = policy
         self.source = source
-        self._worker = ALONE if source.is_own else worker
-        self._known: dict[str, Member] = {}
         self._homes = Homes()
         self._line = WaitingLine(self._homes)
         self._waiters = self._line.waiters
         self._turn = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._usable: list[Member] = []
-        self._sick: list[Member] = []
-        self.members: tuple[Member, ...] = ()
+        self._is_governed = govern is not None
+        place = ALONE if source.is_own else worker
+        self._members = Members(max_per_endpoint, self._now_s, policy, place, govern, self._refresh)
         self.on_tick: Callable[[], None] | None = None
         self.on_close: Callable[[], None] | None = None
         self.update(endpoints)
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The servers to ask, in order."""
+        return self._members.all
 
     @property
     def num_waiting(self) -> int:
@@ -90,7 +88,7 @@ class EndpointPool(Limit):
     @property
     def can_recall(self) -> bool:
         """Whether a request can be sent again when its server is silent while others answer, or has lost it."""
-        return len(self.members) > 1 or self._govern is not None
+        return len(self._members.all) > 1 or self._is_governed
 
     @property
     def num_ahead(self) -> int:
@@ -103,51 +101,27 @@ class EndpointPool(Limit):
 
     def update(self, endpoints: Iterable[Endpoint]) -> None:
         """Ask these servers from now on. Those that are gone get no more requests; those in flight there may end."""
-        named = list(endpoints)
-        now_s = self._now_s()
-        counts = {endpoint: named.count(endpoint) for endpoint in dict.fromkeys(named)}
-        for member in self.members:
-            if member.endpoint not in counts:
-                member.breaker.leave(now_s)
-        self.members = tuple(self._join(endpoint, now_s) for endpoint in counts)
-        shares = shares_of((endpoint.base_url for endpoint in counts), self._worker)
-        for member in self.members:
-            share = shares.get(member.endpoint.base_url)
-            member.is_own = share is not None
-            limit = (share or Share(0, self._worker.count)).of(self._max_per_endpoint * counts[member.endpoint])
-            if member.cap != limit:
-                member.cap = limit
-                if member.governed is None:
-                    member.limit.max_concurrent_requests = limit
-            if self._govern is not None and member.governed is None:
-                member.governed = self._govern(member.endpoint.base_url, member.limit)
-                member.governed.on_ghosts, member.governed.slowest_s = member.recall_ghosts, member.p99_s
-        gone = [url for url, member in self._known.items() if member not in self.members and not member.leases]
-        for url in gone[:-MAX_GONE]:
-            del self._known[url]
+        self._members.update(endpoints)
         self._refresh()
 
     def resize(self, max_concurrent_requests: int) -> None:
         """Change the limit of each server, and fix it where it adapts."""
-        self._max_per_endpoint = self.checked(max_concurrent_requests)
-        for member in self.members:
-            if member.governed is not None:
-                member.governed.pin(max_concurrent_requests)
-        self.update([member.endpoint for member in self.members])
+        self._members.resize(self.checked(max_concurrent_requests))
+        self._refresh()
 
     def permit(self, after: Permit | None = None) -> Lease:
         """Return what to enter for a permit; see `Limit.permit`."""
         if isinstance(after, Lease):
             return Lease(self, after.trail)
-        avoided = AVOIDED.get() if len(self.members) > 1 else None
+        avoided = AVOIDED.get() if len(self._members.all) > 1 else None
         if avoided is None:
             return Lease(self, NOWHERE)
-        return Lease(self, Trail(tuple(member for member in self.members if member.endpoint.base_url == avoided)))
+        return Lease(self, Trail(tuple(member for member in self._members.all if member.endpoint.base_url == avoided)))
 
     async def acquire(self, lease: Lease) -> Lease:
         """Wait until `lease` is a permit of some server."""
         tried = lease.trail.tried
-        affinity = AFFINITY.get() if len(self._usable) > 1 else None
+        affinity = AFFINITY.get() if len(self._members.usable) > 1 else None
         member = None
         if not self._waiters and self._may_send():
             member = self._pick(tried, affinity)
@@ -157,7 +131,7 @@ class EndpointPool(Limit):
             self._occupy(member)
         lease.member, lease.started_s, lease.is_probe = member, self._now_s(), member.breaker.is_probing
         member.leases[lease] = None
-        if self._timer is None and (self.on_tick is not None or len(self.members) > 1):
+        if self._timer is None and (self.on_tick is not None or len(self._members.all) > 1):
             self._plan_tick()
         return lease
 
@@ -197,28 +171,20 @@ class EndpointPool(Limit):
         elif error.status is not None:
             self._note_alive(member)
         tried = (*lease.trail.tried, member)
-        others = [other for other in choices(tried, self._usable, self.members) if other not in tried]
+        others = [other for other in choices(tried, self._members.usable, self._members.all) if other not in tried]
         error.goes_elsewhere = bool(others) and is_blameless(error, lease)
-        error.server = member.breaker if len(self.members) > 1 else None
+        error.server = member.breaker if len(self._members.all) > 1 else None
         lease.trail = lease.trail.after(lease, others)
 
     def statuses(self) -> tuple[EndpointStatus, ...]:
         """Return how each server stands, also those that have left. May be called from any thread."""
-        now_s = self._now_s()
-        members = list(self._known.values())
-        return tuple(member.status(now_s) for member in members if member.is_own or member.meter.num_sends)
+        return self._members.statuses()
 
     def look(self) -> None:
         """Look for servers that are silent while their peers answer, and let in the requests that are due as probes."""
-        now_s = self._now_s()
-        silent = [member for member in self.members if member.is_silent(self.members, self._policy, now_s)]
-        for member in silent:
-            silence_s = member.silence_s(now_s)
-            member.breaker.note_silence(now_s, f"no answer for {silence_s:.0f} s, while other servers answer")
-            member.recall()
-        if silent:
+        if self._members.recall_from_silent():
             self._refresh()
-        elif self._sick:
+        elif self._members.sick:
             self._let_in()
 
     def close(self) -> None:
@@ -228,15 +194,6 @@ class EndpointPool(Limit):
         if self._timer is not None and self._loop is asyncio.get_running_loop():
             self._timer.cancel()
             self._timer = None
-
-    def _join(self, endpoint: Endpoint, now_s: float) -> Member:
-        member = self._known.get(endpoint.base_url)
-        if member is None:
-            member = Member(endpoint, Limit(self._max_per_endpoint), Breaker(self._policy, now_s))
-            member.limit.on_release = self._refresh  # someone has resized it
-            self._known[endpoint.base_url] = member
-        member.breaker.rejoin(now_s)
-        return member
 
     def _note_alive(self, member: Member) -> None:
         breaker = member.breaker
@@ -248,11 +205,7 @@ class EndpointPool(Limit):
 
     def _refresh(self) -> None:
         """See anew which servers get requests and how many, and let in who may enter now."""
-        own = [member for member in self.members if member.is_own]
-        usable = [member for member in own if member.breaker.is_usable]
-        usable = usable or [member for member in self.members if member.breaker.is_usable]
-        self._sick = [member for member in own if not member.breaker.is_usable] if usable else []
-        self._usable = usable or own or list(self.members)
+        self._members.sort()
         self._count()
         self._let_in()
         if self.on_release is not None:
@@ -260,18 +213,18 @@ class EndpointPool(Limit):
 
     def _count(self) -> None:
         """Requests at servers that get no more count as part of the cap, so that the rest of it is what is free."""
-        usable = self._usable
+        usable = self._members.usable
         cap = sum(member.limit.max_concurrent_requests for member in usable)
         self.max_concurrent_requests = cap + self.in_flight - sum(member.limit.in_flight for member in usable)
 
     def _pick(self, tried: Sequence[Member], affinity: int | None) -> Member | None:
         """Return a server with a free permit: one that is due for a probe, else the home, else the least loaded."""
-        if self._sick:
+        if self._members.sick:
             now_s = self._now_s()
-            for member in self._sick:
+            for member in self._members.sick:
                 if member not in tried and member.breaker.is_due(now_s):
                     return member
-        usable = choices(tried, self._usable, self.members) if tried else self._usable
+        usable = choices(tried, self._members.usable, self._members.all) if tried else self._members.usable
         if len(usable) == 1:
             member, limit = usable[0], usable[0].limit
             has_permit = limit.in_flight < limit.max_concurrent_requests
@@ -286,13 +239,13 @@ class EndpointPool(Limit):
         self.in_flight += 1
         if self.allowance is not None:
             self.allowance.note_sends()
-        if self._sick and not member.breaker.is_usable:
+        if self._members.sick and not member.breaker.is_usable:
             member.breaker.begin_probe()
 
     def _vacate(self, member: Member) -> None:
         member.limit.in_flight -= 1
         self.in_flight -= 1
-        if member not in self._usable:
+        if member not in self._members.usable:
             self._count()
         if self._waiters:
             self._let_in()
@@ -314,7 +267,7 @@ class EndpointPool(Limit):
 
     def _let_in(self) -> None:
         while self._waiters and self._may_send():
-            next_one = self._line.take(self._pick, self._usable)
+            next_one = self._line.take(self._pick, self._members.usable)
             if next_one is None:
                 return
             waiter, member = next_one
@@ -323,7 +276,7 @@ class EndpointPool(Limit):
                 waiter.turn.set_result(member)
 
     def _plan_tick(self) -> None:
-        if len(self.members) > 1 or self.on_tick is not None:
+        if len(self._members.all) > 1 or self.on_tick is not None:
             self._loop = asyncio.get_running_loop()
             self._timer = self._loop.call_later(self._policy.tick_s, self._tick)
 

@@ -12,8 +12,9 @@ from http import HTTPStatus
 
 import orjson
 
-from nemo_llm_stage.client.errors.refusal import error_from_status, error_of_refusal, shorten
+from nemo_llm_stage.client.errors.refusal import error_from_status, error_of_refusal
 from nemo_llm_stage.client.errors.retry_after import parse_retry_after_s
+from nemo_llm_stage.client.errors.words import shorten
 from nemo_llm_stage.errors import (
     ClientError,
     ConnectionDroppedError,

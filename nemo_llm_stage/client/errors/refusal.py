@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from nemo_llm_stage.client.errors.context_limit import ContextLimit, context_limit_of
+from nemo_llm_stage.client.errors.words import cut, message_in, plain_text, shorten
 from nemo_llm_stage.client.secret import hide
 from nemo_llm_stage.errors import (
     AuthenticationError,
@@ -29,19 +30,9 @@ from nemo_llm_stage.errors import (
     RequestError,
     ServerError,
 )
-from nemo_llm_stage.text import one_line
-
-MAX_MESSAGE_CHARS = 500
-"""Longest text of a server that goes into an error."""
-
-MAX_WORDS_CHARS = 8_000
-"""Longest text that patterns are matched against: half of it from the start, half from the end."""
 
 _MAX_JSON_BYTES = 1 << 17
 """A longer body is not parsed."""
-
-_MAX_DEPTH = 8
-"""How deep the words may be nested in a JSON body."""
 
 _TRANSIENT_4XX = frozenset(
     (
@@ -81,9 +72,6 @@ _MORE_THAN_ALLOWED = re.compile(r"Request too large.{0,300}Limit ([0-9]{1,12}), 
 """One request larger than the tokens per minute of the account (OpenAI 429, Groq 413): waiting does not help."""
 
 _UNKNOWN = ContextLimit()
-_HTML = re.compile(r"<(?:!doctype|html|head|body|title)", re.IGNORECASE)
-_TAG_WITH_TEXT = re.compile(r"<(script|style|title)\b", re.IGNORECASE)
-_CLOSING_TAGS = {name: re.compile(f"</{name}", re.IGNORECASE) for name in ("script", "style", "title")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +98,15 @@ def read_refusal(body: bytes, secrets: Iterable[str] = ()) -> Refusal:
     """Return what `body` says; JSON in any of the usual shapes, HTML or plain text. Never raises."""
     value = _parsed(body)
     if value is None:
-        words = _cut(hide(body[:_MAX_JSON_BYTES].decode("utf-8", "replace"), secrets))
-        return Refusal(shorten(_plain_text(words)), words=words)
+        words = cut(hide(body[:_MAX_JSON_BYTES].decode("utf-8", "replace"), secrets))
+        return Refusal(shorten(plain_text(words)), words=words)
     if isinstance(value, list) and value:
         value = value[0]
     inner = value.get("error") if isinstance(value, dict) else None
     details = inner if isinstance(inner, dict) else value if isinstance(value, dict) else {}
     codes = [code for code in (details.get("code"), details.get("type")) if isinstance(code, str)]
     param = details.get("param")
-    words = _cut(hide(_message_in(value), secrets))
+    words = cut(hide(message_in(value), secrets))
     return Refusal(
         text=shorten(words),
         code=next((code for code in codes if code in _TOO_LONG_CODES), codes[0] if codes else None),
@@ -193,11 +181,6 @@ def error_from_status(status: int, message: str, *, retry_after_s: float | None 
     return BadRequestError(message, status=status)
 
 
-def shorten(text: str, max_chars: int = MAX_MESSAGE_CHARS) -> str:
-    """Return `text` on one line, without control characters, cut at `max_chars`."""
-    return one_line(_cut(text), max_chars)
-
-
 def _sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?", "…")) else f"{text}."
 
@@ -249,58 +232,6 @@ def _parsed(body: bytes) -> Any:
         return None
 
 
-def _cut(text: str) -> str:
-    """Return the start and the end of a long text."""
-    half = MAX_WORDS_CHARS // 2
-    return text if len(text) <= MAX_WORDS_CHARS else f"{text[:half]} … {text[-half:]}"
-
-
 def _tokens(value: Any) -> int | None:
     is_number = isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**12
     return value if is_number else None
-
-
-def _message_in(value: Any, depth: int = 0) -> str:
-    """Return the words in a JSON error body, whichever key they are under."""
-    if isinstance(value, str):
-        return value
-    if depth == _MAX_DEPTH:
-        return ""
-    if isinstance(value, list):
-        return "; ".join(text for text in (_message_in(item, depth + 1) for item in value[:3]) if text)
-    if not isinstance(value, dict):
-        return ""
-    if isinstance(value.get("msg"), str) and isinstance(value.get("loc"), list):  # FastAPI's list of mistakes
-        names = (str(name) for name in value["loc"][:_MAX_DEPTH] if isinstance(name, str | int))
-        return f"{'.'.join(names)}: {value['msg']}"
-    for key in ("message", "error", "detail", "msg", "errors", "error_message"):
-        text = _message_in(value.get(key), depth + 1)
-        if text:
-            return text
-    return ""
-
-
-def _plain_text(text: str) -> str:
-    """Return the title of an HTML page, or else its text; other texts as they are."""
-    if _HTML.search(text) is None:
-        return text
-    title, rest = _title_and_text(text)
-    return title if title.strip() else rest
-
-
-def _title_and_text(page: str) -> tuple[str, str]:
-    """Return a page's first title, and its text without tags, scripts and styles, in one pass."""
-    title, parts, at = "", [], 0
-    while (start := page.find("<", at)) >= 0 and (end := page.find(">", start)) >= 0:
-        parts.append(page[at:start])
-        at = end + 1
-        tag = _TAG_WITH_TEXT.match(page, start)
-        if tag is not None:
-            name = tag[1].lower()
-            closing = _CLOSING_TAGS[name].search(page, at)
-            if closing is None:
-                break
-            title = title or (page[at : closing.start()] if name == "title" else "")
-            at = closing.start()
-    parts.append(page[at:])
-    return title, " ".join(parts)

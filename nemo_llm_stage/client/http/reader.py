@@ -46,37 +46,6 @@ class ResponseReader:
         fingerprint: CRC-32 of the content's beginning, 0 for no content; known once `response` is done with a response.
     """
 
-    __slots__ = (
-        "_body",
-        "_deadline_s",
-        "_has_begun",
-        "_has_head",
-        "_headers",
-        "_is_complete",
-        "_kept",
-        "_linger",
-        "_loop",
-        "_max_bytes",
-        "_num_framing_bytes",
-        "_num_interim",
-        "_num_kept_bytes",
-        "_num_received_bytes",
-        "_on_event_bytes",
-        "_parser",
-        "_pieces",
-        "_read_timeout_s",
-        "_started_at_s",
-        "_status",
-        "_url",
-        "fingerprint",
-        "has_overrun",
-        "has_work",
-        "heard_at_s",
-        "is_reusable",
-        "response",
-        "unread",
-    )
-
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._parser = httptools.HttpResponseParser(self)

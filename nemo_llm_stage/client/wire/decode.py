@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from nemo_llm_stage.client.errors.refusal import error_of_refusal, read_refusal, shorten
+from nemo_llm_stage.client.errors.refusal import error_of_refusal, read_refusal
+from nemo_llm_stage.client.errors.words import shorten
 from nemo_llm_stage.client.wire.finish import Finish, finish_of
 from nemo_llm_stage.client.wire.load import BOM, load_object, shown
 from nemo_llm_stage.client.wire.parts import content_of, text_in, thinking_in

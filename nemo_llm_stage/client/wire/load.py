@@ -14,7 +14,8 @@ from typing import Any
 
 import orjson
 
-from nemo_llm_stage.client.errors.refusal import read_refusal, shorten
+from nemo_llm_stage.client.errors.refusal import read_refusal
+from nemo_llm_stage.client.errors.words import shorten
 from nemo_llm_stage.errors import InvalidResponseError
 
 MAX_LENIENT_BYTES = 1 << 20

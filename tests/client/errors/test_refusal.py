@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from nemo_llm_stage.client.errors.refusal import MAX_MESSAGE_CHARS, MAX_WORDS_CHARS, error_of_refusal, read_refusal
+from nemo_llm_stage.client.errors.refusal import error_of_refusal, read_refusal
+from nemo_llm_stage.client.errors.words import MAX_MESSAGE_CHARS, MAX_WORDS_CHARS
 from nemo_llm_stage.errors import (
     AuthenticationError,
     BadRequestError,
