@@ -21,6 +21,7 @@ from nemo_llm_stage.worker.control.standing import Pace, Standing
 from nemo_llm_stage.worker.engine import Engine, RunStatus
 from nemo_llm_stage.worker.in_process import LocalEngine
 from nemo_llm_stage.worker.interrupts import Interrupts, RunInterrupted
+from nemo_llm_stage.worker.samples import words_of
 from nemo_llm_stage.worker.spec import WorkerSpec, spec_of
 from nemo_llm_stage.worker.task import PartitionReport
 
@@ -141,9 +142,7 @@ class WatchedRun:
 
 def _first_row_words(row: Mapping[str, Any], elapsed_s: float) -> str:
     """Return what the first finished row holds, so that a prompt that goes wrong is seen at once."""
-    values = [f"{name}: {text}" for name, text in row["values"].items()]
-    errors = [f"{name} failed: {text}" for name, text in row["errors"].items()]
-    return f"first row after {elapsed_s:.1f} s   {'   '.join([*values, *errors])}"
+    return f"first row after {elapsed_s:.1f} s   {'   '.join(words_of(row))}"
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,6 @@ def _states(output: str, *, watch: bool) -> Iterator[Any]:
 
 
 def _row_line(row: dict[str, Any]) -> str:
-    values = [f"{name}: {text}" for name, text in row["values"].items()]
-    errors = [f"{name} failed: {text}" for name, text in row["errors"].items()]
-    return f"{row['at'][11:19]}  {'  '.join([*values, *errors])}"
+    from nemo_llm_stage.worker.samples import words_of
+
+    return f"{row['at'][11:19]}  {'  '.join(words_of(row))}"

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 from nemo_llm_stage.core import Completion, Outcome, Usage
 from nemo_llm_stage.dataset.state.json_file import now
+from nemo_llm_stage.errors import SkippedError
 from nemo_llm_stage.stage.runtime import OnDone
 from nemo_llm_stage.text import one_line
 
@@ -46,6 +48,15 @@ class Samples:
         while self._rows:
             rows.append(self._rows.popleft())
         return tuple(rows)
+
+
+def words_of(sample: Mapping[str, Any]) -> list[str]:
+    """Return what became of each column in a sample: its value, that it failed, or that it was skipped."""
+    words = [f"{name}: {text}" for name, text in sample["values"].items()]
+    for name, text in sample["errors"].items():
+        is_skipped = text.startswith(f"{SkippedError.kind}:")
+        words.append(f"{name} {text}" if is_skipped else f"{name} failed: {text}")
+    return words
 
 
 def _sample_of(outcome: Outcome) -> dict[str, Any]:

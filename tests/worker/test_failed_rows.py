@@ -15,6 +15,7 @@ from nemo_llm_stage import OutputConflictError, RunError
 from nemo_llm_stage.job.failures import group_failures
 from nemo_llm_stage.run import verify_output
 from nemo_llm_stage.testing import Fault
+from nemo_llm_stage.worker.samples import words_of
 
 Answers = Callable[..., list[str]]
 
@@ -68,6 +69,12 @@ def test_without_failed_rows_nothing_is_asked(job: Any) -> None:
     with job.server.outage():
         counters = job.retry(job.stage(prompt="{% if id == 3 %}{{ nothing }}{% endif %}{{ text }}")).counters
     assert (job.server.stats.num_requests, counters.num_skipped) == (0, 1)
+
+
+def test_a_skipped_row_that_is_shown_has_not_failed() -> None:
+    """In `tail`, and in the line on the first row."""
+    sample = {"values": {"a": "yes"}, "errors": {"b": "skipped: skip_when is true", "c": "timeout: slow"}}
+    assert words_of(sample) == ["a: yes", "b skipped: skip_when is true", "c failed: timeout: slow"]
 
 
 @pytest.mark.parametrize("output_format", ["parquet", "jsonl"])

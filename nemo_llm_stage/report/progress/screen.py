@@ -173,7 +173,8 @@ def _ticker(view: View) -> Iterator[Text]:
     for row in view.rows[-TICKER_ROWS:]:
         line = Text(f" {row['at'][11:19]}  ", style="dim")
         cells = [(name, text, "") for name, text in row["values"].items()]
-        cells += [(name, text, "red") for name, text in row["errors"].items()]
+        errors = row["errors"].items()
+        cells += [(name, text, "yellow" if text.startswith("skipped:") else "red") for name, text in errors]
         for name, text, style in cells:
             label = f"{one_line(name)}: " if len(cells) > 1 else ""
             line.append(label, style="dim").append(f"{one_line(text)}  ", style=style or "default")
