@@ -38,9 +38,9 @@ def test_a_job_is_paused_changed_resumed_and_drained(slow_job: Any) -> None:
     stats = slow_job.server.stats
     assert state["spending"]["num_answers"] == stats.num_requests  # what was in flight was waited for
     num_committed = 20 * state["num_committed"]
-    account = (
-        f"{num_committed} of 2,000 rows are committed, {stats.num_requests - num_committed} more rows are answered and"
-    )
+    num_more = stats.num_requests - num_committed
+    more = f", {num_more} more rows are answered and" if num_more else ";"
+    account = f"{num_committed} of 2,000 rows are committed{more}"
     assert account in output
     assert f"ordered to drain. {account}" in state["reason"]
     assert state["counters"]["num_rows"] == stats.num_requests
