@@ -1,12 +1,18 @@
 """
-A real S3 server, moto's, in a process of its own: `python s3_server.py` prints its URL.
+A real S3 server, moto's, in a process of its own: `python s3_server.py [LATENCY_S]` prints its URL.
 
-It serves one request after the other, so that a conditional PUT is decided as S3 decides it. The names of some buckets
-say how they differ from S3, as other stores do.
+It serves one request after the other, so that a conditional PUT is decided as S3 decides it; with a latency, requests
+wait for it side by side. The names of some buckets say how they differ from S3, as other stores do. ``GET /calls``
+tells how many requests of each kind have come since the last look.
 """
 
 from __future__ import annotations
 
+import json
+import sys
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -41,6 +47,31 @@ class OtherStores:
         return [body.replace(b"Condition>", b"What-else>") if path.startswith("/terse") else body]
 
 
+class Slow:
+    """Passes requests on to `app` one by one, each after a while; counts them."""
+
+    def __init__(self, app: Any, latency_s: float) -> None:
+        self._app, self._latency_s = app, latency_s
+        self._lock = threading.Lock()
+        self._calls: Counter[str] = Counter()
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/calls":
+            with self._lock:
+                calls, self._calls = self._calls, Counter()
+            start_response("200 OK", [("Content-Type", "application/json")])
+            return [json.dumps(calls).encode()]
+        time.sleep(self._latency_s)
+        with self._lock:
+            self._calls[_kind_of(environ)] += 1
+            return list(self._app(environ, start_response))
+
+
+def _kind_of(environ: dict[str, Any]) -> str:
+    method, query = environ["REQUEST_METHOD"], environ.get("QUERY_STRING", "")
+    return "LIST" if "list-type" in query else "DELETE" if method == "POST" and "delete" in query else method
+
+
 def _refuse(environ: dict[str, Any], start_response: Callable[..., Any], status: str, code: str) -> Iterable[bytes]:
     environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     body = _ERROR.format(code=code, words="not here").encode()
@@ -50,8 +81,9 @@ def _refuse(environ: dict[str, Any], start_response: Callable[..., Any], status:
 
 def main() -> None:
     """Serve until killed."""
-    app = OtherStores(DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", 0, app, request_handler=MotoRequestHandler)
+    latency_s = float(sys.argv[1]) if len(sys.argv) > 1 else 0.0
+    app = Slow(OtherStores(DomainDispatcherApplication(create_backend_app)), latency_s)
+    server = make_server("127.0.0.1", 0, app, request_handler=MotoRequestHandler, threaded=latency_s > 0)
     print(f"http://127.0.0.1:{server.port}", flush=True)
     server.serve_forever()
 

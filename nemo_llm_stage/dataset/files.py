@@ -42,7 +42,7 @@ _RANKS = {"parquet": 0, "jsonl": 0, "csv": 1, "arrow": 1, ".json": 2}
 
 _GLOB_CHARS = "*?["
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
-_NUM_THREADS = 16
+_NUM_THREADS = 64
 
 
 @dataclass(frozen=True, slots=True)

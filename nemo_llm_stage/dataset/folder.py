@@ -34,7 +34,7 @@ BAD_FILES = "files"
 """Stands for whole files of the input in `OutputFolder.write_bad_input`."""
 
 _BAD_INPUT = "bad_input"
-_NUM_THREADS = 16
+_NUM_THREADS = 64
 
 
 class OutputFolder(JobFolder):

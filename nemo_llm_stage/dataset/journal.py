@@ -66,6 +66,7 @@ class Journal:
         reads_kept: Whether answers in `kept` are handed out too.
         expected: Attempts whose journals are opened even if a stale NFS listing omits them.
         ignored: Attempts whose journals are not read.
+        is_fresh: Whether the folders are known to have nothing for the partition: they are not looked into.
         flush_interval_s: Seconds between two segments on an object store. If the worker dies, its younger answers are
             lost. A local journal does not use it.
 
@@ -85,6 +86,7 @@ class Journal:
         reads_kept: bool = True,
         expected: Sequence[str] = (),
         ignored: Sequence[str] = (),
+        is_fresh: bool = False,
         flush_interval_s: float,
     ) -> None:
         self._folder = folder
@@ -92,12 +94,8 @@ class Journal:
         self._answers: defaultdict[str, list[bytes]] = defaultdict(list)
         self._num_loaded = self._num_torn = self._num_written = 0
         self._read: set[str] = set()
-        for name in self._files_to_read(folder, expected, ignored):
-            self._load(folder, name)
-            self._read.add(name)
-        if kept is not None and reads_kept:
-            for name in self._files_to_read(kept, (), ignored):
-                self._load(kept, name)
+        if not is_fresh:
+            self._load_earlier(expected, ignored, reads_kept=reads_kept)
         self.attempt = attempt = f"{time.time_ns():019}-{uuid.uuid4().hex[:8]}"
         self._writer: _FileWriter | _SegmentWriter
         if folder.is_local:
@@ -151,8 +149,15 @@ class Journal:
         self.close()
         logger.debug("retired the journal %s: %s", self._folder.url, self.statistics())
         reach("retire.before")
-        own = {name for name in self._folder.names() if name.startswith(self.attempt)}
-        retire_journal(self._folder, self._kept if keep else None, own | self._read)
+        retire_journal(self._folder, self._kept if keep else None, self._writer.names | self._read)
+
+    def _load_earlier(self, expected: Sequence[str], ignored: Sequence[str], *, reads_kept: bool) -> None:
+        for name in self._files_to_read(self._folder, expected, ignored):
+            self._load(self._folder, name)
+            self._read.add(name)
+        if self._kept is not None and reads_kept:
+            for name in self._files_to_read(self._kept, (), ignored):
+                self._load(self._kept, name)
 
     def _files_to_read(self, folder: Folder, expected: Sequence[str], ignored: Sequence[str]) -> Iterator[str]:
         """Yield the names of files with answers, so that the latest answer to a request comes first."""
@@ -214,6 +219,7 @@ class _FileWriter:
     """Appends to one local file, one unbuffered write a line."""
 
     def __init__(self, path: Path) -> None:
+        self.names: set[str] = set()
         self._path = path
         self._fd: int | None = None
         self._is_torn = False
@@ -235,7 +241,9 @@ class _FileWriter:
             reach("journal.before_open")
             # Another run that has just committed the partition may take the empty folder away in between.
             with contextlib.suppress(FileNotFoundError):
-                return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+                fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+                self.names.add(self._path.name)
+                return fd
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
 
     def close(self) -> None:
@@ -253,7 +261,7 @@ class _SegmentWriter:
         self._interval_s = flush_interval_s
         self._lines: list[bytes] = []
         self._lock = threading.Lock()
-        self._num_segments = 0
+        self.names: set[str] = set()
         self._error: Exception | None = None
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -285,11 +293,12 @@ class _SegmentWriter:
             return
         try:
             reach("journal.before_put")
-            self._folder.fs.pipe_file(self._folder.path(f"{self._stem}-{self._num_segments:06}.jsonl"), b"".join(lines))
+            name = f"{self._stem}-{len(self.names):06}.jsonl"
+            self._folder.fs.pipe_file(self._folder.path(name), b"".join(lines))
         except Exception as error:  # noqa: BLE001 - a store's library may raise anything; the next `write` tells
             self._error = error
             with self._lock:
                 self._lines = lines + self._lines
         else:
-            self._num_segments += 1
+            self.names.add(name)
             reach("journal.after_put")

@@ -8,6 +8,7 @@ removes anything, it looks again. Knows the job's record; knows nothing of rows.
 from __future__ import annotations
 
 import threading
+import time
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from nemo_llm_stage.errors import OutputConflictError, RunError
 
 JOB = "job.json"
 _CHECKSUM = "checksum"
+_RECENT_S = 1.0
 
 
 def encode_record(job: Mapping[str, Any]) -> bytes:
@@ -67,20 +69,29 @@ class Owner:
         self._lock = threading.Lock()
         self._seen: str | None = None
         self._job_id: str | None = None
+        self._looked_s = float("-inf")
 
-    def check(self, job_id: str) -> None:
+    def check(self, job_id: str, *, is_first_look: bool = False) -> None:
         """
         Make sure that the folder still belongs to the job `job_id`. Costs a look at one file.
+
+        Args:
+            job_id: The job.
+            is_first_look: Whether there will be another look before anything is told of: on an object store, where a
+                look is a request, one of the last second will do.
 
         Raises:
             RunError: Another job owns it now.
         """
-        owner = self._read()
+        owner = self._recent() if is_first_look and not self._state.is_local else self._read()
         if owner is not None and owner != job_id:
             raise RunError(
                 f"another job has taken over {self._state.url!r} (it was started with --restart); this run stops. "
                 "What it had not committed is thrown away."
             )
+
+    def _recent(self) -> str | None:
+        return self._job_id if time.monotonic() - self._looked_s < _RECENT_S else self._read()
 
     def _read(self) -> str | None:
         """Return the id of the job in the record; None where there is no record or no id in it."""
@@ -92,4 +103,5 @@ class Owner:
                 except ValueError as error:
                     raise RunError(f"{self._state.url}/{JOB} is damaged: {error}.") from error
                 self._job_id, self._seen = record.get("id"), version
+            self._looked_s = time.monotonic() if version is not None else float("-inf")
             return self._job_id if version is not None else None

@@ -43,7 +43,7 @@ OnScan = Callable[[int, int], None]
 ROWS_PER_BLOCK = 100
 """JSONL is cut at every so many rows of a file, where nobody asks for another number."""
 
-_NUM_THREADS = 16
+_NUM_THREADS = 64
 
 
 @dataclass(frozen=True, slots=True)

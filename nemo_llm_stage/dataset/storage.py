@@ -132,6 +132,12 @@ class Folder:
         return data
 
     @_as_os_errors
+    def tail(self, name: str, num_bytes: int) -> bytes:
+        """Return the last so many bytes of a file, or all of a smaller one."""
+        data: bytes = self.fs.cat_file(self.path(name), start=max(0, self.fs.size(self.path(name)) - num_bytes))
+        return data
+
+    @_as_os_errors
     def make(self, sub: str = "") -> None:
         """Create this folder, or its subfolder `sub`. Does nothing on object stores, which have no folders."""
         if not self._is_bucket:  # there, this would make a bucket that was mistyped
@@ -231,26 +237,48 @@ class Folder:
         sync_folder(target.parent)
         return True
 
+    def _bucket(self) -> str:
+        return self.root.strip("/").partition("/")[0]
+
+    def _keeps_conditions(self) -> bool:
+        return _KEEPS_CONDITIONS.get(self._bucket(), False)
+
+    def _prove_conditions(self, scratch: Path, name: str) -> None:
+        """Find out, once, whether the store refuses to write again what this call has just written."""
+        if not self._is_bucket or self._bucket() in _KEEPS_CONDITIONS:
+            return
+        _KEEPS_CONDITIONS[self._bucket()] = False
+        with contextlib.suppress(Exception):
+            try:
+                self.fs.put_file(str(scratch), self.path(name), mode="create")
+            except FileExistsError:
+                _KEEPS_CONDITIONS[self._bucket()] = True
+
     def _put(self, scratch: Path, name: str) -> bool:
         for pause_s in (*_PAUSES_S, None):
-            if self.exists(name):
+            if not self._keeps_conditions() and self.exists(name):
                 return False
             try:
                 self.fs.put_file(str(scratch), self.path(name), mode="create")
             except FileExistsError:
                 return False
             except (OSError, NotImplementedError) as error:
+                if self.exists(name):  # not every store says so in the words that its library knows
+                    return False
                 if _has_no_conditions(error):
                     self.fs.put_file(str(scratch), self.path(name))
                     return True
-                if self.exists(name):  # not every store says so in the words that its library knows
-                    return False
                 if getattr(error, "errno", None) not in _MAY_PASS or pause_s is None:
                     raise
                 time.sleep(pause_s)
             else:
+                self._prove_conditions(scratch, name)
                 return True
         raise AssertionError("the last turn returns or raises")
+
+
+_KEEPS_CONDITIONS: dict[str, bool] = {}
+"""Bucket → whether it has refused to replace a file that was to be new. One that has not may ignore conditions."""
 
 
 def _has_no_conditions(error: Exception) -> bool:

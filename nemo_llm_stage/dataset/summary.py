@@ -7,11 +7,14 @@ and bytes; knows nothing of rows.
 
 from __future__ import annotations
 
+import io
 import zlib
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import orjson
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nemo_llm_stage.counters import Counters
@@ -20,6 +23,9 @@ from nemo_llm_stage.dataset.storage import Folder
 
 SUMMARY_KEY = b"nemo_llm_stage"
 """Key of the summary in a Parquet file's metadata."""
+
+FOOTER_BYTES = 64 << 10
+"""Of the end of a Parquet file in an object store, which hold its footer unless it has thousands of columns."""
 
 TMP = "tmp"
 COMMITS = "commits"
@@ -70,6 +76,9 @@ def read_footer(folder: Folder, name: str) -> pq.FileMetaData:
         OSError: It cannot be read.
         pyarrow.ArrowException: It is damaged.
     """
+    if not folder.is_local:  # one request in place of three
+        with suppress(OSError, ValueError, pa.ArrowException):
+            return read_metadata(io.BytesIO(folder.tail(name, FOOTER_BYTES)))
     with folder.fs.open(folder.path(name), "rb") as raw:
         return read_metadata(raw)
 

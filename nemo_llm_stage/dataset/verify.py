@@ -22,7 +22,7 @@ from nemo_llm_stage.dataset.recount import explodes, output_columns_of, reasons_
 from nemo_llm_stage.errors import LLMStageError
 
 NUM_LEFT_OUT_SHOWN = 5
-_NUM_THREADS = 16
+_NUM_THREADS = 64
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ class PartitionWriter:
         """
         with writing_to(self._folder.url):
             summary = self._finish(counters)
-            self._owner.check(self._job_id)
+            self._owner.check(self._job_id, is_first_look=True)
             reach("commit.before_publish")
             is_first = self._folder.publish(self._scratch, name)
             reach("commit.after_publish")

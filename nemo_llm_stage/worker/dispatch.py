@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from nemo_llm_stage.counters import Counters
@@ -43,6 +43,7 @@ class Handout:
         rows_per_partition: Rows of a usual partition, to estimate those that were not counted.
         can_cut: Whether partitions may be cut into pieces.
         hedges: Whether rows that wait at a slow server may be sent a second time at the end.
+        fresh: Indexes of partitions of which nothing is in the folder.
 
     Attributes:
         num_workers: Likewise.
@@ -57,6 +58,7 @@ class Handout:
         rows_per_partition: int,
         can_cut: bool = True,
         hedges: bool = False,
+        fresh: Collection[int] = (),
     ) -> None:
         self.num_workers = num_workers
         self._max_concurrent_requests = max_concurrent_requests
@@ -69,6 +71,7 @@ class Handout:
         self._num_rows_left = sum(map(self._num_rows, partitions))
         self._whole: deque[Task] = deque()  # partitions whose pieces are all done
         self._cuts = Cuts()
+        self._fresh = set(fresh)
         self._held: dict[str, dict[int, Task]] = {}
         self._returned = Returned()
         self._taken_away: dict[str, set[int]] = {}
@@ -188,6 +191,7 @@ class Handout:
             self._taken_away.pop(worker, None)
         for task in reversed(held.values()):
             del self._workers[task.number]
+            self._fresh.discard(task.partition.index)
             pair = self._seconds.pair_of(task.number)
             if pair is not None:  # the first one goes on
                 self._seconds.end(pair)
@@ -219,7 +223,7 @@ class Handout:
             is_piece = True
         num_rows = self._num_rows(partition)
         self._num_rows_left -= num_rows
-        task = Task(partition, num_rows, is_piece=is_piece)
+        task = Task(partition, num_rows, is_piece=is_piece, is_fresh=partition.index in self._fresh)
         return self._with_attempts(task) if is_piece else task
 
     def _next_returned(self, num_rows: int) -> Task:

@@ -15,7 +15,9 @@ from typing import Any, Protocol
 from nemo_llm_stage.client.endpoint_status import merge_endpoints
 from nemo_llm_stage.client.endpoints.share import WorkerPlace
 from nemo_llm_stage.counters import sum_counters
+from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.plan import Partition
+from nemo_llm_stage.dataset.storage import writing_to
 from nemo_llm_stage.errors import RunError
 from nemo_llm_stage.stage.status import StageStatus
 from nemo_llm_stage.worker.calls import Calls
@@ -79,7 +81,16 @@ def handout_of(spec: WorkerSpec, partitions: Sequence[Partition], num_workers: i
         rows_per_partition=spec.rows_per_partition,
         can_cut=spec.retry_kinds is None,
         hedges=spec.retry_kinds is None and spec.settings.hedge == "auto",
+        fresh=_fresh(spec, partitions) if spec.retry_kinds is None else (),
     )
+
+
+def _fresh(spec: WorkerSpec, partitions: Sequence[Partition]) -> list[int]:
+    """Return the indexes of pending partitions without a journal or kept answers: one look for all of them."""
+    output = OutputFolder(spec.output_url, spec.settings.output_format, spec.layout)
+    with writing_to(spec.output_url):
+        begun = output.journal_folder().folders() | output.raw_folder().folders()
+    return [part.index for part in partitions if output.name_of(part).partition(".")[0] not in begun]
 
 
 def drive(

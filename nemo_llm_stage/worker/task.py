@@ -26,6 +26,8 @@ class Task:
         pieces: Counts of all pieces of `partition`, once they are done and only the file is missing; None before.
         attempts: Journals of the partition's finished pieces. The file is made from them; another piece ignores them.
         places: Of a piece, the rows of `partition` that belong to it; None for all.
+        is_fresh: Whether nothing of the partition was in the folder as the run began, and no worker has lost it since:
+            it need not be looked up.
         avoids: Base URL of a slow server where the rows of this piece are in flight: they are sent a second time.
     """
 
@@ -37,6 +39,7 @@ class Task:
     number: int = 0
     places: RowSet | None = None
     avoids: str | None = None
+    is_fresh: bool = False
 
     @property
     def key(self) -> tuple[int, Partition]:

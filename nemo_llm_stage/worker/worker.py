@@ -169,7 +169,7 @@ class PartitionWorker:
         """Run the rows of a piece, and leave their answers in a journal of its partition."""
         task = open_task.task
         piece = task.partition
-        journal = self._open_journal(self._output.name_of(piece), ignored=task.attempts)
+        journal = self._open_journal(self._output.name_of(piece), ignored=task.attempts, is_fresh=task.is_fresh)
         reach("piece.before")
         try:
             chunks = open_task.chunks(self._source.input_rows(piece, []))
@@ -190,10 +190,10 @@ class PartitionWorker:
         started_s, task = time.monotonic(), open_task.task
         partition, is_retry = task.partition, self.spec.retry_kinds is not None
         name = self._output.name_of(partition)
-        if not is_retry and self._output.has(name, self.spec.job_id):
+        if not (is_retry or task.is_fresh) and self._output.has(name, self.spec.job_id):
             # The worker that committed it died before it reported so.
             return PartitionReport(partition.index, name, self._output.read_counters(name), False, number=task.number)
-        journal = self._open_journal(name, expected=task.attempts)
+        journal = self._open_journal(name, expected=task.attempts, is_fresh=task.is_fresh)
         reach("read.before")
         try:
             with self._output.writer(self._schema, self.spec.job_id) as writer:
