@@ -88,7 +88,7 @@ def run_settings(
     """
     from nemo_llm_stage.config.load import make_config
     from nemo_llm_stage.report.console import PlainConsole
-    from nemo_llm_stage.report.summary import sample
+    from nemo_llm_stage.report.rows_table import sample
     from nemo_llm_stage.run import head, run_config
 
     config = make_config(settings, source)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nemo_llm_stage.report.summary import sample
+from nemo_llm_stage.report.rows_table import sample
 from nemo_llm_stage.run import head, verify_output
 
 _TWICE = pa.StructArray.from_arrays([pa.array([1, 2]), pa.array([3, 4])], ["a", "a"])

@@ -26,7 +26,8 @@ from nemo_llm_stage.report.console import PlainConsole
 from nemo_llm_stage.report.preview_panels import row_panel
 from nemo_llm_stage.report.progress.progress import Progress
 from nemo_llm_stage.report.progress.view import JobTitle
-from nemo_llm_stage.report.summary import failures, sample, summary
+from nemo_llm_stage.report.rows_table import sample
+from nemo_llm_stage.report.summary import failures, summary
 from nemo_llm_stage.stage.status import Outage, StageStatus
 from nemo_llm_stage.testing import Fault, SimulatedServer
 from nemo_llm_stage.worker.engine import RunStatus
