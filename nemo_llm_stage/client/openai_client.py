@@ -190,19 +190,20 @@ class AsyncOpenAIClient(SDKSettings, AsyncLLMClient):
         conversation_formatter: ConversationFormatter | None,
         generation_config: GenerationConfig,
     ) -> Completion:
-        """Make one attempt."""
+        """Make one attempt; once more with another name for ``max_tokens``, or with a new key, where that may help."""
         client = self._sdk_client()
         if self._ends is not None:
             await self._ends.get().watch()
         turns = messages if isinstance(messages, list) else list(messages)
         config = self._token_limit.put_into(generation_config, model)
         kwargs = self.create_kwargs(turns, model, conversation_formatter, config)
-        secrets = secrets_of_request(self.secrets, config.extra_kwargs)
+        secrets, key = secrets_of_request(self.secrets, config.extra_kwargs), client.api_key
         try:
             completion = await self._ask(client, kwargs)
         except Exception as error:
             secrets.clean(error)
-            if not self._token_limit.learn(self._as_request_error(error), config, model):
+            typed = self._as_request_error(error)
+            if not (self._token_limit.learn(typed, config, model) or self.renew_key(client, key, typed)):
                 raise
         else:
             return secrets.cleaned(completion)

@@ -10,7 +10,8 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
 from nemo_llm_stage.client.credentials import AUTHORIZATION, Credentials
 from nemo_llm_stage.client.hiding import NO_SECRETS, HidingFilter, Secrets
@@ -19,7 +20,10 @@ from nemo_llm_stage.client.llm_client import ConversationFormatter, GenerationCo
 from nemo_llm_stage.client.secret import HIDDEN, KeySource
 from nemo_llm_stage.client.token_limit import NEW_NAME
 from nemo_llm_stage.core import Message
-from nemo_llm_stage.errors import ConfigError
+from nemo_llm_stage.errors import ConfigError, RequestError
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
 
 DEFAULT_TIMEOUT_S = 120.0
 _SDK_KEY_ENV = "OPENAI_API_KEY"
@@ -108,6 +112,31 @@ class SDKSettings:
         if sent.proxy is not None or any(self._files.values()):
             kwargs["http_client"] = self._http_client(sent.proxy, is_async=is_async)
         return kwargs
+
+    def renew_key(self, client: AsyncOpenAI, used: str, error: RequestError) -> bool:
+        """
+        Read the key again if the server does not accept it: its file may hold a new one.
+
+        Args:
+            client: Gets the new key.
+            used: The key that the failed request was sent with.
+            error: Of the failed request.
+
+        Returns:
+            Whether there is a new key, so that the request should be sent again.
+        """
+        if error.status != HTTPStatus.UNAUTHORIZED or not self._has_key:
+            return False
+        if client.api_key == used:
+            try:
+                sent = self._credentials.read()
+            except ConfigError:  # the file is just being replaced, or is gone
+                return False
+            if sent.key is not None and AUTHORIZATION in sent.auth:
+                client.api_key = sent.key
+            self._secrets = self.secrets.plus(sent.secrets)
+            _log_filter.add(sent.secrets)
+        return client.api_key != used
 
     def _http_client(self, proxy: str | None, *, is_async: bool) -> Any:
         """The SDK's own connections, with certificates and a proxy of the user's."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nemo_llm_stage import AsyncHTTPClient
+from nemo_llm_stage import AsyncHTTPClient, AsyncOpenAIClient
 from nemo_llm_stage.errors import AuthenticationError
 
 from .conftest import MESSAGES, answer_bytes, response
@@ -77,3 +77,27 @@ def test_a_new_key_that_is_no_better_ends_it(raw_server: Any, tmp_path: Path, te
     assert isinstance(error, AuthenticationError)
     assert "token expired" in str(error)
     assert num_sends == (2 if text else 1)
+
+
+def test_the_sdks_client_goes_on_with_a_rotated_key(raw_server: Any, tmp_path: Path) -> None:
+    """The new key is hidden like the old one."""
+    key_file = tmp_path / "key"
+    key_file.write_text("first-key-0123456789\n")
+
+    async def scenario() -> tuple[list[Any], list[str]]:
+        echo = response(b'{"error": {"message": "no second-key-0123456789"}}', status="400 Bad Request")
+        async with raw_server([EXPIRED], [fine("a")], [echo]) as server:
+            client = AsyncOpenAIClient(base_url=server.base_url, api_key_file=key_file, max_retries=0)
+            client.setup()
+            rotate_to(key_file, "second-key-0123456789\n")
+            outcomes = []
+            for _ in range(2):
+                outcomes += await asyncio.gather(client.complete(messages=MESSAGES, model="m"), return_exceptions=True)
+            await client.aclose()
+            keys = [head.lower().partition("authorization: bearer ")[2].partition("\r\n")[0] for head in server.heads]
+            return outcomes, keys
+
+    [answer, error], keys = asyncio.run(scenario())
+    assert answer.texts == ("a",)
+    assert [key.partition("-")[0] for key in keys] == ["first", "second", "second"]
+    assert "second-key-0123456789" not in str(error)
