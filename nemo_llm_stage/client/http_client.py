@@ -118,8 +118,7 @@ class AsyncHTTPClient(AsyncLLMClient):
         self.timeout = timeout
         self.connect_timeout = connect_timeout
         self.read_timeout = read_timeout
-        self.max_response_bytes = max_response_bytes
-        self.check_server = check_server
+        self.max_response_bytes, self.check_server = max_response_bytes, check_server
         self._credentials = Credentials(
             KeySource(api_key, api_key_env, api_key_file),
             api_key_header=api_key_header,
@@ -297,5 +296,5 @@ class AsyncHTTPClient(AsyncLLMClient):
 
     def __repr__(self) -> str:
         limit = "auto" if self._servers.is_auto else self.max_concurrent_requests
-        settings = f"max_concurrent_requests={limit}, max_retries={self.max_retries}, timeout={self.timeout}"
-        return f"{type(self).__name__}({self._servers.source.describe()}, {settings}, {self._credentials!r})"
+        numbers = f"max_concurrent_requests={limit}, max_retries={self.max_retries}, timeout={self.timeout}"
+        return f"{type(self).__name__}({self._servers.source.describe()}, {numbers}, {self._credentials!r})"

@@ -270,11 +270,9 @@ def _of_one_type(value: Any) -> Any:
     """Give a client its type, and refuse the settings of the other types."""
     if isinstance(value, str):
         value = {"type": value}
-    if not isinstance(value, Mapping):
-        return value
-    kind = value.get("type", "http")
+    kind = value.get("type", "http") if isinstance(value, Mapping) else None
     if not isinstance(kind, str) or kind not in CLIENT_TYPES:
-        return dict(value)
+        return dict(value) if isinstance(value, Mapping) else value
     foreign = {name: _types_with(name) for name in value if name not in CLIENT_TYPES[kind].model_fields}
     given = [name for name, types in foreign.items() if types and not _is_unset(value[name], name, types)]
     if given:

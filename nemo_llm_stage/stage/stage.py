@@ -21,7 +21,6 @@ from nemo_llm_stage.client.llm_client import AsyncLLMClient
 from nemo_llm_stage.client.throttle import OPEN, Spending, Throttle
 from nemo_llm_stage.core import Outcome
 from nemo_llm_stage.errors import ConfigError
-from nemo_llm_stage.prompt import Prompt
 from nemo_llm_stage.prompt.template import check_columns
 from nemo_llm_stage.rows.column import Column, Row
 from nemo_llm_stage.rows.query import CompletionStore
@@ -73,7 +72,7 @@ class Stage(Doors):
         self._client_of = _adapt_clients(self.columns, self.uses)
         if self.keep_if is not None:
             self.keep_if.check_types(self.fields)
-        self._order = RowOrder(_first_prompt(self.columns, self.uses))
+        self._order = RowOrder(next(column.prompt for column in self.columns if not self.uses[column.name]))
         self._runtime = LocalRuntime()
         self._throttle = OPEN
         self._place = ALONE
@@ -280,10 +279,6 @@ class Stage(Doors):
         runtime = self._runtime.open(lambda: Runtime(self.columns, self.uses, self._client_of))
         runtime.throttle(self._throttle)
         return runtime
-
-
-def _first_prompt(columns: Sequence[Column], uses: dict[str, tuple[str, ...]]) -> Prompt:
-    return next(column.prompt for column in columns if not uses[column.name])
 
 
 def _adapt_clients(columns: Sequence[Column], uses: dict[str, tuple[str, ...]]) -> dict[str, AsyncLLMClient]:

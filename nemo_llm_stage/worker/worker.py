@@ -67,7 +67,7 @@ class PartitionWorker:
         self.spec = spec
         spec.stage.take_place(spec.place)
         self._max_in_flight = spec.max_concurrent_requests
-        self.backlog = Backlog(_max_queued(spec.max_concurrent_requests))
+        self.backlog = Backlog(max(MAX_QUEUED_ROWS, 4 * spec.max_concurrent_requests))
         self._output = OutputFolder(spec.output_url, spec.settings.output_format, spec.layout)
         self._source = RowSource(spec, self._output)
         self._schema = self._source.output_schema
@@ -141,7 +141,7 @@ class PartitionWorker:
         """Read as far ahead as so many requests in flight need."""
         if self._max_in_flight != max_in_flight:
             self._max_in_flight = max_in_flight
-            self.backlog.resize(_max_queued(max_in_flight))
+            self.backlog.resize(max(MAX_QUEUED_ROWS, 4 * max_in_flight))
 
     def stop(self) -> None:
         """Abandon all tasks: each `run_task`, now and later, raises `CancelledError`. Journaled answers stay."""
@@ -296,7 +296,3 @@ class PartitionWorker:
         reads_kept = self.spec.retry_kinds is None  # a kept answer of a failed row was of no use
         with writing_to(self._output.url):
             return Journal(folder, kept, reads_kept=reads_kept, flush_interval_s=interval_s, **options)
-
-
-def _max_queued(max_in_flight: int) -> int:
-    return max(MAX_QUEUED_ROWS, 4 * max_in_flight)
