@@ -21,6 +21,7 @@ from nemo_llm_stage.dataset.json_shape import Shape, merge_all
 from nemo_llm_stage.dataset.json_types import JSON_TEXT_KEY, field_of
 from nemo_llm_stage.dataset.jsonl import LineParser, read_lines
 from nemo_llm_stage.dataset.parquet_file import IN_MICROSECONDS, INT96_KEY, schema_of
+from nemo_llm_stage.dataset.prove import prove_writing
 from nemo_llm_stage.dataset.scan import RANGE_BYTES, Scanned, ScanRange, scan_all
 from nemo_llm_stage.dataset.storage import open_filesystem
 from nemo_llm_stage.errors import InputError
@@ -149,7 +150,10 @@ def look_into_arrow(file: InputFile, *, skips_bad: bool) -> Contents | BadInput:
     try:
         try:
             with contextlib.closing(ArrowFile(file.path)) as arrow:
+                prove_writing(file.path, arrow.schema, arrow.batches(0))
                 return Contents(file, arrow.schema, arrow.num_rows())
+        except InputError:
+            raise
         except Exception as error:  # a store's library may raise anything
             raise unreadable(file.path, error) from error
     except InputError as error:

@@ -7,12 +7,13 @@ Reads only the columns whose type says nothing of it, e.g. integers that are to 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nemo_llm_stage.dataset.arrow_file import ArrowFile
+from nemo_llm_stage.dataset.arrow_values import exact_values
 from nemo_llm_stage.dataset.bad_input import unreadable
 from nemo_llm_stage.dataset.csv_records import read_records
 from nemo_llm_stage.dataset.files import InputFile
@@ -38,6 +39,43 @@ def check_types(schema: pa.Schema) -> None:
             raise InputError(
                 f"column {field.name!r} is {field.type}, which no Parquet file can hold: {error}."
             ) from None
+
+
+def prove_writing(path: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    """
+    Write the columns of unusual types as Parquet, in memory, and refuse those that are not read back as they were.
+
+    Args:
+        path: Of the file that they are in.
+        schema: Its own.
+        batches: Its rows.
+
+    Raises:
+        InputError: Parquet does not hold a value, or Arrow cannot write it.
+    """
+    names = [field.name for field in schema if not _is_usual(field.type)]
+    for batch in batches if names else ():
+        for name in names:
+            table = pa.Table.from_batches([batch.select([name])])
+            try:
+                pq.write_table(table, sink := pa.BufferOutputStream())
+                same = exact_values(pq.read_table(sink.getvalue()).column(0)) == exact_values(table.column(0))
+            except (pa.ArrowException, ValueError, TypeError) as error:
+                raise InputError(f"{path!r}: column {name!r} cannot be written as Parquet: {error}.") from None
+            if not same:
+                kind = schema.field(name).type
+                raise InputError(f"{path!r}: Parquet does not hold the values of column {name!r} ({kind}); convert it.")
+
+
+def _is_usual(kind: pa.DataType) -> bool:
+    """Whether Parquet holds every value of a type, and Arrow writes it."""
+    if kind.num_fields:
+        return all(_is_usual(kind.field(number).type) for number in range(kind.num_fields))
+    if pa.types.is_timestamp(kind):
+        return bool(kind.unit != "s")
+    tests = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_string, pa.types.is_binary)
+    others = (pa.types.is_large_string, pa.types.is_large_binary, pa.types.is_date32, pa.types.is_fixed_size_binary)
+    return any(test(kind) for test in (*tests, *others))
 
 
 def prove_casts(file: InputFile, schema: pa.Schema, wanted: pa.Schema) -> None:

@@ -87,6 +87,14 @@ def damage(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-300])
 
 
+def null_in_a_dictionary(path: Path) -> None:
+    write(path, pa.table({"d": pa.DictionaryArray.from_arrays(pa.array([0, 1]), pa.array(["a", None]))}))
+
+
+def day_and_a_bit(path: Path) -> None:
+    write(path, pa.table({"d": pa.array([86_400_001], pa.int64()).view(pa.date64())}))
+
+
 def union(path: Path) -> None:
     write(path, pa.table({"u": pa.UnionArray.from_sparse(pa.array([0], pa.int8()), [pa.array([1])])}))
 
@@ -95,6 +103,8 @@ def union(path: Path) -> None:
     ("make", "words"),
     [
         (damage, "cannot read .*a.arrow"),
+        (null_in_a_dictionary, "column 'd' cannot be written as Parquet"),
+        (day_and_a_bit, r"Parquet does not hold the values of column 'd' \(date64"),
         (union, "column 'u' is .*union.*, which no Parquet file can hold"),
         (lambda path: path.write_bytes(b""), "cannot read .*a.arrow"),
         (lambda path: path.write_bytes(b"no Arrow at all"), "cannot read .*a.arrow"),
