@@ -52,8 +52,9 @@ def read_otherwise(partition: Partition, schema: pa.Schema) -> Iterator[pa.Table
 
 
 def _texts(metadata: pq.FileMetaData, schema: pa.Schema) -> list[str]:
-    """Return the columns of text that Arrow can read as dictionaries: it can where no page is encoded by deltas."""
-    names = {field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)}
+    """Return the text columns of a file that Arrow can read as dictionaries: those without a page encoded by deltas."""
+    texts = {field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)}
+    names = texts & {metadata.schema.column(number).path for number in range(metadata.num_columns)}
     for group in range(metadata.num_row_groups):
         for number in range(metadata.num_columns):
             column = metadata.row_group(group).column(number)
