@@ -95,15 +95,19 @@ class Counters:
     def count(self, outcome: Outcome, *, is_dropped: bool = False) -> None:
         """Add one finished row. Of one that is dropped only what it cost is counted, not its errors."""
         self.num_rows += 1
+        num_resumed, has_error, is_cut_off = self.num_resumed, False, False
+        for result in outcome.values():
+            if result.error is not None:
+                has_error = True
+            elif result.is_cut_off:
+                is_cut_off = True
+            self._count_cost(result)
         if is_dropped:
             self.num_dropped += 1
-        elif any(result.error is not None for result in outcome.values()):
+        elif has_error:
             self._count_errors({name: result.error for name, result in outcome.items()}, 1)
-        elif any(result.is_cut_off for result in outcome.values()):
+        elif is_cut_off:
             self.num_cut_off += 1
-        num_resumed = self.num_resumed
-        for result in outcome.values():
-            self._count_cost(result)
         if self.num_resumed > num_resumed and not any(result.is_asked for result in outcome.values()):
             self.num_resumed_rows += 1
 
