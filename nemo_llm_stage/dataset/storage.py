@@ -21,6 +21,7 @@ from typing import Any, ParamSpec, TypeVar
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from nemo_llm_stage.dataset.durable import sync_folder, write_durably
 from nemo_llm_stage.errors import ConfigError, LLMStageError, RunError
 
 P = ParamSpec("P")
@@ -306,22 +307,3 @@ def unwritable(url: str, error: OSError) -> RunError:
         f"cannot write {url}: {error.strerror or error}. Free space or restore access, and run the same command again: "
         "it goes on from here."
     )
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write `data` to a new file, and wait until it is on the disk."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    """Wait until the folder's entries are on the disk: before that, a crash may undo a rename or a link."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    except OSError:  # some network filesystems do not take fsync of a folder
-        pass
-    finally:
-        os.close(fd)

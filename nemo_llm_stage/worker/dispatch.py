@@ -296,6 +296,5 @@ class Handout:
             self._whole.append(whole)
 
     def _num_rows(self, partition: Partition) -> int:
-        if partition.num_rows is not None:
-            return partition.num_rows
-        return max(1, (partition.stop - partition.start) // self._bytes_per_row)
+        num_rows = partition.num_rows
+        return num_rows if num_rows is not None else max(1, (partition.stop - partition.start) // self._bytes_per_row)
