@@ -62,7 +62,7 @@ def _give(output: str, kind: str, settings: dict[str, Any] | None = None) -> Non
     """Give an order, and wait for the answer and print it; the exit code is 1 if it was not followed."""
     from nemo_llm_stage.dataset.folder import OutputFolder
     from nemo_llm_stage.dataset.state.orders import give_order, read_answer
-    from nemo_llm_stage.dataset.storage import writing_to
+    from nemo_llm_stage.dataset.writing import writing_to
     from nemo_llm_stage.job.state import read_state
 
     job = read_state(output)

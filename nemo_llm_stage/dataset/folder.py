@@ -25,9 +25,10 @@ from nemo_llm_stage.dataset.jsonl import read_lines
 from nemo_llm_stage.dataset.parquet_file import open_parquet
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.recount import recount
-from nemo_llm_stage.dataset.storage import Folder, writing_to
+from nemo_llm_stage.dataset.storage import Folder
 from nemo_llm_stage.dataset.summary import TMP, Summary, read_summary, remove_summary
 from nemo_llm_stage.dataset.writer import PartitionWriter
+from nemo_llm_stage.dataset.writing import writing_to
 from nemo_llm_stage.errors import RunError
 
 BAD_FILES = "files"

@@ -11,8 +11,9 @@ from typing import Any
 from nemo_llm_stage.dataset.failpoints import reach
 from nemo_llm_stage.dataset.layout import MARKS, Layout, find_layout, writable_layout
 from nemo_llm_stage.dataset.owner import JOB, Owner, damaged_record, decode_record, encode_record
-from nemo_llm_stage.dataset.storage import Folder, writing_to
+from nemo_llm_stage.dataset.storage import Folder
 from nemo_llm_stage.dataset.summary import TMP
+from nemo_llm_stage.dataset.writing import writing_to
 from nemo_llm_stage.errors import OutputConflictError
 
 PREFIX = "part-"

@@ -21,7 +21,8 @@ from nemo_llm_stage.core import Completion
 from nemo_llm_stage.dataset.failpoints import reach
 from nemo_llm_stage.dataset.journal_format import decode, encode_line, read_key, read_line
 from nemo_llm_stage.dataset.journal_writers import FileWriter, SegmentWriter
-from nemo_llm_stage.dataset.storage import Folder, unwritable
+from nemo_llm_stage.dataset.storage import Folder
+from nemo_llm_stage.dataset.writing import unwritable
 from nemo_llm_stage.errors import OutputConflictError
 
 logger = logging.getLogger(__name__)

@@ -14,15 +14,15 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from nemo_llm_stage.dataset.durable import sync_folder, write_durably
-from nemo_llm_stage.errors import ConfigError, LLMStageError, RunError
+from nemo_llm_stage.dataset.writing import sync_folder, write_durably
+from nemo_llm_stage.errors import ConfigError, LLMStageError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -285,25 +285,3 @@ _KEEPS_CONDITIONS: dict[str, bool] = {}
 def _has_no_conditions(error: Exception) -> bool:
     """Whether a store answered (501) that it has no conditional PUTs."""
     return isinstance(error, NotImplementedError) or getattr(error, "errno", None) == errno.ENOSYS
-
-
-@contextlib.contextmanager
-def writing_to(url: str) -> Iterator[None]:
-    """
-    Turn an OSError of the block into a RunError that says what to do.
-
-    Raises:
-        RunError: The disk is full, or access was taken away.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise unwritable(url, error) from error
-
-
-def unwritable(url: str, error: OSError) -> RunError:
-    """Return the error for a failed write to `url`."""
-    return RunError(
-        f"cannot write {url}: {error.strerror or error}. Free space or restore access, and run the same command again: "
-        "it goes on from here."
-    )

@@ -23,7 +23,7 @@ from nemo_llm_stage.dataset.json_lines import beside_lines
 from nemo_llm_stage.dataset.owner import Owner
 from nemo_llm_stage.dataset.parquet_file import annotations_of, open_writer
 from nemo_llm_stage.dataset.parquet_footer import annotate
-from nemo_llm_stage.dataset.storage import Folder, writing_to
+from nemo_llm_stage.dataset.storage import Folder
 from nemo_llm_stage.dataset.summary import (
     SUMMARY_KEY,
     TMP,
@@ -32,6 +32,7 @@ from nemo_llm_stage.dataset.summary import (
     remove_summary,
     write_summary,
 )
+from nemo_llm_stage.dataset.writing import writing_to
 
 _ROWS_PER_GROUP = 16_384
 _BYTES_PER_GROUP = 16 << 20

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.recount import output_columns_of
-from nemo_llm_stage.dataset.storage import writing_to
 from nemo_llm_stage.dataset.summary import TMP
 from nemo_llm_stage.dataset.verify import Verification, verify
+from nemo_llm_stage.dataset.writing import writing_to
 from nemo_llm_stage.job.record import open_output, read_record
 from nemo_llm_stage.report.units import percent
 

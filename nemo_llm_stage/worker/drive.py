@@ -17,7 +17,7 @@ from nemo_llm_stage.client.endpoints.share import WorkerPlace
 from nemo_llm_stage.counters import sum_counters
 from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.plan import Partition
-from nemo_llm_stage.dataset.storage import writing_to
+from nemo_llm_stage.dataset.writing import writing_to
 from nemo_llm_stage.errors import RunError
 from nemo_llm_stage.stage.status import StageStatus
 from nemo_llm_stage.worker.calls import Calls

@@ -26,8 +26,8 @@ from nemo_llm_stage.dataset.failpoints import reach
 from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.journal import Journal
 from nemo_llm_stage.dataset.plan import Partition
-from nemo_llm_stage.dataset.storage import writing_to
 from nemo_llm_stage.dataset.writer import PartitionWriter
+from nemo_llm_stage.dataset.writing import writing_to
 from nemo_llm_stage.errors import RunError
 from nemo_llm_stage.stage.extend import Extended
 from nemo_llm_stage.worker.backlog import Backlog

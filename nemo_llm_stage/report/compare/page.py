@@ -21,8 +21,8 @@ from rich.console import Group
 from rich.table import Table
 
 from nemo_llm_stage.dataset.folder import OutputFolder
-from nemo_llm_stage.dataset.storage import writing_to
 from nemo_llm_stage.dataset.summary import TMP
+from nemo_llm_stage.dataset.writing import writing_to
 from nemo_llm_stage.report.compare.figures import Agreement, agreement_of, differences, totals
 from nemo_llm_stage.report.compare.sides import Pair, Sides
 from nemo_llm_stage.report.console import shown

@@ -23,9 +23,9 @@ from markupsafe import Markup
 from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.recount import output_columns_of
 from nemo_llm_stage.dataset.state.timeline import Timeline, read_timelines
-from nemo_llm_stage.dataset.storage import writing_to
 from nemo_llm_stage.dataset.summary import TMP
 from nemo_llm_stage.dataset.verify import Verification, verify
+from nemo_llm_stage.dataset.writing import writing_to
 from nemo_llm_stage.errors import RowError
 from nemo_llm_stage.job.record import open_output, read_record
 from nemo_llm_stage.prompt import Template

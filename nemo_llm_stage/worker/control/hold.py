@@ -27,7 +27,8 @@ from nemo_llm_stage.dataset.state.json_file import age_s
 from nemo_llm_stage.dataset.state.orders import give_order
 from nemo_llm_stage.dataset.state.status import read_status
 from nemo_llm_stage.dataset.state.timeline import Timeline
-from nemo_llm_stage.dataset.storage import Folder, writing_to
+from nemo_llm_stage.dataset.storage import Folder
+from nemo_llm_stage.dataset.writing import writing_to
 from nemo_llm_stage.errors import LLMStageError, OutputBusyError
 from nemo_llm_stage.job.prepare import Job
 from nemo_llm_stage.worker.control.control import RunControl
