@@ -110,11 +110,16 @@ class OutputFolder(JobFolder):
         summary = self.read_summary(name)
         return summary is not None and summary.job_id == job_id
 
-    def committed_by(self, job_id: str) -> tuple[set[str], Counters]:
+    def committed_by(self, job_id: str, *, has_predecessor: bool = False) -> tuple[set[str], Counters]:
         """
-        Return the names of the files that the job `job_id` has committed, and what they count together.
+        Return the names of the files that a job has committed, and what they count together.
 
         Files of an earlier job, by workers that woke up late, are left out.
+
+        Args:
+            job_id: The job.
+            has_predecessor: Whether another job had the folder before. Whose a JSONL file without a summary is cannot
+                be told then; it is left out, and made again from the journal.
 
         Raises:
             RunError: A file was not written by this package, or is damaged.
@@ -122,9 +127,9 @@ class OutputFolder(JobFolder):
 
         def read(name: str) -> tuple[str, Counters | None]:
             summary = self.read_summary(name)
-            if summary is not None and summary.job_id != job_id:
-                return name, None
-            return name, self.read_counters(name) if summary is None else summary.counters
+            if summary is None:
+                return name, None if has_predecessor else self.read_counters(name)
+            return name, summary.counters if summary.job_id == job_id else None
 
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
             known = [(name, counters) for name, counters in pool.map(read, sorted(self.committed())) if counters]

@@ -33,6 +33,7 @@ from nemo_llm_stage.dataset.summary import (
     write_summary,
 )
 from nemo_llm_stage.dataset.writing import writing_to
+from nemo_llm_stage.errors import RunError
 
 _ROWS_PER_GROUP = 16_384
 _BYTES_PER_GROUP = 16 << 20
@@ -193,8 +194,14 @@ class PartitionWriter:
             annotate(self._scratch, annotations)
 
     def _write_summary(self, name: str, summary: Summary) -> None:
-        if not self._is_parquet:  # a Parquet file has its counts in its footer
-            write_summary(self._state, name, summary)
+        if self._is_parquet:  # it has its counts in its footer
+            return
+        write_summary(self._state, name, summary)
+        try:
+            self._owner.check(self._job_id)
+        except RunError:  # this worker has slept, and the summary may stand where the new owner's stood
+            remove_summary(self._state, name)
+            raise
 
     def _flush(self) -> None:
         if not self._waiting:

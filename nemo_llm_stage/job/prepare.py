@@ -138,7 +138,8 @@ def prepare_job(
         stage = as_written(record, stage)
     stage.check_columns(plan.schema.names)
     job_id = record["id"] if record is not None and goes_on else uuid.uuid4().hex
-    committed, before = folder.committed_by(job_id) if goes_on else (set[str](), Counters())
+    has_predecessor = "replaces" in (record or {})
+    committed, before = folder.committed_by(job_id, has_predecessor=has_predecessor) if goes_on else (set(), Counters())
     notices = (*changes, *found.notices, *plan.notices, *(f"left out: {bad.reason}" for bad in bad_files))
     job = Job(stage, plan, folder, frozenset(committed), before, job_id, settings, notices)
     if job.pending:
@@ -150,14 +151,16 @@ def prepare_job(
         folder.extend_job(grown)
     if not goes_on:
         folder.write_bad_input(BAD_FILES, bad_files)
-        claim = record_of(job_id, stage, plan, settings.output_format, config)
-        if record is not None:
-            folder.replace_job(claim)
-        elif not folder.write_job(claim):
-            raise OutputConflictError(
-                f"another job has just begun to write {folder.url!r}; choose another output folder."
-            )
+        _claim(folder, record, record_of(job_id, stage, plan, settings.output_format, config))
     return job
+
+
+def _claim(folder: OutputFolder, before: Mapping[str, Any] | None, record: dict[str, Any]) -> None:
+    """Make the folder that of the job with this `record`, which may take the place of another."""
+    if before is not None:
+        folder.replace_job({**record, "replaces": before["id"]})
+    elif not folder.write_job(record):
+        raise OutputConflictError(f"another job has just begun to write {folder.url!r}; choose another output folder.")
 
 
 def _check_apart(files: Sequence[InputFile], folders: Sequence[str], output: str) -> None:

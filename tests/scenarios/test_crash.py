@@ -141,18 +141,19 @@ def test_the_late_file_of_a_job_thrown_away_is_replaced(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
 def test_the_late_file_of_a_job_thrown_away_is_made_anew_by_the_next_run(
-    nursery: Nursery, another: Nursery, crash_server: SimulatedServerProcess, tmp_path: Path
+    nursery: Nursery, another: Nursery, crash_server: SimulatedServerProcess, tmp_path: Path, output_format: str
 ) -> None:
     """Where the new job died before it came to the file: nothing that it had answered is sent again."""
     write_input(tmp_path, NUM_ROWS)
-    old = CrashJob(crash_server.base_url, str(tmp_path))
+    old = CrashJob(crash_server.base_url, str(tmp_path), output_format=output_format)
     new = replace(old, prompt="Tell", action="restart")
     old_pid = nursery.attempt(old, "commit.before_publish", is_stopped=True)["pid"]
     crash_server.reset()
     assert another.attempt(replace(new, takeover=True), "commit.before_publish")["code"] == -signal.SIGKILL
     nursery.wake(old_pid)
-    assert nursery.attempt(new)["code"] == 0
+    assert nursery.attempt(replace(new, action="run"))["code"] == 0
     tally = Tally()
     check_output(new, NUM_ROWS, tally)
     assert tally.is_clean, tally
