@@ -62,6 +62,10 @@ def object_or_none(value: Any) -> dict[str, Any] | None:
 
 def usage_or_none(input_tokens: Any, output_tokens: Any, cached_tokens: Any) -> Usage | None:
     """Return the counts that are counts; None where none of them is."""
+    if type(input_tokens) is type(output_tokens) is type(cached_tokens) is int and (
+        0 <= input_tokens < MAX_COUNT and 0 <= output_tokens < MAX_COUNT and 0 <= cached_tokens < MAX_COUNT
+    ):
+        return Usage(input_tokens, output_tokens, cached_tokens)  # the usual answer, at the cost of no call
     inputs, outputs = count_or_none(input_tokens), count_or_none(output_tokens)
     cached = None if cached_tokens is None else count_or_none(cached_tokens)
     return None if inputs is None and outputs is None and cached is None else Usage(inputs, outputs, cached)

@@ -176,7 +176,7 @@ class AsyncHTTPClient(AsyncLLMClient):
         """Make one attempt; once more with another name for ``max_tokens``, or with a new key, where that may help."""
         sent = (session := self._opened()).sent
         config = session.token_limit.put_into(generation_config, model)
-        secrets = secrets_of_request(sent.secrets, config.extra_kwargs)
+        secrets = secrets_of_request(sent.secrets, config.extra_kwargs) if config.extra_kwargs else sent.secrets
         request = encode_request(messages, model, config, conversation_formatter)
         try:
             return secrets.cleaned(await self._send(permit, request, model, secrets, generation_config))

@@ -81,7 +81,7 @@ def completion_of_answer(
 def _completion_of_several(
     choices: list[Any], usage: Usage | None, model: str | None, endpoint: str | None, latency_s: float | None
 ) -> Completion:
-    read = list(map(_read_choice, choices))
+    read = [_Choice(*_read_choice(choice)) for choice in choices]
     errors = [choice.error for choice in read]
     error = errors[0]
     if error is not None and all(errors):
@@ -122,10 +122,11 @@ class _Choice(NamedTuple):
     error: RequestError | None
 
 
-def _read_choice(choice: Any) -> _Choice:
+def _read_choice(choice: Any) -> tuple[str, str | None, str | None, dict[str, Any] | None, RequestError | None]:
+    """Return the fields of a `_Choice`: a plain tuple is made in a third of the time."""
     if not isinstance(choice, dict):
         no_object = InvalidResponseError(f"A choice of the answer is not an object: {shown(choice)}.")
-        return _Choice("", None, None, None, no_object)
+        return "", None, None, None, no_object
     message = choice.get("message")
     if not isinstance(message, dict):
         message = choice
@@ -134,7 +135,7 @@ def _read_choice(choice: Any) -> _Choice:
     if thinking is None and type(content) is str and content.isascii() and content and logprobs is None:
         reason = choice.get("finish_reason")
         if reason == "stop" or reason == "length":  # the usual answer: nothing of it is odd
-            return _Choice(content, reason, None, None, None)
+            return content, reason, None, None, None
     if content is None:
         content = message.get("text")  # where /completions has it
     if type(content) is not str:
@@ -142,13 +143,8 @@ def _read_choice(choice: Any) -> _Choice:
         thinking = thinking or inner_thinking
     reason = _reason_of(choice)
     error = _error_of(message, reason, content, thinking, refusal)
-    return _Choice(
-        "" if error is not None or content is None else encodable(content),
-        reason,
-        encodable(thinking) if thinking else None,
-        object_or_none(logprobs),
-        error,
-    )
+    text = "" if error is not None or content is None else encodable(content)
+    return text, reason, encodable(thinking) if thinking else None, object_or_none(logprobs), error
 
 
 def _reason_of(choice: dict[str, Any]) -> str | None:
