@@ -24,7 +24,6 @@ EXTRAS = {
     "curator": "nemo_curator",
     "report": "matplotlib",
     "hf": "huggingface_hub",
-    "hub": "huggingface_hub",
     "verify": "duckdb",
     "delta": "deltalake",
     "iceberg": "pyiceberg",

@@ -17,7 +17,7 @@ def command(output: str, target: str, license_id: str, is_private: bool, dry_run
     """
     Upload the finished job in OUTPUT to the Hugging Face hub: its data files, and a dataset card.
 
-    Needs `pip install 'nemo-llm-stage[hub]'` and a token as `hf auth login` or HF_TOKEN give it.
+    Needs `pip install 'nemo-llm-stage[hf]'` and a token as `hf auth login` or HF_TOKEN give it.
     """
     from nemo_llm_stage.report.hub import push, repo_of, uploads_of
 

@@ -85,7 +85,7 @@ def push(url: str, target: str, license_id: str, *, is_private: bool) -> str:
     try:
         import huggingface_hub
     except ImportError:
-        raise ConfigError("push needs huggingface_hub: pip install 'nemo-llm-stage[hub]'.") from None
+        raise ConfigError("push needs huggingface_hub: pip install 'nemo-llm-stage[hf]'.") from None
     uploads, text = uploads_of(url, license_id)
     api = huggingface_hub.HfApi()
     try:
