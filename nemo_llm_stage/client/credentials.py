@@ -131,6 +131,14 @@ class Credentials:
             secrets += _passwords_in(url)
         return Sent(key, self._auth(key), headers, query, proxy, Secrets(secrets), urlencode(query, quote_via=quote))
 
+    def read_again(self, used: str | None) -> Sent | None:
+        """Return the values as they are now, if there is a key other than the one that was `used`; else None."""
+        try:
+            sent = self.read()
+        except ConfigError:  # a file is just being replaced, or is gone: the server's words tell more
+            return None
+        return sent if sent.key != used else None
+
     def _auth(self, key: str | None) -> dict[str, str]:
         if key is None:
             return {}

@@ -138,7 +138,7 @@ class AsyncHTTPClient(AsyncLLMClient):
         Raises:
             ConfigError: A variable or file is missing; named in the message.
         """
-        self._session = HTTPSession(self._credentials.read, self._make_transport, self.timeout == USUAL_S)
+        self._session = HTTPSession(self._credentials, self._make_transport, self.timeout == USUAL_S)
         exposed = [e.base_url for e in self._servers.at_start() if not e.is_tls and not e.is_private]
         if self._session.sent.key is not None and exposed:
             warnings.warn(f"The API key is sent unencrypted to {exposed[0]}; use https://.", stacklevel=2)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from http import HTTPStatus
 
-from nemo_llm_stage.client.credentials import Sent
+from nemo_llm_stage.client.credentials import Credentials, Sent
 from nemo_llm_stage.client.http.transport import Transport, TransportStatistics
 from nemo_llm_stage.client.limit import LoopLocal
 from nemo_llm_stage.client.token_limit import TokenLimitNames
-from nemo_llm_stage.errors import ConfigError, RequestError
+from nemo_llm_stage.errors import RequestError
 
 
 class HTTPSession:
@@ -21,7 +21,7 @@ class HTTPSession:
     The values that a client sends, as read in this process, and its connections.
 
     Args:
-        read: Reads key, headers and query.
+        credentials: Key, headers and query.
         make_transport: Called once on each event loop.
 
     Attributes:
@@ -32,13 +32,13 @@ class HTTPSession:
 
     def __init__(
         self,
-        read: Callable[[], Sent],
+        credentials: Credentials,
         make_transport: Callable[[Sent], Transport],
         has_usual_timeout: bool = False,
     ) -> None:
-        self.sent = read()
+        self.sent = credentials.read()
         self.has_usual_timeout = has_usual_timeout
-        self._read = read
+        self._credentials = credentials
         self.token_limit = TokenLimitNames()
         self._transports: LoopLocal[Transport] = LoopLocal(lambda: make_transport(self.sent))
         self._make_transport = make_transport
@@ -66,11 +66,8 @@ class HTTPSession:
         if error.status != HTTPStatus.UNAUTHORIZED:
             return False
         if self.sent is used:
-            try:
-                sent = self._read()
-            except ConfigError:  # the file is just being replaced, or is gone: the server's words tell more
-                return False
-            if sent.key == used.key:
+            sent = self._credentials.read_again(used.key)
+            if sent is None:
                 return False
             self.sent = sent
             self._retired.append(self._transports)

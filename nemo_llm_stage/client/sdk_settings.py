@@ -128,12 +128,10 @@ class SDKSettings:
         if error.status != HTTPStatus.UNAUTHORIZED or not self._has_key:
             return False
         if client.api_key == used:
-            try:
-                sent = self._credentials.read()
-            except ConfigError:  # the file is just being replaced, or is gone
+            sent = self._credentials.read_again(used)
+            if sent is None or sent.key is None or AUTHORIZATION not in sent.auth:
                 return False
-            if sent.key is not None and AUTHORIZATION in sent.auth:
-                client.api_key = sent.key
+            client.api_key = sent.key
             self._secrets = self.secrets.plus(sent.secrets)
             _log_filter.add(sent.secrets)
         return client.api_key != used

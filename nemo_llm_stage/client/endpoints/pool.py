@@ -150,8 +150,7 @@ class EndpointPool(Limit):
         member = lease.member
         member.answered_at_s = lease.started_s + latency_s
         member.meter.note_answer(latency_s)
-        if member.breaker.num_faults or member.breaker.state != "healthy":
-            self._note_alive(member)
+        self._note_alive(member)
 
     def note_failure(self, lease: Lease, error: RequestError) -> None:
         """
