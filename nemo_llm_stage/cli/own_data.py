@@ -16,7 +16,7 @@ from nemo_llm_stage.config.job_settings import JobSettings
 from nemo_llm_stage.dataset.files import find_files
 from nemo_llm_stage.dataset.read import read_partition
 from nemo_llm_stage.errors import InputError
-from nemo_llm_stage.job.prepare import plan_input
+from nemo_llm_stage.job.planning import plan_input
 from nemo_llm_stage.suggest import did_you_mean
 
 MAX_OFFERED = 8

@@ -138,42 +138,57 @@ def make_plan(
     looks, notices = _look_into_all(files, options, declared | dict(column_types or {}), on_scan)
     of_path = {path: table for table in tables for path in table.files}
     check_alone(files, tables)
-    contents = [in_table(look, of_path.get(look.file.path)) for look in looks if isinstance(look, Contents)]
-    if on_bad is not None:
-        for look in looks:
-            if isinstance(look, BadInput):
-                on_bad(look)
-    if not contents:
-        raise InputError(f"all of the {len(files)} input files are damaged; the first is {files[0].path!r}.")
+    contents = [in_table(content, of_path.get(content.file.path)) for content in _undamaged(files, looks, on_bad)]
     schema = common_schema(contents, of_path) if onto is None else fitting_schema(contents, onto.schema)
     check_types(schema)
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         list(pool.map(lambda content: prove_casts(content.file, content.schema, schema), contents))
-    num_rows = sum(content.num_rows for content in contents)
-    rows = rows_per_partition or min(
-        MAX_ROWS_PER_PARTITION, max(MIN_ROWS_PER_PARTITION, -(-num_rows // NUM_PARTITIONS_WANTED))
-    )
-    ranges = [cut for content in contents for cut in _cut(content, rows)]
-    if not ranges and onto is None:  # an input without rows still gives one file, which has the columns
-        ranges = [(contents[0].file, 0, 0, 0)]
     before = Plan((), schema, (), 0, True) if onto is None else onto
-    deleted = {path: rows for table in tables for path, rows in table.deleted.items()}
-    partitions = tuple(
-        without_rows(
-            Partition(index, file.path, file.format, start, stop, num, tuple(file.folder_values)),
-            deleted.get(file.path, ()),
-        )
-        for index, (file, start, stop, num) in enumerate(ranges, len(before.partitions))
-    )
-    num_rows -= sum(len(partition.deleted) for partition in partitions)
+    num_rows = sum(content.num_rows for content in contents)
+    partitions = _partitions_of(contents, rows_per_partition or _usual_size(num_rows), tables, len(before.partitions))
     return Plan(
         (*before.files, *files),
         schema,
         (*before.partitions, *partitions),
-        before.num_rows + num_rows,
+        before.num_rows + num_rows - sum(len(partition.deleted) for partition in partitions),
         before.is_exact and all(content.is_exact for content in contents),
         tuple(notices),
         {**before.versions, **{table.folder: table.version for table in tables}},
+    )
+
+
+def _undamaged(
+    files: Sequence[InputFile], looks: Sequence[Contents | BadInput], on_bad: OnBad | None
+) -> list[Contents]:
+    """Return what the files hold that can be read; the others go to `on_bad`."""
+    for look in looks:
+        if isinstance(look, BadInput) and on_bad is not None:
+            on_bad(look)
+    contents = [look for look in looks if isinstance(look, Contents)]
+    if not contents:
+        raise InputError(f"all of the {len(files)} input files are damaged; the first is {files[0].path!r}.")
+    return contents
+
+
+def _usual_size(num_rows: int) -> int:
+    """Return the rows of a partition where nobody asks for a number."""
+    return min(MAX_ROWS_PER_PARTITION, max(MIN_ROWS_PER_PARTITION, -(-num_rows // NUM_PARTITIONS_WANTED)))
+
+
+def _partitions_of(
+    contents: Sequence[Contents], num_rows: int, tables: Sequence[Table], first_index: int
+) -> tuple[Partition, ...]:
+    """Return the partitions of the files, of about `num_rows` each."""
+    ranges = [piece for content in contents for piece in _cut(content, num_rows)]
+    if not ranges and first_index == 0:  # an input without rows still gives one file, which has the columns
+        ranges = [(contents[0].file, 0, 0, 0)]
+    deleted = {path: rows for table in tables for path, rows in table.deleted.items()}
+    return tuple(
+        without_rows(
+            Partition(index, file.path, file.format, start, stop, num, tuple(file.folder_values)),
+            deleted.get(file.path, ()),
+        )
+        for index, (file, start, stop, num) in enumerate(ranges, first_index)
     )
 
 

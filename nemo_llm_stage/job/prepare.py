@@ -8,33 +8,27 @@ Knows no Ray.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nemo_llm_stage.config.arrow_type import arrow_type_of
 from nemo_llm_stage.config.job_settings import JobSettings
 from nemo_llm_stage.counters import Counters
-from nemo_llm_stage.dataset.bad_input import BadInput
 from nemo_llm_stage.dataset.files import InputFile, find_input, folders_of
 from nemo_llm_stage.dataset.folder import BAD_FILES, OutputFolder
-from nemo_llm_stage.dataset.plan import OnScan, Partition, Plan, make_plan
+from nemo_llm_stage.dataset.plan import OnScan, Partition, Plan
 from nemo_llm_stage.dataset.storage import open_filesystem
-from nemo_llm_stage.dataset.tables import Table
-from nemo_llm_stage.errors import InputError, OutputConflictError
+from nemo_llm_stage.errors import OutputConflictError
 from nemo_llm_stage.job.failure_limit import FailureLimit
 from nemo_llm_stage.job.past import failed_before
+from nemo_llm_stage.job.planning import Planned, plan_anew, plan_on
 from nemo_llm_stage.job.record import (
     as_written,
-    check_same_input,
     check_version,
     compare_stage,
-    extended_record,
     input_changes,
-    new_files,
     open_output,
-    read_plan,
     read_record,
     record_of,
     stage_differences,
@@ -102,57 +96,58 @@ def prepare_job(
         FatalError: The server refuses the key or does not know the model.
         TransientError: The server cannot be reached.
     """
-    if "://" not in str(output) and Path(output).is_file():
-        raise OutputConflictError(f"the output {str(output)!r} is a file; choose a folder, which may be new.")
-    folder = OutputFolder(str(output), settings.output_format)
-    record = folder.read_job()
-    if record is not None and folder.is_gone(record):  # the output was removed, its state beside it was not
-        folder.forget_job()
-        record = None
+    folder, record = _open_folder(output, settings.output_format)
     found = find_input(inputs, {} if record is None or restart else record.get("versions"))
-    files = found.files
-    _check_apart(files, folders_of(inputs), str(output))
-    bad_files: list[BadInput] = []
+    _check_apart(found.files, folders_of(inputs), str(output))
     changes: list[str] = []
-    grown: dict[str, Any] | None = None
     if record is not None:
         check_version(record, folder.url)
         changes = compare_stage(record, stage, folder, restart=restart)
     folder.check_writable()
-    if record is None or restart or (input_changes(record, files) and not folder.data_files()):
-        sized = _with_partitions_of(record, settings)
-        plan = plan_input(files, sized, bad_files.append, tables=found.tables, on_scan=on_scan)
-        goes_on = False
+    if record is None or restart or (input_changes(record, found.files) and not folder.data_files()):
+        planned = plan_anew(record, found, settings, changes, on_scan)
     else:
-        added = new_files(record, files) if settings.on_new_input == "add" else []
-        paths = {file.path for file in added}
-        check_same_input(record, [file for file in files if file.path not in paths], folder.url)
-        plan = read_plan(record)
-        bad_files = _left_out_before(folder, settings)
-        goes_on = not changes
-        if added and goes_on:
-            plan = plan_input(added, settings, bad_files.append, onto=plan, on_scan=on_scan)
-            grown = extended_record(record, plan)
-            changes = [_growth(record, plan)]
-    if record is not None and goes_on:
-        stage = as_written(record, stage)
-    stage.check_columns(plan.schema.names)
-    job_id = record["id"] if record is not None and goes_on else uuid.uuid4().hex
-    has_predecessor = "replaces" in (record or {})
-    committed, before = folder.committed_by(job_id, has_predecessor=has_predecessor) if goes_on else (set(), Counters())
-    notices = (*changes, *found.notices, *plan.notices, *(f"left out: {bad.reason}" for bad in bad_files))
-    job = Job(stage, plan, folder, frozenset(committed), before, job_id, settings, notices)
+        planned = plan_on(record, found.files, folder, settings, changes, on_scan)
+    job = _job_of(planned, stage, folder, settings, found.notices)
     if job.pending:
-        warning = failed_before(folder.state, job_id, FailureLimit(settings.max_failed_rows))
-        job = replace(job, notices=(*([warning] if warning else ()), *notices))
-        stage.check_server()
-    if grown is not None:
-        folder.write_bad_input(BAD_FILES, bad_files)
-        folder.extend_job(grown)
-    if not goes_on:
-        folder.write_bad_input(BAD_FILES, bad_files)
-        _claim(folder, record, record_of(job_id, stage, plan, settings.output_format, config))
+        job.stage.check_server()
+    if planned.grown is not None or planned.goes_on_from is None:
+        folder.write_bad_input(BAD_FILES, planned.bad_files)
+    if planned.grown is not None:
+        folder.extend_job(planned.grown)
+    if planned.goes_on_from is None:
+        _claim(folder, record, record_of(job.id, job.stage, job.plan, settings.output_format, config))
     return job
+
+
+def _open_folder(output: str | Path, output_format: str) -> tuple[OutputFolder, dict[str, Any] | None]:
+    """Return the output folder and the record of the job that it holds."""
+    if "://" not in str(output) and Path(output).is_file():
+        raise OutputConflictError(f"the output {str(output)!r} is a file; choose a folder, which may be new.")
+    folder = OutputFolder(str(output), output_format)
+    record = folder.read_job()
+    if record is not None and folder.is_gone(record):  # the output was removed, its state beside it was not
+        folder.forget_job()
+        record = None
+    return folder, record
+
+
+def _job_of(planned: Planned, stage: Stage, folder: OutputFolder, settings: JobSettings, notices: Sequence[str]) -> Job:
+    """Return the job with what is done of it already, and what a person should know before it starts."""
+    record, plan = planned.goes_on_from, planned.plan
+    stage = stage if record is None else as_written(record, stage)
+    stage.check_columns(plan.schema.names)
+    job_id, committed, before = uuid.uuid4().hex, set[str](), Counters()
+    if record is not None:
+        job_id = record["id"]
+        committed, before = folder.committed_by(job_id, has_predecessor="replaces" in record)
+    left_out = (f"left out: {bad.reason}" for bad in planned.bad_files)
+    told = (*planned.changes, *notices, *plan.notices, *left_out)
+    job = Job(stage, plan, folder, frozenset(committed), before, job_id, settings, told)
+    if not job.pending:
+        return job
+    warning = failed_before(folder.state, job_id, FailureLimit(settings.max_failed_rows))
+    return replace(job, notices=(*([warning] if warning else ()), *told))
 
 
 def _claim(folder: OutputFolder, before: Mapping[str, Any] | None, record: dict[str, Any]) -> None:
@@ -177,53 +172,6 @@ def _check_apart(files: Sequence[InputFile], folders: Sequence[str], output: str
             raise OutputConflictError(
                 f"the input {file.path!r} is in the output folder {output!r}; choose another output folder."
             )
-
-
-def _with_partitions_of(record: Mapping[str, Any] | None, settings: JobSettings) -> JobSettings:
-    """Return settings by which a job that is planned anew has its partitions as before: there its raw answers are."""
-    if record is None:
-        return settings
-    sizes = [num_rows for _, _, _, num_rows, *_ in record["partitions"]]
-    return settings if None in sizes else replace(settings, rows_per_partition=max(1, *sizes))
-
-
-def _growth(record: Mapping[str, Any], plan: Plan) -> str:
-    """Say what new input files add to the job that `record` tells of."""
-    num_files, num_before = len(plan.files) - len(record["files"]), len(record["partitions"])
-    num_rows = plan.num_rows - record["num_rows"]
-    about = "" if plan.is_exact else "about "
-    return (
-        f"{num_files:,} new input files with {about}{num_rows:,} rows are added: "
-        f"{len(plan.partitions) - num_before:,} partitions after the {num_before:,} there are."
-    )
-
-
-def plan_input(
-    files: Sequence[InputFile],
-    settings: JobSettings,
-    on_bad: Callable[[BadInput], None],
-    *,
-    tables: Sequence[Table] = (),
-    onto: Plan | None = None,
-    on_scan: OnScan | None = None,
-) -> Plan:
-    """
-    Return the partitions of `files`, after those of `onto`; damaged files go to `on_bad` if the settings skip them.
-
-    Raises:
-        InputError: The input cannot be read.
-    """
-    return make_plan(
-        files,
-        rows_per_partition=settings.rows_per_partition,
-        scan_input=settings.scan_input,
-        on_bad=on_bad if settings.on_bad_input == "skip" else None,
-        on_mixed_types=settings.on_mixed_types,
-        column_types={name: arrow_type_of(text) for name, text in (settings.column_types or {}).items()},
-        tables=tables,
-        onto=onto,
-        on_scan=on_scan,
-    )
 
 
 def prepare_retry(
@@ -267,13 +215,6 @@ def prepare_retry(
     if wanted:
         stage.check_server()
     return job, wanted
-
-
-def _left_out_before(folder: OutputFolder, settings: JobSettings) -> list[BadInput]:
-    bad_files = folder.read_bad_input(BAD_FILES)
-    if bad_files and settings.on_bad_input == "stop":
-        raise InputError(f"an earlier run left a file out: {bad_files[0].reason} With on_bad_input: skip it goes on.")
-    return bad_files
 
 
 def _has_failed(folder: OutputFolder, name: str, kinds: Collection[str]) -> bool:

@@ -22,7 +22,7 @@ from nemo_llm_stage.dataset.files import find_input
 from nemo_llm_stage.dataset.plan import Partition, Plan
 from nemo_llm_stage.dataset.read import read_partition
 from nemo_llm_stage.errors import RowError
-from nemo_llm_stage.job.prepare import plan_input
+from nemo_llm_stage.job.planning import plan_input
 from nemo_llm_stage.prompt.shared_first import LateShare, late_shares
 from nemo_llm_stage.rows.column import Column, Row
 from nemo_llm_stage.stage.stage import Stage
