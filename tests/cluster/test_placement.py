@@ -41,7 +41,8 @@ def test_an_actor_goes_to_the_node_of_its_server() -> None:
 def test_a_job_with_actors_auto_runs_on_ray(tmp_path: Path) -> None:
     """Here with two servers, so two actors."""
     pd.DataFrame({"text": [f"row {i}" for i in range(80)]}).to_parquet(tmp_path / "in.parquet")
-    with SimulatedServer() as one, SimulatedServer() as other:
+    slow = {"service_time_s": 0.3}  # so that one actor is not done before the other has started
+    with SimulatedServer(**slow) as one, SimulatedServer(**slow) as other:
         client = AsyncHTTPClient([one.base_url, other.base_url], max_concurrent_requests=4)
         stage = LLMStage(client=client, model="sim", prompt="{{ text }}", output_column="x")
         result = run_job(
