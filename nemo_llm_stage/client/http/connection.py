@@ -50,6 +50,7 @@ class DropCause(StrEnum):
     ERROR_RESPONSE = "error response"
     UNASKED_BYTES = "bytes without a request"
     REPEATED_RESPONSE = "response sent twice"
+    IN_DOUBT = "responses in doubt"
     SINGLE_USE = "single use"
     CLIENT_CLOSED = "client closed"
 
@@ -70,6 +71,7 @@ class Connection(asyncio.Protocol):
         num_exchanges: Whole responses so far.
         fingerprint: Of the last response's content.
         remembered: Fingerprints of the responses before it.
+        is_in_doubt: A response came that may be a copy of one before it, at a server that says the same to everything.
         drop_cause: Why it was closed; None while it is open, or where the server closed it.
     """
 
@@ -80,6 +82,7 @@ class Connection(asyncio.Protocol):
         self.num_exchanges = 0
         self.fingerprint = 0
         self.remembered: deque[int] = deque(maxlen=NUM_REMEMBERED)
+        self.is_in_doubt = False
         self.drop_cause: DropCause | None = None
         self._turns = turns
         self._deadlines = deadlines

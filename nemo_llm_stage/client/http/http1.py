@@ -75,7 +75,7 @@ class HTTP1Transport(Transport):
             max_bytes=config.max_response_bytes,
             on_event_bytes=on_event_bytes,
         )
-        if body is not None and response.status == _OK and self._pool.is_repeated(connection):
+        if self._pool.is_repeated(connection, body if response.status == _OK else None):
             raise RepeatedResponseError(f"{route.shown_url} sent a response twice; the connection was closed.")
         self._pool.put(connection)
         return response

@@ -3,7 +3,7 @@ The connections of one event loop: which can be used again, and what became of t
 
 A server or proxy that sends a response twice must not give a row the answer of another: a connection is closed when
 bytes come that no request has asked for, or a response that came on it before. A server that does this repeatedly gets
-one connection for each request. Knows nothing of requests or addresses.
+one connection for each request. Knows nothing of addresses, and of requests only whether two are the same.
 """
 
 from __future__ import annotations
@@ -27,16 +27,46 @@ MAX_UNASKED = 3
 _UNASKED = frozenset({DropCause.UNASKED_BYTES, DropCause.REPEATED_RESPONSE})
 
 
-class _Server:
-    """What is known of one server."""
+NUM_ALIKE = 16
+"""Different requests in a row, each on a new connection, that a server must answer alike to be taken for one that says
+the same to everything, as a test's server does."""
 
-    __slots__ = ("idle", "num_unasked", "repeats_itself", "suspected")
+
+class _Server:
+    """
+    What is known of one server.
+
+    Attributes:
+        idle: Its connections that wait for a request.
+        num_unasked: Connections that brought what no request had asked for.
+        last_first: Fingerprint of the last answer that was the first on its connection, which is surely no copy.
+        askers: Hashes of the different requests that got it, since another came.
+        constant: Fingerprint of what it says to everything; None where its answers differ.
+    """
+
+    __slots__ = ("askers", "constant", "idle", "last_first", "num_unasked")
 
     def __init__(self) -> None:
         self.idle: deque[Connection] = deque()
         self.num_unasked = 0
-        self.repeats_itself = False
-        self.suspected: set[int] = set()
+        self.last_first: int | None = None
+        self.askers: set[int] = set()
+        self.constant: int | None = None
+
+    def note_first(self, fingerprint: int, request: bytes) -> None:
+        """Take note of the first answer on a connection."""
+        if fingerprint != self.last_first:
+            self.last_first, self.constant = fingerprint, None
+            self.askers.clear()
+        if self.constant is None:
+            self.askers.add(hash(request))
+            if len(self.askers) >= NUM_ALIKE:
+                self.constant, self.num_unasked = fingerprint, 0
+
+    def close_idle(self, cause: DropCause) -> None:
+        """Use none of the idle connections again."""
+        while self.idle:
+            self.idle.pop().close(cause)
 
 
 class ConnectionPool:
@@ -93,25 +123,41 @@ class ConnectionPool:
         known = self._known(connection.server)
         if known.num_unasked >= MAX_UNASKED:
             connection.close(DropCause.SINGLE_USE)
+        elif connection.is_in_doubt and known.constant is None:
+            connection.close(DropCause.IN_DOUBT)
         else:
             known.idle.append(connection)
 
-    def is_repeated(self, connection: Connection) -> bool:
+    def is_repeated(self, connection: Connection, request: bytes | None) -> bool:
         """
-        Return whether the last response on `connection` is one that came on it before; close it then.
+        Return whether the last response on `connection` may be one to an earlier request; close it then.
 
-        Responses of models differ, by their ids at least. A server whose responses do not is recognised when a new
-        connection brings the same response again; its responses are not compared from then on.
+        Answers of models differ, by their ids at least, so one that came on the connection before is a copy, and what
+        comes after it is out of step: the answer to the request before. Where a server says the same to everything,
+        copies do no harm, but an answer that differs is out of step.
+
+        Args:
+            connection: Has just brought a whole response.
+            request: The body that was answered. None for a response that can be no answer, such as a refusal, which may
+                well be the same twice: it is used, and the connection closed.
         """
         known, fingerprint = self._known(connection.server), connection.fingerprint
-        if known.repeats_itself or fingerprint == 0:
-            return False
-        if connection.num_exchanges == 1 and fingerprint in known.suspected:
-            known.repeats_itself = True
-            known.num_unasked = 0
+        is_answer = request is not None and fingerprint != 0
+        if connection.num_exchanges == 1:
+            if request is not None and is_answer:
+                known.note_first(fingerprint, request)
         elif fingerprint in connection.remembered:
-            known.suspected.add(fingerprint)
-            connection.close(DropCause.REPEATED_RESPONSE)
+            if not is_answer:
+                connection.close(DropCause.IN_DOUBT)
+                return False
+            if fingerprint != known.constant:
+                connection.close(DropCause.REPEATED_RESPONSE)
+                return True
+            connection.is_in_doubt = True
+        elif is_answer and connection.is_in_doubt:
+            known.constant = None
+            known.close_idle(DropCause.IN_DOUBT)
+            connection.close(DropCause.IN_DOUBT)
             return True
         connection.remembered.append(fingerprint)
         return False
@@ -163,5 +209,4 @@ class ConnectionPool:
             )
         elif known.num_unasked == MAX_UNASKED:
             logger.warning("%s did so %d times; each connection to it is used once from now on.", server, MAX_UNASKED)
-            while known.idle:
-                known.idle.pop().close(DropCause.SINGLE_USE)
+            known.close_idle(DropCause.SINGLE_USE)

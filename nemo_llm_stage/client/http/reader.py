@@ -200,7 +200,9 @@ class ResponseReader:
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if not self._is_complete:
+            if self._is_complete:
+                self.has_overrun = True
+            else:
                 self._fail(InvalidResponseError(f"{self._url} does not answer in HTTP: {error}."))
         if self._pieces:
             piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)

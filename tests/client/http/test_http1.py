@@ -162,6 +162,7 @@ LAST_WORDS = {
     "connection: close": [response(b"answer", "connection: close")],
     "closed unasked": [response(b"answer"), CLOSE],
     "bytes too many": [response(b"answer") + b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"],
+    "garbage after it": [response(b"answer") + b"\x00garbage"],
     "http/1.0": [b"HTTP/1.0 200 OK\r\ncontent-length: 6\r\n\r\nanswer"],
 }
 

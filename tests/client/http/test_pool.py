@@ -7,10 +7,12 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from nemo_llm_stage import AsyncHTTPClient
+from nemo_llm_stage.client.http.pool import NUM_ALIKE
 from nemo_llm_stage.errors import RequestError
 from tests.client.conftest import response
 from tests.client.threaded_server import ThreadedServer
@@ -83,20 +85,113 @@ def test_an_answer_that_is_sent_twice_goes_to_no_other_row(
     assert caplog.text.count("no request had asked for") == 1
 
 
+ALIKE = response(b'{"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]}')
+NO_ANSWER = response(b'{"choices": [')
+
+
 def test_a_server_whose_answers_are_all_alike_keeps_its_connections() -> None:
-    """Answers without an id look like copies of each other; one row is asked again to find out, and no other."""
-    alike = response(b'{"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]}')
+    """Answers without an id look like copies of each other; three rows are asked again to find out, and no other."""
     num_asked = itertools.count()
 
     def answers(body: bytes) -> Iterator[bytes]:
         next(num_asked)
-        yield alike
+        yield ALIKE
 
     with ThreadedServer(answers) as server:
         client = AsyncHTTPClient(server.base_url, max_concurrent_requests=1, max_retries=0)
         assert asyncio.run(ask_all(client, 50)) == ["yes"] * 50
         assert client.statistics().single_use_servers == ()
-    assert (next(num_asked), server.num_connections) == (51, 2)
+    assert (next(num_asked), server.num_connections) == (53, NUM_ALIKE)
+
+
+def test_answers_that_differ_after_many_alike_go_to_their_own_rows() -> None:
+    """Where all were alike, a copy may have put a connection out of step: what differs on it is asked for again."""
+
+    def answers(body: bytes) -> Iterator[bytes]:
+        row = int(json.loads(body)["messages"][0]["content"].removeprefix("row "))
+        answer = answer_to(body) if row >= 40 else ALIKE
+        yield answer
+        if row == 39:
+            time.sleep(0.001)
+            yield answer
+
+    assert own_or_failed(answers, 80)[41:] == [f"row {row}" for row in range(41, 80)]
+
+
+def test_what_is_no_answer_does_not_end_the_comparison() -> None:
+    """A body cut short is the same for many rows; a copy of an answer is known all the same."""
+
+    def answers(body: bytes) -> Iterator[bytes]:
+        row = int(json.loads(body)["messages"][0]["content"].removeprefix("row "))
+        if row < 60:
+            yield NO_ANSWER
+            return
+        yield from delayed(body)
+
+    assert own_or_failed(answers, 120) == [*["InvalidResponseError"] * 60, *(f"row {row}" for row in range(60, 120))]
+
+
+def test_an_answer_that_is_sent_twice_to_a_row_asked_again_goes_to_no_other() -> None:
+    """A server that says the same whenever it is asked the same: the row's second send gets the same bytes."""
+    asked: dict[bytes, int] = {}
+
+    def answers(body: bytes) -> Iterator[bytes]:
+        asked[body] = asked.get(body, 0) + 1
+        answer = response(
+            json.dumps({"choices": f"no answer to {json.loads(body)['messages'][0]['content']}"}).encode()
+        )
+        yield answer
+        time.sleep(0.001)
+        yield answer
+
+    texts = own_or_failed(answers, 60, max_retries=2, base_delay=0.0, shows_text=True)
+    assert [text.count(f"row {row}") for row, text in enumerate(texts)] == [1] * 60
+
+
+REFUSALS = {
+    "503": response(b"", status="503 Service Unavailable"),
+    "empty": response(b""),
+    "204": b"HTTP/1.1 204 No Content\r\n\r\n",
+    "no answer": NO_ANSWER,
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
+def test_what_is_no_answer_and_sent_twice_puts_no_connection_out_of_step(refusal: bytes) -> None:
+    """The row after a copy loses its own answer with the connection, so that it cannot go to the next row."""
+
+    def answers(body: bytes) -> Iterator[bytes]:
+        row = int(json.loads(body)["messages"][0]["content"].removeprefix("row "))
+        if row % 5 != 3:
+            yield answer_to(body)
+            return
+        yield refusal
+        time.sleep(0.001)
+        yield refusal
+
+    ends = own_or_failed(answers, 50)
+    assert {row: end for row, end in enumerate(ends) if end.startswith("row") and end != f"row {row}"} == {}
+    assert sum(end.startswith("row") for end in ends) >= 30
+
+
+def own_or_failed(
+    answers: Callable[[bytes], Iterator[bytes]], num: int, *, shows_text: bool = False, **settings: Any
+) -> list[str]:
+    """Each row's text, or the kind of its error or its text; one row after another."""
+
+    async def scenario(client: AsyncHTTPClient) -> list[str]:
+        async def ask(row: int) -> str:
+            try:
+                return (await client.complete(messages=[{"role": "user", "content": f"row {row}"}], model="m")).texts[0]
+            except RequestError as error:
+                return str(error) if shows_text else type(error).__name__
+
+        ends = [await ask(row) for row in range(num)]
+        await client.aclose()
+        return ends
+
+    with ThreadedServer(answers) as server:
+        return asyncio.run(scenario(AsyncHTTPClient(server.base_url, **{"max_retries": 0, **settings})))
 
 
 def test_an_error_that_is_sent_twice_fails_one_row() -> None:
@@ -110,19 +205,7 @@ def test_an_error_that_is_sent_twice_fails_one_row() -> None:
             time.sleep(0.001)
             yield answer
 
-    async def scenario(client: AsyncHTTPClient) -> list[str]:
-        async def ask(row: int) -> str:
-            try:
-                return (await client.complete(messages=[{"role": "user", "content": f"row {row}"}], model="m")).texts[0]
-            except RequestError as error:
-                return type(error).__name__
-
-        ends = [await ask(row) for row in range(10)]
-        await client.aclose()
-        return ends
-
-    with ThreadedServer(answers) as server:
-        ends = asyncio.run(scenario(AsyncHTTPClient(server.base_url, max_retries=0)))
+    ends = own_or_failed(answers, 10)
     assert ends == [f"row {row}" if row != 3 else "BadRequestError" for row in range(10)]
 
 
