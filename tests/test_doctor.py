@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import resource
+import socketserver
 import ssl
 import subprocess
 import threading
@@ -84,6 +86,21 @@ def test_https_for_a_server_that_speaks_http(server: SimulatedServer) -> None:
     assert f"speaks http: write base_url: {server.base_url}" in lines["server"]
 
 
+def test_https_for_a_server_that_waits_for_the_rest_of_a_request(waiting_server: str) -> None:
+    """As Python's own and others do: the scheme is found without waiting for the connection to time out."""
+    code, lines = look_at(waiting_server.replace("http:", "https:"), "--connect-timeout", "20")
+    assert code == 1
+    assert f"does not answer. The server speaks http: write base_url: {waiting_server}" in lines["server"]
+    assert lines["server"].count("speaks") == 1
+
+
+def test_a_tls_servers_answer_to_plain_http_is_no_plain_server(tls_like_server: str) -> None:
+    """A server behind nginx answers 400 to plain http on its https port; the message is about the connection."""
+    code, lines = look_at(tls_like_server.replace("http:", "https:"))
+    assert code == 1
+    assert "speaks http" not in lines["server"]
+
+
 def test_http_for_a_server_that_speaks_https(https_server: str) -> None:
     """The URL to write is in the message."""
     code, lines = look_at(https_server.replace("https:", "http:"))
@@ -105,6 +122,39 @@ def test_the_extras_are_those_of_the_package() -> None:
     """All but the developers'."""
     project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
     assert set(EXTRAS) == set(project["optional-dependencies"]) - {"dev"}
+
+
+@contextlib.contextmanager
+def raw_server(answer: bytes, *, hangs_up: bool) -> Iterator[str]:
+    """The URL of a server that answers requests in plain HTTP; at all else it waits, or hangs up after its answer."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            data = self.connection.recv(65536)
+            if data.startswith(b"GET ") or hangs_up:
+                self.wfile.write(answer)
+            else:
+                self.rfile.read()  # until the client gives up
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def waiting_server() -> Iterator[str]:
+    with raw_server(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", hangs_up=False) as url:
+        yield url
+
+
+@pytest.fixture
+def tls_like_server() -> Iterator[str]:
+    with raw_server(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n", hangs_up=True) as url:
+        yield url
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """
-Does a server speak the other of http and https: looked at only after a connection to it has failed.
+Does a server speak the other of http and https: looked at only if a connection to it fails or hangs.
 
-Sends no key and no row. Knows two bytes of each protocol; goes through no proxy.
+Sends no key and no row. Knows a few bytes of each protocol; goes through no proxy.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ async def _speaks_http(host: str, port: int) -> bool:
     reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(f"GET / HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
-        return (await reader.read(5)).startswith(b"HTTP/")
+        status = await reader.readline()
+        return status.startswith(b"HTTP/") and b" 400" not in status  # a TLS server's answer to plain http, as nginx's
     finally:
         writer.close()
 

@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 CHECK_TIMEOUT_S = 30.0
 """For each request of the check: a server that is up lists its models at once, one that loads a model does not."""
 
+LOOK_AFTER_S = 0.3
+"""After this time without an answer, see if the server speaks http: it may wait for the rest of a TLS greeting."""
+
 MAX_NAMES = 10
 """Models named in an error."""
 
@@ -79,7 +82,7 @@ class ServerCheck:
             NotFoundError: It answers a request by saying that it does not have the model.
         """
         try:
-            answer = await self._send("models", None)
+            answer = await self._list_models()
         except TransientError as error:
             hint = await self._other_scheme() or "Is the server up, and is base_url its address?"
             raise ConnectionFailedError(f"{error} {hint}") from error
@@ -88,6 +91,22 @@ class ServerCheck:
         names = _names_in(answer.body) if answer.status == HTTPStatus.OK else None
         if names is None or self.model not in names:
             await self._ask_for_one_token(names)
+
+    async def _list_models(self) -> HTTPResponse:
+        """Send the first request; if it hangs at https, find out meanwhile whether the server speaks http."""
+        sending = asyncio.ensure_future(self._send("models", None))
+        try:
+            await asyncio.wait({sending}, timeout=LOOK_AFTER_S)
+            if self.endpoint.is_tls and not sending.done():
+                looking = asyncio.ensure_future(self._other_scheme())
+                await asyncio.wait({sending, looking}, return_when=asyncio.FIRST_COMPLETED)
+                if not looking.done():
+                    looking.cancel()
+                elif looking.result():
+                    raise ConnectionFailedError(f"{self.endpoint.base_url} does not answer.")
+            return await sending
+        finally:
+            sending.cancel()
 
     async def _other_scheme(self) -> str | None:
         """Say that the server speaks http where https is written, or the reverse; None where it does not."""
