@@ -19,6 +19,7 @@ from nemo_llm_stage.client.hiding import Secrets
 from nemo_llm_stage.client.http.transport import HTTPResponse
 from nemo_llm_stage.client.http_session import HTTPSession
 from nemo_llm_stage.client.wire import StreamedAnswer, WireRequest, completion_of_answer, decode_answer
+from nemo_llm_stage.client.wire.load import LARGE_BYTES
 from nemo_llm_stage.core import Completion
 from nemo_llm_stage.errors import RequestError, TransientError
 
@@ -104,7 +105,11 @@ async def _exchange(
     if response.status != _OK:
         has_key = session.sent.has_key
         raise error_of_response(response, endpoint.url(request.path), model, secrets, has_key=has_key)
-    answer = (stream or StreamedAnswer()).whole() if response.was_streamed else decode_answer(response.body)
+    if response.was_streamed:
+        answer = (stream or StreamedAnswer()).whole()
+    else:
+        is_bounded = len(response.body) < LARGE_BYTES or not request.asks_for_logprobs
+        answer = decode_answer(response.body, is_bounded=is_bounded)
     latency_s = time.monotonic() - started_monotonic_s
     return completion_of_answer(answer, endpoint=endpoint.base_url, latency_s=latency_s)
 

@@ -14,9 +14,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
-
-import orjson
 
 from nemo_llm_stage.client.credentials import Sent
 from nemo_llm_stage.client.endpoints.address import Endpoint
@@ -25,7 +22,14 @@ from nemo_llm_stage.client.generation import GenerationConfig
 from nemo_llm_stage.client.http.transport import HTTPResponse, Transport
 from nemo_llm_stage.client.scheme import url_that_answers
 from nemo_llm_stage.client.wire import encode_request
-from nemo_llm_stage.errors import ConnectionFailedError, NotFoundError, RequestError, TransientError
+from nemo_llm_stage.client.wire.load import load_json
+from nemo_llm_stage.errors import (
+    ConnectionFailedError,
+    InvalidResponseError,
+    NotFoundError,
+    RequestError,
+    TransientError,
+)
 from nemo_llm_stage.suggest import did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -185,7 +189,6 @@ def _is_no_such_model(answer: HTTPResponse, sent: Sent) -> bool:
 def _names_in(body: bytes) -> list[str] | None:
     """The names a ``/models`` answer lists; None where it is no such answer."""
     try:
-        answer: Any = orjson.loads(body)
-        return [str(entry["id"]) for entry in answer["data"]]
-    except (ValueError, TypeError, KeyError):
+        return [str(entry["id"]) for entry in load_json(body)["data"]]
+    except (ValueError, TypeError, KeyError, InvalidResponseError):
         return None

@@ -257,6 +257,24 @@ def test_answers_have_a_longest() -> None:
     assert type(error) is InvalidResponseError
 
 
+@pytest.mark.parametrize("asked", [{"logprobs": True, "top_logprobs": 20}, {}], ids=["asked", "unasked"])
+def test_log_probabilities_that_were_asked_for_may_be_many(asked: dict[str, Any]) -> None:
+    """6,000 tokens with 20 alternatives each have more values than any other answer."""
+    tops = [{"token": "a", "logprob": -1.0, "bytes": [97]}] * 20
+    logprobs = {"content": [{"token": "a", "logprob": -1.0, "bytes": [97], "top_logprobs": tops}] * 6000}
+
+    async def scenario() -> list[Any]:
+        async with RawServer([response(answer_bytes(logprobs=logprobs))]) as server:
+            client = AsyncHTTPClient(server.base_url, max_retries=0)
+            return await complete(client, generation_config={"extra_kwargs": asked})
+
+    [end] = asyncio.run(scenario())
+    if asked:
+        assert end.logprobs == (logprobs,)
+    else:
+        assert type(end) is InvalidResponseError
+
+
 def check(base_url: str | list[str], model: str = "sim", **settings: Any) -> None:
     async def scenario() -> None:
         client = AsyncHTTPClient(base_url, connect_timeout=2, **settings)

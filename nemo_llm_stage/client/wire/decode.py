@@ -15,7 +15,7 @@ from nemo_llm_stage.client.errors.words import shorten
 from nemo_llm_stage.client.wire.finish import Finish, finish_of
 from nemo_llm_stage.client.wire.load import BOM, load_object, shown
 from nemo_llm_stage.client.wire.parts import content_of, text_in, thinking_in
-from nemo_llm_stage.client.wire.stream import StreamedAnswer
+from nemo_llm_stage.client.wire.stream import MAX_CHOICES, StreamedAnswer
 from nemo_llm_stage.core import Completion, Usage
 from nemo_llm_stage.errors import (
     ContentFilterError,
@@ -32,16 +32,20 @@ _STREAM_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":")
 _NO_REASONS = frozenset({"none", "null"})
 
 
-def decode_answer(body: bytes) -> dict[str, Any]:
+def decode_answer(body: bytes, *, is_bounded: bool = True) -> dict[str, Any]:
     """
     Return the answer in a body with status 200: a JSON object, or an event stream whatever the content type says.
 
+    Args:
+        body: As sent.
+        is_bounded: Whether there is a bound on the values of an answer; see `load_json`.
+
     Raises:
-        InvalidResponseError: It is neither.
+        InvalidResponseError: It is neither, or too much to be read at once.
         ConnectionDroppedError: It is a stream that ends in the middle.
     """
     if body.startswith(b"{") or not body[:16].removeprefix(BOM).lstrip().startswith(_STREAM_STARTS):
-        return load_object(body)
+        return load_object(body, is_bounded=is_bounded)
     stream = StreamedAnswer()
     stream.feed(body)
     return stream.whole()
@@ -69,6 +73,8 @@ def completion_of_answer(
         raise _error_under_200(answer)
     usage, model = _usage_of(answer), name_or_none(answer.get("model"))
     if len(choices) > 1:
+        if len(choices) > MAX_CHOICES:
+            raise InvalidResponseError(f"The answer has more than {MAX_CHOICES} choices.")
         return _completion_of_several(_in_order(choices), usage, model, endpoint, latency_s)
     text, reason, thinking, logprobs, error = _read_choice(choices[0])
     if error is not None:

@@ -38,6 +38,11 @@ class WireRequest(NamedTuple):
     timeout_s: float | None
     is_stream: bool
 
+    @property
+    def asks_for_logprobs(self) -> bool:
+        """Whether the answer may hold log probabilities, which make it large."""
+        return b'logprobs":' in self.body
+
 
 def encode_request(
     messages: Iterable[Message],

@@ -14,8 +14,8 @@ from nemo_llm_stage.client.wire.load import load_json, shown
 from nemo_llm_stage.client.wire.parts import THINKING_KEYS, content_of, text_in
 from nemo_llm_stage.errors import ConnectionDroppedError, InvalidResponseError
 
-MAX_CHOICES = 128
-"""Most choices of one stream. Source: the OpenAI protocol's largest ``n``."""
+MAX_CHOICES = 1024
+"""Most choices of one answer. The OpenAI protocol's largest ``n`` is 128; vLLM allows more."""
 
 MAX_KEPT = 64 << 20
 """Most that one stream's choices may hold, in characters; of log probabilities their size in the stream counts."""
@@ -131,7 +131,7 @@ class StreamedAnswer:
         choice = self._choices.get(key)
         if choice is None:
             if len(self._choices) == MAX_CHOICES:
-                raise InvalidResponseError(f"The stream has more than {MAX_CHOICES} choices.")
+                raise InvalidResponseError(f"The answer has more than {MAX_CHOICES} choices.")
             choice = self._choices[key] = _Choice()
         return choice
 

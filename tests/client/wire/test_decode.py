@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 from typing import Any
 
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_llm_stage.client.wire import StreamedAnswer, completion_of_answer, decode_answer
+from nemo_llm_stage.client.wire.load import MAX_VALUES
 from nemo_llm_stage.core import Completion, Usage
 from nemo_llm_stage.errors import (
     BadRequestError,
@@ -112,6 +115,46 @@ def test_a_body_that_is_no_answer(body: bytes) -> None:
     """A body that is no JSON object may be right the next time."""
     with pytest.raises(InvalidResponseError):
         decode_answer(body)
+
+
+UNITS = [b"[]", b"{}", b"0", b'"a"', b'{"a":0}', b"[[]]", b'{"type":"text","text":"a"}']
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=bytes.decode)
+def test_the_values_of_an_answer_are_bounded(unit: bytes) -> None:
+    """0.9 MB of `[],` once held up the event loop for 70 ms: too many are counted and never read."""
+    num = (MAX_VALUES + unit.count(b"[") - 50) // (unit.count(b"[") + unit.count(b"{") + unit.count(b",") + 1)
+    within, beyond = (
+        b'{"choices":[{"message":{"content":"x","y":[%b]}}]}' % b",".join([unit] * n) for n in (num - 50, num + 100)
+    )
+    assert completion_of_answer(decode_answer(within)).texts == ("x",)
+    assert decode_answer(beyond, is_bounded=False)["choices"][0]["message"]["content"] == "x"
+    with pytest.raises(InvalidResponseError, match="more than 200000 values") as caught:
+        decode_answer(beyond)
+    assert len(str(caught.value)) < 200
+
+
+def test_a_long_text_is_an_answer() -> None:
+    """10 MB of prose have 60,000 commas; 20 MB were asked for by nobody."""
+    prose = "Moles, who are small, dig. " * 380_000
+    assert completion_of_answer(decode_answer(json.dumps(answer({"content": prose})).encode())).texts == (prose,)
+    with pytest.raises(InvalidResponseError, match="longer than 16777216 bytes"):
+        decode_answer(json.dumps(answer({"content": prose * 2})).encode())
+
+
+def test_the_garbage_collector_goes_on_after_a_large_answer() -> None:
+    """It waits while the answer is read, whatever comes of that."""
+    for body in (b'{"a": [%b]}' % b",".join([b"0"] * 90_000), b"<p>" * 90_000, b"x," * 300_000):
+        with contextlib.suppress(InvalidResponseError):
+            decode_answer(body)
+        assert gc.isenabled()
+
+
+@pytest.mark.parametrize("choice", [{}, 0, {"message": {"content": "x"}}], ids=repr)
+def test_the_number_of_choices_is_bounded(choice: Any) -> None:
+    """Each that is no answer has an error of its own: 100,000 took half a second."""
+    with pytest.raises(InvalidResponseError, match="more than 1024 choices"):
+        completion_of_answer({"choices": [choice] * 1025})
 
 
 @pytest.mark.parametrize("odd", ["3", [3], True, 1 << 64, -1, 0.5, {}, float("inf")], ids=repr)
