@@ -15,7 +15,7 @@ from nemo_llm_stage.dataset.verify import Verification, verify
 from nemo_llm_stage.errors import RunError
 from nemo_llm_stage.job.failure_limit import FailureLimit
 from nemo_llm_stage.job.prepare import Job
-from nemo_llm_stage.job.result import JobResult
+from nemo_llm_stage.job.result import GpuTime, JobResult
 from nemo_llm_stage.report.summary_json import SUMMARY, write_summary
 
 logger = logging.getLogger(__name__)
@@ -41,12 +41,19 @@ def _write_summary(job: Job, result: JobResult) -> None:
 
 
 def finish(
-    job: Job, num_rows_before: int, run: Counters, started_monotonic_s: float, failure_limit: FailureLimit | None
+    job: Job,
+    num_rows_before: int,
+    run: Counters,
+    started_monotonic_s: float,
+    failure_limit: FailureLimit | None,
+    *,
+    job_elapsed_s: float,
 ) -> JobResult:
     """
     Check the output as a whole, and only then mark it as complete.
 
     One that is marked already is not judged anew. Without a `failure_limit` it is neither judged nor marked.
+    `job_elapsed_s`: Seconds of all runs of the job.
     """
     if job.pending:
         check_unchanged(job.plan.files)
@@ -60,6 +67,7 @@ def finish(
     if failure_limit is not None and not job.output.is_complete():
         failure_limit.check_end(verification.counters)
         job.output.write_success()
+    settings = job.settings
     result = JobResult(
         output=job.output.url,
         counters=verification.counters,
@@ -72,8 +80,9 @@ def finish(
         left_out=verification.left_out,
         output_format=job.settings.output_format,
         this_run=run.without_resumed(),
-        price_input=job.settings.price_input,
-        price_output=job.settings.price_output,
+        price_input=settings.price_input,
+        price_output=settings.price_output,
+        gpu_time=GpuTime.of(job_elapsed_s, settings.gpus, settings.gpu_price_per_hour),
     )
     _write_summary(job, result)
     return result

@@ -32,7 +32,7 @@ from nemo_llm_stage.stage.llm_stage import LLMStage
 from nemo_llm_stage.stage.multi import as_stage
 from nemo_llm_stage.stage.stage import Stage
 from nemo_llm_stage.watch import FailedBefore, WatchedRetry, WatchedRun
-from nemo_llm_stage.worker.control.hold import keep_run, make_room
+from nemo_llm_stage.worker.control.hold import before_of, keep_run, make_room
 
 if TYPE_CHECKING:
     from nemo_llm_stage.config.load import JobConfig
@@ -118,7 +118,8 @@ def _run_job(
         before = job.before
         if not job.pending and job.output.is_complete():  # its status stays as the run that made it left it
             limit = FailureLimit(settings.max_failed_rows)
-            result = finish(job, before.num_rows, run, started_monotonic_s, limit)
+            _, elapsed_s = before_of(job.output.state, job.id)
+            result = finish(job, before.num_rows, run, started_monotonic_s, limit, job_elapsed_s=elapsed_s)
         else:
             with keep_run(
                 job, before=before, num_rows=job.plan.num_rows, command=start.command, takeover=start.takeover
@@ -127,11 +128,12 @@ def _run_job(
                     job.output.remove_success()
                     run = WatchedRun(job, start.shown, keeper).run()
                 keeper.flush()
-                result = finish(job, before.num_rows, run, started_monotonic_s, keeper.control.failure_limit)
+                limit = keeper.control.failure_limit
+                result = finish(job, before.num_rows, run, started_monotonic_s, limit, job_elapsed_s=keeper.elapsed_s)
                 result = replace(result, endpoints=keeper.endpoints)
     finally:
         stage.close()
-    result = replace(result, price_note=start.price_note)
+    result = replace(result, price_note=start.price_note, cell=start.shown.cell)
     start.shown.finish(summary(result))
     return result
 
@@ -182,11 +184,12 @@ def _retry_failed(
         with keep_run(job, before=Counters(), num_rows=failed.num_rows, command=command, takeover=False) as keeper:
             run = WatchedRetry(job, shown, keeper, failed).run() if partitions else Counters()
             limit = end_limit if partitions or not kinds else None
-            result = finish(job, job.plan.num_rows - failed.num_rows, run, started_monotonic_s, limit)
+            num_before = job.plan.num_rows - failed.num_rows
+            result = finish(job, num_before, run, started_monotonic_s, limit, job_elapsed_s=keeper.elapsed_s)
             result = replace(result, endpoints=keeper.endpoints)
     finally:
         stage.close()
-    result = replace(result, num_retried=failed.num_rows)
+    result = replace(result, num_retried=failed.num_rows, cell=shown.cell)
     shown.finish(summary(result))
     return result
 

@@ -113,7 +113,8 @@ class WatchedRun:
         control = self._keeper.control
         shown = replace(status, phase=control.phase) if status.phase == "running" else status
         view = self._shown.update(shown, self._run, self._interrupts.seconds_left, control.newest_rows())
-        self._keeper.update(Standing(status.phase, view.counters, status.stage, _pace_of(view)))
+        is_start = status.num_workers_up < status.num_workers
+        self._keeper.update(Standing(status.phase, view.counters, status.stage, _pace_of(view), is_start))
         if self._awaits_row and control.rows:
             self._awaits_row = False
             self._shown.remark(_first_row_words(control.rows[0], view.elapsed_s))

@@ -39,6 +39,7 @@ class RayCluster:
         folder: Has all logs.
         address: For drivers.
         dashboard: URL.
+        metrics: URL of what the head gives to Prometheus.
         env: What a driver of this cluster needs in its environment.
     """
 
@@ -108,7 +109,10 @@ class RayCluster:
 
     def _start(self, words: list[str]) -> subprocess.Popen[bytes]:
         folder = ["--temp-dir", str(self.folder)] if "--head" in words else []
-        agents = [f"--{name}={free_port()}" for name in ("dashboard-agent-listen-port", "metrics-export-port")]
+        metrics_port = free_port()
+        if "--head" in words:
+            self.metrics = f"http://127.0.0.1:{metrics_port}/metrics"
+        agents = [f"--dashboard-agent-listen-port={free_port()}", f"--metrics-export-port={metrics_port}"]
         command = [str(BIN / "ray"), "start", *words, *folder, *agents, "--block", "--disable-usage-stats"]
         log = self.folder / f"start-{len(list(self.folder.glob('start-*.log')))}.log"
         with log.open("wb") as file:

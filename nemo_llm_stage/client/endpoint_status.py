@@ -7,6 +7,7 @@ Costs a few additions per request. Knows outcomes of sends; knows nothing of wha
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -157,6 +158,7 @@ def _merge(one: EndpointStatus, other: EndpointStatus) -> EndpointStatus:
     leading = max(one, other, key=lambda status: (_ORDER.index(status.state), status.since or 0.0))
     return replace(
         leading,
+        next_try_at=_next_try([status.next_try_at for status in (one, other) if status.state == leading.state]),
         limit=None if one.limit is None and other.limit is None else (one.limit or 0) + (other.limit or 0),
         failures=dict(Counter(one.failures) + Counter(other.failures)),
         held_s=dict(Counter(one.held_s) + Counter(other.held_s)),
@@ -168,6 +170,12 @@ def _merge(one: EndpointStatus, other: EndpointStatus) -> EndpointStatus:
         num_refused=one.num_refused + other.num_refused,
         latencies=tuple(map(sum, zip_longest(one.latencies, other.latencies, fillvalue=0))),
     )
+
+
+def _next_try(planned: Iterable[float | None]) -> float | None:
+    """Return the first try that is to come; a worker without rows lets the time of its own pass."""
+    times, now = [at for at in planned if at is not None], time.time()
+    return min((at for at in times if at > now), default=max(times, default=None))
 
 
 def bucket_of(latency_s: float) -> int:

@@ -8,10 +8,19 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from typing import Any
 
 from nemo_llm_stage.cluster.submit import LOCKED_ADVICE
 from nemo_llm_stage.errors import ConfigError, RunError
+
+
+def import_ray() -> None:
+    """Import Ray without its advice on widgets, which a notebook would show above a job."""
+    logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import ray  # noqa: F401
 
 
 def connect(address: str | None = None) -> None:

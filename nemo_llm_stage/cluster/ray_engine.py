@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from nemo_llm_stage.cluster.connect import check_room, connect
+from nemo_llm_stage.cluster.connect import check_room, connect, import_ray
 from nemo_llm_stage.cluster.placement import actors_for, node_of, place_at
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.errors import RunError
@@ -51,6 +51,7 @@ class RayEngine:
         self, spec: WorkerSpec, partitions: Sequence[Partition], monitor: Monitor, control: Control = NO_CONTROL
     ) -> Iterator[PartitionReport]:
         """See `nemo_llm_stage.worker.engine.Engine.run`."""
+        import_ray()
         import ray
 
         if not partitions:

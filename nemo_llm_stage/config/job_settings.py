@@ -80,8 +80,10 @@ class JobSettings:
         flush_interval: Seconds between writes of answers to an object store. If a worker dies, its younger answers
             are lost.
         price_input: Price in dollars of a million input tokens, to show what the job costs. Without prices a list
-            price is shown, with its date, for a few models of OpenAI and Google at their own addresses.
+            price is shown, with its date, for a few models of OpenAI at its own address.
         price_output: Price in dollars of a million output tokens.
+        gpus: Number of GPUs that serve the model, to tell GPU-hours at the end, in `status` and in the report.
+        gpu_price_per_hour: Price in dollars of one GPU for an hour. `max_cost` does not look at it.
         grace_period: Seconds from Ctrl-C or SIGTERM to the end. The first four fifths are for the requests in flight,
             the rest for committing finished files. Batch systems that kill a job some time after SIGTERM need less.
         log_format: How progress is written where stderr is no terminal: ``text`` or ``json``, one line each time.
@@ -119,6 +121,8 @@ class JobSettings:
     flush_interval: Annotated[float, Gt(0)] = 2.0
     price_input: Annotated[float, Ge(0)] | None = None
     price_output: Annotated[float, Ge(0)] | None = None
+    gpus: Annotated[float, Gt(0)] | None = None
+    gpu_price_per_hour: Annotated[float, Ge(0)] | None = None
     grace_period: Annotated[float, Ge(0)] = 30.0
     log_format: Literal["text", "json"] = "text"
     metrics_port: Annotated[int, Ge(0)] | None = None
@@ -141,6 +145,8 @@ class JobSettings:
             mistakes.append(f"max_failed_rows is {limit}; it must be {words}.")
         if self.max_cost is not None and self.price_input is None and self.price_output is None:
             mistakes.append("max_cost needs prices: set price_input and price_output, in dollars a million tokens.")
+        if self.gpu_price_per_hour is not None and self.gpus is None:
+            mistakes.append("gpu_price_per_hour needs gpus, the number of GPUs that serve the model.")
         if mistakes:
             raise ConfigError("\n".join(mistakes))
 
@@ -155,6 +161,8 @@ class WorkerKeywords(TypedDict, total=False):
     flush_interval: float
     price_input: float | None
     price_output: float | None
+    gpus: float | None
+    gpu_price_per_hour: float | None
     grace_period: float
     log_format: Literal["text", "json"]
     metrics_port: int | None

@@ -1,8 +1,7 @@
 """
-List prices of a few providers' models, for jobs that give no prices of their own. Shown with their date, never a limit.
+List prices of a few models, for jobs that give no prices of their own. Shown with their date, never a limit.
 
-Pure. Source: the providers' price pages, https://platform.openai.com/docs/pricing and
-https://ai.google.dev/gemini-api/docs/pricing, as of `DATE`: standard processing, short prompts, nothing cached.
+Pure. An entry stands here only where the provider's own page was read; it has the page and the date.
 """
 
 from __future__ import annotations
@@ -12,26 +11,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-DATE = "March 2026"
+_PAGE = "https://developers.openai.com/api/docs/models"
 
-_PRICES: dict[str, dict[str, tuple[float, float]]] = {
+_PRICES: dict[str, dict[str, tuple[float, float, str, str]]] = {
     "api.openai.com": {
-        "gpt-4o": (2.50, 10.00),
-        "gpt-4o-mini": (0.15, 0.60),
-        "gpt-4.1": (2.00, 8.00),
-        "gpt-4.1-mini": (0.40, 1.60),
-        "gpt-4.1-nano": (0.10, 0.40),
-        "gpt-5": (1.25, 10.00),
-        "gpt-5-mini": (0.25, 2.00),
-        "gpt-5-nano": (0.05, 0.40),
-    },
-    "generativelanguage.googleapis.com": {
-        "gemini-2.5-pro": (1.25, 10.00),
-        "gemini-2.5-flash": (0.30, 2.50),
-        "gemini-2.5-flash-lite": (0.10, 0.40),
+        "gpt-5-mini": (0.25, 2.00, "November 2026", f"{_PAGE}/gpt-5-mini"),
+        "gpt-5-nano": (0.05, 0.40, "November 2026", f"{_PAGE}/gpt-5-nano"),
+        "gpt-5.4-mini": (0.75, 4.50, "mid-2026", _PAGE),
+        "gpt-5.4": (2.50, 15.00, "mid-2026", _PAGE),
+        "gpt-5.5": (5.00, 30.00, "mid-2026", _PAGE),
     },
 }
-"""Host → model → dollars for a million input tokens, and for a million output tokens."""
+"""
+Host → model → dollars for a million input tokens and for a million output tokens, the date and the page: standard
+processing, short prompts, nothing cached.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +36,19 @@ class ListPrice:
     Attributes:
         input: Dollars for a million input tokens.
         output: Likewise for output tokens.
+        date: When the page said so.
+        source: The provider's page.
     """
 
     input: float
     output: float
+    date: str
+    source: str
 
     @property
     def words(self) -> str:
         """What a person should know of it."""
-        return f"list price of {DATE}: ${self.input:g} and ${self.output:g} a million input and output tokens"
+        return f"list price of {self.date}: ${self.input:g} and ${self.output:g} a million input and output tokens"
 
 
 def list_price(base_url: str, model: str) -> ListPrice | None:

@@ -112,6 +112,8 @@ engine: local                          # or ray, for any number of actors on any
 #hedge: auto                           # or off: no row at a slow server is sent a second time, to another
 #price_input: 0.10                     # dollars for a million tokens, to show what the job costs
 #price_output: 0.40
+#gpus: 8                               # that serve the model: the end, status and report then tell GPU-hours
+#gpu_price_per_hour: 2.50              # dollars for one of them
 #grace_period: 30.0                    # seconds from Ctrl-C or SIGTERM to the end
 #log_format: text                      # or json: progress where stderr is no terminal
 #metrics_port: 9464                    # for Prometheus, at /metrics

@@ -9,6 +9,28 @@ from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.bad_input import BadInput
 
 
+@dataclass(frozen=True, slots=True)
+class GpuTime:
+    """
+    What the servers' GPUs were there for.
+
+    Attributes:
+        hours: Of all GPUs together.
+        cost: Dollars; None without a price.
+    """
+
+    hours: float
+    cost: float | None = None
+
+    @classmethod
+    def of(cls, seconds: float, gpus: float | None, price_per_hour: float | None) -> GpuTime | None:
+        """Return the time of so many GPUs; None where their number is not known."""
+        if gpus is None:
+            return None
+        hours = seconds / 3600 * gpus
+        return cls(hours, None if price_per_hour is None else hours * price_per_hour)
+
+
 @dataclass(frozen=True)
 class JobResult:
     """
@@ -29,6 +51,8 @@ class JobResult:
             job's state folder, under ``bad_input/``.
         endpoints: What each server did in this run.
         price_note: Where the prices come from; empty where they were given.
+        gpu_time: Of all runs of the job; None where the number of GPUs was not given.
+        cell: The number of the notebook's cell that shows the summary already; None elsewhere.
     """
 
     output: str
@@ -47,6 +71,16 @@ class JobResult:
     price_output: float | None = None
     endpoints: tuple[EndpointStatus, ...] = ()
     price_note: str = ""
+    gpu_time: GpuTime | None = None
+    cell: int | None = field(default=None, compare=False)
+
+    def _ipython_display_(self) -> None:
+        """Show the summary as the result of a notebook's cell, unless the cell shows it already."""
+        from nemo_llm_stage.report.progress.displays import number_of_cell, show_result
+        from nemo_llm_stage.report.summary import summary
+
+        if self.cell is None or self.cell != number_of_cell():
+            show_result(summary(self))
 
     def _repr_html_(self) -> str:
         """Return the summary, which a notebook shows for a cell that ends with this result."""

@@ -96,7 +96,8 @@ def read_state(url: str) -> JobState:
         seen_at = last_seen_at(output.state, holder)
         is_its_own = status is not None and status.run_id == holder.run_id
         phase = status.phase if status is not None and is_its_own else "starting"
-        state = (phase if phase not in ENDED else "running") if is_running(output.state, holder) else KILLED
+        gone = "finished" if output.is_complete() else KILLED  # it was killed after its last file
+        state = (phase if phase not in ENDED else "running") if is_running(output.state, holder) else gone
     elif output.is_complete():
         state = "finished"
     elif status is None:

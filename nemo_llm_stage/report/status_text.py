@@ -9,7 +9,7 @@ from __future__ import annotations
 from nemo_llm_stage.dataset.state.status import JobStatus
 from nemo_llm_stage.job.state import KILLED, JobState
 from nemo_llm_stage.report.limits import held_back_now
-from nemo_llm_stage.report.units import duration
+from nemo_llm_stage.report.units import duration, money
 from nemo_llm_stage.text import one_line
 
 
@@ -93,4 +93,6 @@ def _spent(status: JobStatus) -> str:
         f"{spent.get('num_requests', 0):,} requests, {spent.get('input_tokens', 0):,} input and "
         f"{spent.get('output_tokens', 0):,} output tokens"
     )
-    return text + (f", ${spent['cost']:,.4g}" if "cost" in spent else "")
+    text += f", ${spent['cost']:,.4g}" if "cost" in spent else ""
+    text += f", {spent['gpu_hours']:,.3g} GPU-hours" if "gpu_hours" in spent else ""
+    return text + (f" for {money(spent['gpu_cost'])}" if "gpu_cost" in spent else "")

@@ -86,6 +86,11 @@ def _costs(result: JobResult) -> Table:
         cells = [of(run)] if is_alone else [of(run), of(whole)]
         if any(cell not in ("0", "0.00 %", "") for cell in cells) or name == "requests":
             table.add_row(name, *cells, note)
+    if result.gpu_time is not None:
+        cost = "" if result.gpu_time.cost is None else f"{money(result.gpu_time.cost)} for the GPUs"
+        of_all = "" if is_alone else "of all runs"
+        note = ", ".join(filter(None, (of_all, cost)))
+        table.add_row("GPU-hours", *[""] * (not is_alone), f"{result.gpu_time.hours:,.3g}", note)
     rate = run.num_rows / result.elapsed_s if result.elapsed_s > 0 else 0.0
     note = (
         f"{rate:,.1f} rows/s, start and end included"

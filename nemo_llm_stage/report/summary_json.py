@@ -15,6 +15,8 @@ rows             total, answered, failed, skipped, dropped, cut_off, left_out: o
 requests         sent, wasted: of the whole job
 tokens           input, output, cached, wasted_output: of the whole job
 cost             dollars of the whole job; null without prices
+gpu_hours        of the whole job, its runs together; null where the number of GPUs is not given
+gpu_cost         dollars for them; null without a price
 this_run         rows, requests, wasted_requests, input_tokens, output_tokens and cost of the run that finished it
 failures         kind → rows
 columns          the generated columns
@@ -72,6 +74,8 @@ def summary_values(job: Job, result: JobResult) -> dict[str, Any]:
             "wasted_output": whole.wasted_output_tokens,
         },
         "cost": _cost(result, whole),
+        "gpu_hours": None if result.gpu_time is None else round(result.gpu_time.hours, 6),
+        "gpu_cost": None if result.gpu_time is None or result.gpu_time.cost is None else round(result.gpu_time.cost, 6),
         "this_run": {
             "rows": run.num_rows,
             "requests": run.num_attempts,

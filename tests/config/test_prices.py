@@ -8,7 +8,7 @@ import pytest
 
 from nemo_llm_stage import ConfigError
 from nemo_llm_stage.config.load import make_config
-from nemo_llm_stage.config.prices import DATE, list_price
+from nemo_llm_stage.config.prices import list_price
 
 OPENAI = "https://api.openai.com/v1"
 
@@ -18,7 +18,7 @@ def config_of(url: Any = OPENAI, **settings: Any) -> Any:
         "input": "in.parquet",
         "output": "out",
         "client": {"base_url": url},
-        "model": "gpt-4o-mini",
+        "model": "gpt-5-mini",
         "prompt": "{{ text }}",
         "output_column": "x",
     }
@@ -28,8 +28,9 @@ def config_of(url: Any = OPENAI, **settings: Any) -> Any:
 def test_a_known_model_of_its_provider_has_its_list_price() -> None:
     """Said with its date."""
     config = config_of()
-    assert (config.settings.price_input, config.settings.price_output) == (0.15, 0.6)
-    assert DATE in config.list_price.words
+    assert (config.settings.price_input, config.settings.price_output) == (0.25, 2.0)
+    assert "list price of November 2026" in config.list_price.words
+    assert config.list_price.source.startswith("https://developers.openai.com/")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_columns_of_different_prices_have_no_price_in_common() -> None:
     """A job has one price."""
     columns = [
         {"output_column": name, "prompt": "{{ text }}", "model": model}
-        for name, model in (("a", "gpt-4o"), ("b", "gpt-4o-mini"))
+        for name, model in (("a", "gpt-5.4"), ("b", "gpt-5-mini"))
     ]
     job = {"input": "in.parquet", "output": "out", "client": {"base_url": OPENAI}, "columns": columns}
     assert make_config(job, "the test").list_price is None
@@ -71,4 +72,4 @@ def test_a_list_price_is_no_ground_for_a_limit() -> None:
 
 def test_a_snapshot_costs_what_its_model_costs() -> None:
     """Its name has a date."""
-    assert list_price(OPENAI, "gpt-4o-2024-08-06") == list_price(OPENAI, "gpt-4o")
+    assert list_price(OPENAI, "gpt-5-mini-2025-08-07") == list_price(OPENAI, "gpt-5-mini") is not None

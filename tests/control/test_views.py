@@ -10,13 +10,17 @@ from typing import Any
 import pytest
 from slow_job import invoke
 
+from nemo_llm_stage.config.job_settings import JobSettings
 from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.state.holder import is_running, new_holder, publish_holder, read_holder
 from nemo_llm_stage.dataset.state.process import this_process
 from nemo_llm_stage.dataset.state.status import read_status, write_status
 from nemo_llm_stage.dataset.state.timeline import MAX_POINTS, Event, Timeline, read_timelines, write_timeline
+from nemo_llm_stage.errors import ConfigError, RunStoppedError
 from nemo_llm_stage.job.state import read_state
 from nemo_llm_stage.report.page.render import report_page
+from nemo_llm_stage.report.progress.displays import as_text
+from nemo_llm_stage.report.summary import summary
 from nemo_llm_stage.testing import Fault
 
 
@@ -160,3 +164,37 @@ def test_the_report_shows_a_run_over_time(job: Any) -> None:
     assert page.count('<line class="mark"') == 2
     assert "<script>alert(1)" not in page
     assert "paused &lt;/svg&gt;" in page
+
+
+def test_a_run_that_was_killed_after_its_end_has_finished(job: Any) -> None:
+    """Every row is accounted for; only the run's own file was left behind."""
+    job.run()
+    gone = replace(this_process(), pid=2**22, started="1")
+    publish_holder(state_of(job), replace(new_holder("dead"), process=gone))
+    state = read_state(str(job.folder / "out"))
+    assert (state.state, state.is_live) == ("finished", False)
+
+
+def test_gpu_hours_are_those_of_all_runs(job: Any) -> None:
+    """At the end, in status, in the report and for programs; with their cost where there is a price."""
+    gpus: dict[str, Any] = {"gpus": 3600, "gpu_price_per_hour": 2.0}  # an hour of GPUs a second
+    with pytest.raises(RunStoppedError):
+        job.run(max_requests=20, **gpus)
+    first = read_status(state_of(job))
+    assert first is not None
+    result = job.run(**gpus)
+    assert result.gpu_time.hours > first.spending["gpu_hours"] > 0
+    assert result.gpu_time.cost == pytest.approx(2 * result.gpu_time.hours)
+    values = json.loads(state_of(job).read("summary.json"))
+    assert (values["gpu_hours"], values["gpu_cost"]) == pytest.approx((result.gpu_time.hours, result.gpu_time.cost))
+    text = as_text(summary(result))
+    assert "GPU-hours" in text
+    assert "for the GPUs" in text
+    assert " GPU-hours for $" in invoke("status", job.folder / "out").stdout
+    assert "GPU-hours</span>" in report_page(str(job.folder / "out"))
+
+
+def test_a_price_of_gpus_needs_their_number() -> None:
+    """Nobody guesses it."""
+    with pytest.raises(ConfigError, match="gpu_price_per_hour needs gpus"):
+        JobSettings(gpu_price_per_hour=2.0)

@@ -214,6 +214,22 @@ def test_a_collector_that_is_not_there_harms_nobody(
     assert pq.read_table(tmp_path / "out").num_rows == 4
 
 
+@pytest.mark.parametrize("name", ["OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"])
+def test_grpc_is_said_to_be_unsupported(
+    server: SimulatedServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    collector: Collector,
+    name: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In place of sending HTTP to a port that speaks gRPC."""
+    monkeypatch.setenv(name, "grpc")
+    run(server, tmp_path, num_rows=4, progress=True)
+    assert "only http/protobuf is supported: nothing is sent" in capsys.readouterr().err
+    assert not collector.bodies
+
+
 def test_the_series_for_ray_have_the_names_of_those_on_the_port() -> None:
     """And buckets that add up, as Prometheus wants them."""
     endpoint = EndpointView(EndpointStatus("http://gpu:8000/v1", num_answered=3, latencies=(0,) * 40 + (2, 1)))

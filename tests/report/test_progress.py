@@ -113,6 +113,7 @@ def test_in_an_outage_no_time_left_is_told() -> None:
     view = run.work(48, 0)
     assert (view.left_s, view.rows_per_s, time_left(view)) == (None, 0.0, "waiting for the server since 48 s")
     run.status = RunStatus()
+    assert run.work(2, 20).left_s is None
     assert run.work(10, 20).rows_per_s == pytest.approx(20, rel=0.15)
 
 
@@ -261,6 +262,20 @@ def test_a_log_gets_a_line_now_and_then_and_at_each_change_of_state() -> None:
     assert events == ["event=running", "event=outage_begins", "event=outage_ends", "event=draining"]
     assert len(written) == 4 + 2
     assert 'why="connection_failed: refused"' in written[3]
+
+
+def test_a_log_tells_each_server_that_goes_or_comes_back_and_when_none_is_left() -> None:
+    """Of two servers: one goes, the other goes, one is back, both are."""
+    stream = io.StringIO()
+    log, run = LogDisplay(stream, "text"), Run()
+    urls = (UP, DOWN)
+    for down in ((), (DOWN,), (UP, DOWN), (UP,), ()):
+        each = [endpoint(url, 10, state="resting" if url in down else "healthy", since=NOON) for url in urls]
+        run.status = RunStatus(stage=StageStatus(endpoints=tuple(each)))
+        log.show(run.work(1, 10))
+    events = [word for line in stream.getvalue().splitlines() for word in line.split() if word.startswith("event=")]
+    named = ["running", "server_down", "outage_begins", "outage_ends", "server_back"]
+    assert events == [f"event={name}" for name in named]
 
 
 def test_a_server_without_requests_is_shown() -> None:

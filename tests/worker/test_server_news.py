@@ -22,3 +22,10 @@ def test_changes_are_told_once() -> None:
     assert news.of(rests) == []
     assert news.of([status("a"), status("b", "gone"), status("c")]) == ["http://a/v1 is back", "http://b/v1 has left"]
     assert news.of([status("b", "starting")]) == ["http://b/v1 has joined"]
+
+
+def test_servers_of_workers_that_start_later_have_not_joined() -> None:
+    """They were there from the beginning."""
+    news = ServerNews()
+    assert news.of([status("a")], is_start=True) == news.of([status("a"), status("b")], is_start=True) == []
+    assert news.of([status("a"), status("b"), status("c")]) == ["http://c/v1 has joined"]

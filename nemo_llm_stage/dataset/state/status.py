@@ -12,6 +12,7 @@ reason        why it is paused, draining, stopped or failed; null else
 process       host, machine, pid, started
 started_at    of the run; updated_at: of this file; times are UTC, ISO 8601
 interval_s    seconds between two writes
+elapsed_s     seconds of all runs of this job
 command       what to run to resume the job; null where it was run from Python
 num_rows      rows of the job; is_exact: whether they were counted
 num_rows_before  rows finished before this run
@@ -19,7 +20,7 @@ counters      what the whole job counted, as in the committed files
 num_in_flight, max_concurrent_requests   requests, over all workers
 rows_per_s, input_tokens_per_s, output_tokens_per_s   over the last minute
 eta_s         seconds left at this speed; null where it is not known
-spending      num_requests, num_answers, input_tokens, output_tokens and cost of all runs of this job
+spending      num_requests, num_answers, input_tokens, output_tokens, cost, gpu_hours and gpu_cost of all its runs
 limits        the limits that hold now
 trouble       why rows wait for the server; null if they do not
 endpoints     one object for each server
@@ -60,6 +61,7 @@ class JobStatus:
     started_at: str
     updated_at: str
     interval_s: float
+    elapsed_s: float = 0.0
     reason: str | None = None
     command: str | None = None
     num_rows: int = 0

@@ -43,15 +43,23 @@ def is_wanted(signal: str) -> bool:
 
 
 def missing_package() -> str | None:
-    """Return what to say where the variables ask for what is not installed."""
-    if not (is_wanted("metrics") or is_wanted("traces")):
+    """Return what to say where the variables ask for what is not installed, or not supported."""
+    wanted = [signal for signal in ("metrics", "traces") if is_wanted(signal)]
+    if not wanted:
         return None
+    if "grpc" in map(_protocol, wanted):
+        return "OTEL_EXPORTER_OTLP_PROTOCOL asks for grpc, and only http/protobuf is supported: nothing is sent."
     try:
         if importlib.util.find_spec(_NEEDED) is not None:
             return None
     except ImportError:
         pass
     return "OTEL_* variables ask for OTLP, but nothing is sent: pip install 'nemo-llm-stage[otel]'."
+
+
+def _protocol(signal: str) -> str | None:
+    own = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL")
+    return own or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
 
 
 class OtlpMetrics:

@@ -41,6 +41,12 @@ def waste(counters: Counters) -> list[tuple[str, int, int]]:
 def spent(url: str, timeline: Timeline | None) -> list[tuple[str, str]]:
     """Return what the job cost, and how long its newest run took, as far as the folder tells."""
     status = read_state(url).status
-    cost = None if status is None else status.spending.get("cost")
-    spent = [] if cost is None else [("cost", money(cost))]
+    spending = {} if status is None else status.spending
+    spent = [("cost", money(spending["cost"]))] if "cost" in spending else []
+    if "gpu_hours" in spending:
+        spent.append(("GPU-hours", f"{spending['gpu_hours']:,.3g}"))
+    if "gpu_cost" in spending:
+        spent.append(("for the GPUs", money(spending["gpu_cost"])))
+    if status is not None and status.elapsed_s:
+        return [*spent, ("time, all runs", duration(status.elapsed_s))]
     return spent if timeline is None else [*spent, ("newest run", duration(timeline.points[-1][0]))]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from typing import IO, Any, Literal, Protocol
 
@@ -16,6 +17,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 
 from nemo_llm_stage.report.console import PlainConsole, shown
+from nemo_llm_stage.report.progress.foreign import ForeignLines
 from nemo_llm_stage.report.progress.log_line import json_line, text_line
 from nemo_llm_stage.report.progress.screen import lines
 from nemo_llm_stage.report.progress.view import View
@@ -23,6 +25,9 @@ from nemo_llm_stage.report.progress.view import View
 REFRESH_PER_S = 2.0
 FIRST_LINES_EVERY_S, LINES_EVERY_S, FIRST_LINES_S = 10.0, 30.0, 120.0
 """A log gets a line every 10 s for the first two minutes and every 30 s after them, and one at each change of state."""
+
+MAX_SERVERS_TOLD = 8
+"""While more servers are down, only the end of all of them is worth a line of its own."""
 
 NOTEBOOK_EVERY_S = 1.0
 NOTEBOOK_WIDTH = 100
@@ -37,6 +42,9 @@ class Display(Protocol):
     def note(self, text: str) -> None:
         """Show a line that stays."""
 
+    def remark(self, text: str) -> None:
+        """Show a line that may help, or as much of it as fits."""
+
     def close(self, last: RenderableType | None) -> None:
         """End the display; `last` is the summary of a job that is complete."""
 
@@ -50,13 +58,16 @@ class NoDisplay:
     def note(self, text: str) -> None:
         """See `Display`."""
 
+    def remark(self, text: str) -> None:
+        """See `Display`."""
+
     def close(self, last: RenderableType | None) -> None:
         """See `Display`."""
 
 
 class ScreenDisplay:
     """
-    A few lines at the bottom of a terminal. What else is written to the terminal appears above them.
+    A few lines at the bottom of a terminal. What else is written to the terminal, also by C code, appears above them.
 
     Args:
         console: Of the terminal.
@@ -66,9 +77,11 @@ class ScreenDisplay:
     def __init__(self, console: PlainConsole, view: Callable[[], View]) -> None:
         self._console = console
         self._view = view
+        self._foreign = ForeignLines(console)
         self._live = Live(
             console=console, get_renderable=self._render, refresh_per_second=REFRESH_PER_S, vertical_overflow="crop"
         )
+        self._foreign.begin()
         self._live.start()
 
     def show(self, view: View) -> None:
@@ -78,12 +91,19 @@ class ScreenDisplay:
         """See `Display`."""
         self._console.print(shown(text))
 
+    def remark(self, text: str) -> None:
+        """See `Display`: what does not fit on a line is cut."""
+        self._console.print(shown(text), no_wrap=True, overflow="ellipsis")
+
     def close(self, last: RenderableType | None) -> None:
         """Clear the screen if the job is complete, and leave it as it stands otherwise."""
         self._live.transient = last is not None
+        self._foreign.show()
         self._live.stop()
+        self._foreign.end()
 
     def _render(self) -> Group:
+        self._foreign.show()
         return Group(*lines(self._view(), self._console.width))
 
 
@@ -100,15 +120,15 @@ class LogDisplay:
         self._stream = stream
         self._format = json_line if log_format == "json" else text_line
         self._is_json = log_format == "json"
-        self._state: tuple[object, ...] | None = None
+        self._state = _State()
         self._view: View | None = None
         self._next_at = FIRST_LINES_EVERY_S
 
     def show(self, view: View) -> None:
         """Write a line if it is time, or if the state has changed."""
         self._view = view
-        state = (view.phase, view.waits_for, view.stalled_since is not None, tuple(each.url for each in view.down))
-        event = None if state == self._state else _event(self._state, view)
+        state = _State.of(view)
+        event = None if state == self._state else state.event_since(self._state)
         if event is None and view.elapsed_s < self._next_at:
             self._state = state
             return
@@ -121,6 +141,10 @@ class LogDisplay:
         if not self._is_json:
             self._write(str(shown(text)))
 
+    def remark(self, text: str) -> None:
+        """See `Display`."""
+        self.note(text)
+
     def close(self, last: RenderableType | None) -> None:
         """Write a last line for a job that is complete."""
         if last is not None and self._view is not None:
@@ -131,15 +155,38 @@ class LogDisplay:
         self._stream.flush()
 
 
-def _event(before: tuple[object, ...] | None, view: View) -> str | None:
-    """Return the name of the change of state that is worth a line."""
-    phase, _, was_stalled, were_down = before or ("", None, False, ())
-    if view.phase != phase or view.waits_for:
-        return {"starting": "starting", "draining": "draining", "paused": "paused"}.get(view.phase, "running")
-    is_bad, was_bad = bool(view.down) or view.stalled_since is not None, bool(were_down) or was_stalled
-    if is_bad == was_bad:
-        return None
-    return "outage_begins" if is_bad else "outage_ends"
+@dataclass(frozen=True, slots=True)
+class _State:
+    """
+    What a log tells as soon as it changes.
+
+    Attributes:
+        phase: What the run does.
+        waits_for: See `View`.
+        down: The servers that cannot be reached.
+        is_out: Whether none answers.
+    """
+
+    phase: str = ""
+    waits_for: str | None = None
+    down: frozenset[str] = frozenset()
+    is_out: bool = False
+
+    @classmethod
+    def of(cls, view: View) -> _State:
+        down = frozenset(each.url for each in view.down)
+        is_out = view.stalled_since is not None or (bool(down) and len(down) == len(view.endpoints))
+        return cls(view.phase, view.waits_for, down, is_out)
+
+    def event_since(self, before: _State) -> str | None:
+        """Return the name of the change that is worth a line; None where none is."""
+        if self.phase != before.phase or self.waits_for:
+            return self.phase
+        if self.is_out != before.is_out:
+            return "outage_begins" if self.is_out else "outage_ends"
+        if self.is_out or max(len(self.down), len(before.down)) > MAX_SERVERS_TOLD:
+            return None
+        return "server_down" if self.down - before.down else "server_back" if before.down - self.down else None
 
 
 class NotebookDisplay:
@@ -153,11 +200,14 @@ class NotebookDisplay:
         """Renew the output, at most once a second."""
         if view.now >= self._next_at:
             self._next_at = view.now + NOTEBOOK_EVERY_S
-            self._put(Group(*lines(view, NOTEBOOK_WIDTH)))
+            self._put(Group(*lines(view, NOTEBOOK_WIDTH, interrupt="interrupt the kernel")))
 
     def note(self, text: str) -> None:
         """Print it above."""
         sys.stdout.write(f"{shown(text)}\n")
+
+    def remark(self, text: str) -> None:
+        """See `Display`: a notebook's one output goes without."""
 
     def close(self, last: RenderableType | None) -> None:
         """Show the summary of a job that is complete."""
@@ -196,3 +246,16 @@ def is_notebook() -> bool:
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return shell is not None and hasattr(shell, "kernel")
+
+
+def number_of_cell() -> int | None:
+    """Return the number of the notebook's cell that runs now; None where there is no notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return None if shell is None else getattr(shell, "execution_count", None)
+
+
+def show_result(what: RenderableType) -> None:
+    """Show the result of a notebook's cell, or of an IPython prompt, as text and as HTML."""
+    bundle = {"text/plain": as_text(what), "text/html": as_html(what)}
+    import_module("IPython.display").display(bundle, raw=True)

@@ -62,6 +62,7 @@ class Meter:
         self._window: deque[_Sample] = deque()
         self._last_answer_s = started_monotonic_s
         self._was_stalled = False
+        self._is_back_s = -math.inf
 
     def view(
         self, status: RunStatus, run: Counters, *, monotonic_s: float, now: float, drain_left_s: float | None = None
@@ -83,6 +84,7 @@ class Meter:
         is_draining = drain_left_s is not None
         if self._was_stalled and not stalled_since:  # the speed is that of the servers that are back
             self._window = deque([sample])
+            self._is_back_s = monotonic_s
         self._was_stalled = stalled_since is not None
         has_rates = sample.num_rows > 0
         return View(
@@ -136,6 +138,8 @@ class Meter:
         ``n / (r · (1 - s))``. s is the larger of ``2 / √(answers)``, for answers that come at random, and Student's
         95 % interval of the mean rate of the blocks.
         """
+        if sample.at_s - self._is_back_s < BLOCK_S:
+            return None
         num_left = self._title.num_rows - counters.num_rows
         num_answers = sample.num_rows - self._window[0].num_rows
         rate = self._rate([each.num_rows for each in self._window])

@@ -24,6 +24,7 @@ from nemo_llm_stage.report.progress.displays import (
     NotebookDisplay,
     ScreenDisplay,
     is_notebook,
+    number_of_cell,
 )
 from nemo_llm_stage.report.progress.meter import Meter
 from nemo_llm_stage.report.progress.view import JobTitle, View
@@ -88,6 +89,11 @@ class Progress:
         if self._publisher is not None:
             self._publisher.__exit__(kind, error, trace)
 
+    @property
+    def cell(self) -> int | None:
+        """The number of the notebook's cell that ends with the summary; None elsewhere."""
+        return number_of_cell() if isinstance(self._display, NotebookDisplay) else None
+
     def wait_for(self, what: str) -> None:
         """Say what the job waits for before it can run, e.g. ``Ray``."""
         self._set(replace(self._view, phase="starting", waits_for=what))
@@ -143,8 +149,7 @@ class Progress:
 
     def remark(self, text: str) -> None:
         """Show a line that may help; a notebook's one output goes without."""
-        if not isinstance(self._display, NotebookDisplay):
-            self._display.note(text)
+        self._display.remark(text)
 
     def finish(self, last: RenderableType) -> None:
         """Say that the job is complete; a notebook's output ends with `last`."""

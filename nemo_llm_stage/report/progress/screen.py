@@ -26,14 +26,14 @@ MIN_BAR, MAX_BAR = 8, 60
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 
-def lines(view: View, width: int) -> list[Text]:
-    """Return the lines of the whole screen, each at most `width` cells wide."""
+def lines(view: View, width: int, *, interrupt: str = "Ctrl-C") -> list[Text]:
+    """Return the lines of the whole screen, each at most `width` cells wide; `interrupt` is what stops the run."""
     every = [_title(view, width)]
     if view.phase == "starting":
         every.append(_starting(view, width))
     else:
         every += _running(view, width)
-    every.append(_keys(view))
+    every.append(_keys(view, interrupt))
     for line in every:
         line.no_wrap, line.overflow = True, "ellipsis"
         line.truncate(width, overflow="ellipsis")
@@ -181,12 +181,12 @@ def _ticker(view: View) -> Iterator[Text]:
         yield line
 
 
-def _keys(view: View) -> Text:
+def _keys(view: View, interrupt: str) -> Text:
     if view.drain_left_s is None:
-        return Text(" Ctrl-C: finish what is in flight and stop   again: stop now", style="dim")
+        return Text(f" {interrupt}: finish what is in flight and stop   again: stop now", style="dim")
     num = view.stage.num_in_flight
     waits = f"waiting for {num:,} requests in flight, at most {duration(view.drain_left_s)}" if num else "committing"
-    return Text(f" stopping: {waits}   Ctrl-C: stop now", style="yellow")
+    return Text(f" stopping: {waits}   {interrupt}: stop now", style="yellow")
 
 
 def _fitting(parts: Iterator[Text], width: int) -> Text:

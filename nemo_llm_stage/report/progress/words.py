@@ -59,4 +59,6 @@ def wait_words(view: View) -> tuple[str, str] | None:
 
 
 def _next_try(at: float | None, now: float) -> str:
-    return "" if at is None else f", next try in {duration(max(0.0, at - now))}"
+    if at is None:
+        return ""
+    return f", next try in {duration(at - now)}" if at - now >= 0.5 else ", next try now"

@@ -98,15 +98,15 @@ def keep_run(job: Job, *, before: Counters, num_rows: int, command: str | None, 
     holder = new_holder(uuid.uuid4().hex)
     with writing_to(job.output.url):
         _claim(job.output.url, state, holder, takeover=takeover)
-    control = RunControl(
-        settings, _spent_before(state, job.id), job.stage.max_concurrent_requests, Timeline(holder.started_at)
-    )
+    spent, elapsed_before_s = before_of(state, job.id)
+    control = RunControl(settings, spent, job.stage.max_concurrent_requests, Timeline(holder.started_at))
     facts = JobFacts(
         job_id=job.id,
         num_rows=num_rows,
         is_exact=job.plan.is_exact,
         before=before,
         command=command,
+        elapsed_before_s=elapsed_before_s,
     )
     with RunKeeper(state, holder, facts, control) as keeper:
         yield keeper
@@ -125,11 +125,11 @@ def _claim(url: str, state: Folder, holder: Holder, *, takeover: bool) -> None:
         raise OutputBusyError(busy_message(url, state, other))
 
 
-def _spent_before(state: Folder, job_id: str) -> Spending:
-    """Return what earlier runs of the job spent, as the last of them wrote."""
+def before_of(state: Folder, job_id: str) -> tuple[Spending, float]:
+    """Return what earlier runs of the job spent and how many seconds they took, as the last of them wrote."""
     with suppress(LLMStageError, OSError, TypeError, ValueError):
         status = read_status(state)
         if status is not None and status.job_id == job_id:
             names = ("num_requests", "num_answers", "input_tokens", "output_tokens")
-            return Spending(*(int(status.spending.get(name, 0)) for name in names))
-    return Spending()
+            return Spending(*(int(status.spending.get(name, 0)) for name in names)), float(status.elapsed_s)
+    return Spending(), 0.0

@@ -29,6 +29,7 @@ from nemo_llm_stage.dataset.state.status import LOCAL_INTERVAL_S, STORE_INTERVAL
 from nemo_llm_stage.dataset.state.timeline import remove_old_timelines, write_timeline
 from nemo_llm_stage.dataset.storage import Folder
 from nemo_llm_stage.errors import LLMStageError, RunStoppedError
+from nemo_llm_stage.job.result import GpuTime
 from nemo_llm_stage.text import one_line
 from nemo_llm_stage.worker.control.control import RunControl
 from nemo_llm_stage.worker.control.limits import LimitNews
@@ -109,14 +110,20 @@ class RunKeeper:
     def update(self, standing: Standing) -> None:
         """Take note of how the run stands. Called in the driver's thread."""
         self._standing = standing
-        for text in self._news.of(standing.stage.endpoints):
+        for text in self._news.of(standing.stage.endpoints, is_start=standing.is_start):
             self.control.note("server", text)
         for text in self._limit_news.of(standing.stage.endpoints, time.monotonic()):
             self.control.note("in flight", text)
 
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of all runs of the job so far."""
+        return self._facts.elapsed_before_s + time.monotonic() - self._started_monotonic_s
+
     def flush(self) -> None:
-        """Write the timeline as it is now."""
+        """Write the status and the timeline as they are now."""
         self._add_point()
+        self._attempt(self._write_status)
         self._attempt(self._write_timeline)
 
     def _keep(self) -> None:
@@ -189,6 +196,7 @@ class RunKeeper:
             started_at=self._holder.started_at,
             updated_at=now(),
             interval_s=self._interval_s,
+            elapsed_s=round(self.elapsed_s, 3),
             command=facts.command,
             num_rows=facts.num_rows,
             is_exact=facts.is_exact,
@@ -211,6 +219,11 @@ class RunKeeper:
         values: dict[str, float] = asdict(spending)
         if settings.price_input is not None or settings.price_output is not None:
             values["cost"] = round(spending.cost(settings.price_input, settings.price_output), 6)
+        gpu_time = GpuTime.of(self.elapsed_s, settings.gpus, settings.gpu_price_per_hour)
+        if gpu_time is not None:
+            values["gpu_hours"] = round(gpu_time.hours, 6)
+            if gpu_time.cost is not None:
+                values["gpu_cost"] = round(gpu_time.cost, 6)
         return values
 
     def _add_point(self) -> None:

@@ -17,9 +17,15 @@ class ServerNews:
     def __init__(self) -> None:
         self._states: dict[str, EndpointState] = {}
 
-    def of(self, endpoints: Iterable[EndpointStatus]) -> list[str]:
-        """Return a sentence for each change that a person may want to know of; the first list is the start."""
-        is_start = not self._states
+    def of(self, endpoints: Iterable[EndpointStatus], *, is_start: bool = False) -> list[str]:
+        """
+        Return a sentence for each change that a person may want to know of.
+
+        Args:
+            endpoints: The servers. The first list is the start.
+            is_start: Whether workers are still missing, whose servers have not joined then.
+        """
+        is_start = is_start or not self._states
         news = []
         for endpoint in endpoints:
             before = self._states.get(endpoint.url)

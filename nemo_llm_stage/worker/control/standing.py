@@ -19,6 +19,7 @@ class JobFacts:
         is_exact: Whether they were counted.
         before: What earlier runs counted.
         command: What to run to resume the job; None where it was run from Python.
+        elapsed_before_s: Seconds that earlier runs took.
     """
 
     job_id: str
@@ -26,6 +27,7 @@ class JobFacts:
     is_exact: bool
     before: Counters
     command: str | None = None
+    elapsed_before_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +50,10 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a run stands, from its driver."""
+    """How a run stands, from its driver. `is_start`: whether some workers have not reported yet."""
 
     phase: str = "starting"
     counters: Counters = field(default_factory=Counters)
     stage: StageStatus = field(default_factory=StageStatus)
     pace: Pace = Pace()
+    is_start: bool = False
