@@ -192,9 +192,16 @@ class Folder:
 
     def replace_bytes(self, data: bytes, name: str, *, scratch_sub: str) -> None:
         """Replace the file `name` by one that holds `data`, in one step; `name` need not exist."""
+        if not self.is_local:
+            self._pipe(data, name)
+            return
         scratch = self.scratch(scratch_sub, ".tmp")
         write_durably(scratch, data)
         self.replace(scratch, name)
+
+    @_as_os_errors
+    def _pipe(self, data: bytes, name: str) -> None:
+        self.fs.pipe_file(self.path(name), data)
 
     @_as_os_errors
     def remove(self, name: str) -> None:

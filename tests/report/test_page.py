@@ -19,7 +19,9 @@ from click.testing import CliRunner
 
 from nemo_llm_stage import LLMStage, MultiColumnStage, run_job
 from nemo_llm_stage.cli import main
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.errors import OutputConflictError, RowError
+from nemo_llm_stage.report.page.facts import causes
 from nemo_llm_stage.report.page.plots import histogram, label_bars
 from nemo_llm_stage.report.page.render import MAX_BYTES, report_page, write_report
 from nemo_llm_stage.testing import ScriptedClient
@@ -128,6 +130,14 @@ def test_a_folder_of_no_job_is_refused(tmp_path: Path) -> None:
 def test_a_histogram_of_odd_numbers(numbers: list[float]) -> None:
     """One value, equal values, far ones, negative ones."""
     assert histogram(numbers, "s").count("<rect") == 24
+
+
+def test_waste_is_told_by_cause() -> None:
+    """Only the causes that there were; what was not paid for is no waste."""
+    counters = Counters(num_attempts=90, num_wasted_attempts=9, num_failed_answers=5, num_second_sends=1)
+    assert [(num, cost) for _, num, cost in causes(counters)] == [(5, "wasted"), (3, "wasted"), (1, "wasted")]
+    assert [num for _, num, _ in causes(Counters(num_rate_limited=4, num_refused_connections=2))] == [4, 2]
+    assert causes(Counters()) == []
 
 
 def test_labels_are_escaped() -> None:

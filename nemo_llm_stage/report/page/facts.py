@@ -38,6 +38,20 @@ def waste(counters: Counters) -> list[tuple[str, int, int]]:
     ]
 
 
+def causes(counters: Counters) -> list[tuple[str, int, str]]:
+    """Return why sends gave no answer that is kept: in words, how many, and what they cost; none for no sends."""
+    failed, second = counters.num_failed_answers, counters.num_second_sends
+    unusable = max(0, counters.num_wasted_attempts - failed - second)
+    found = [
+        ("the send failed: sent again, or the row failed", failed, "wasted"),
+        ("the answer could not be used: asked again, or the row failed", unusable, "wasted"),
+        ("a slow server: sent a second time elsewhere", second, "wasted"),
+        ("the rate limit (429): sent again", counters.num_rate_limited, "not paid for"),
+        ("the connection was refused", counters.num_refused_connections, "no server was reached"),
+    ]
+    return [cause for cause in found if cause[1]]
+
+
 def spent(url: str, timeline: Timeline | None) -> list[tuple[str, str]]:
     """Return what the job cost, and how long its newest run took, as far as the folder tells."""
     status = read_state(url).status
@@ -46,7 +60,7 @@ def spent(url: str, timeline: Timeline | None) -> list[tuple[str, str]]:
     if "gpu_hours" in spending:
         spent.append(("GPU-hours", f"{spending['gpu_hours']:,.3g}"))
     if "gpu_cost" in spending:
-        spent.append(("for the GPUs", money(spending["gpu_cost"])))
+        spent.append(("GPU cost", money(spending["gpu_cost"])))
     if status is not None and status.elapsed_s:
         return [*spent, ("time, all runs", duration(status.elapsed_s))]
     return spent if timeline is None else [*spent, ("newest run", duration(timeline.points[-1][0]))]

@@ -29,7 +29,7 @@ from nemo_llm_stage.dataset.writing import writing_to
 from nemo_llm_stage.errors import RowError
 from nemo_llm_stage.job.record import open_output, read_record
 from nemo_llm_stage.prompt import Template
-from nemo_llm_stage.report.page.facts import failures, spent, verdict, waste
+from nemo_llm_stage.report.page.facts import causes, failures, spent, verdict, waste
 from nemo_llm_stage.report.page.plots import histogram, label_bars
 from nemo_llm_stage.report.page.sample import (
     SampledRow,
@@ -45,6 +45,9 @@ from nemo_llm_stage.report.progress.words import name_of
 
 MAX_ROWS_SHOWN = 150
 """Rows of the sample that the page holds, beside the failed, slowest and longest ones."""
+
+MAX_OPEN_EVENTS = 20
+"""So many events are shown at once; a list of more is opened by a click."""
 
 MAX_CHARS = 2000
 """Of one value; longer ones are cut."""
@@ -112,6 +115,8 @@ def report_page(url: str, verification: Verification | None = None) -> str:
             servers=servers_of(rows, columns),
             failures=failures(verification.counters),
             waste=waste(verification.counters),
+            causes=causes(verification.counters),
+            max_open_events=MAX_OPEN_EVENTS,
             num_sampled=len(rows),
             rows=Markup(shown),  # noqa: S704 - JSON without a "<"
             style=Markup(style),  # noqa: S704 - ours
