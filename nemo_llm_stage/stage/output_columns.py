@@ -16,6 +16,7 @@ import pyarrow as pa
 from nemo_llm_stage.core import Completion, RowResult
 from nemo_llm_stage.errors import ConfigError, ParseError, SkippedError
 from nemo_llm_stage.rows.column import Column
+from nemo_llm_stage.stage.arrays import array_of
 from nemo_llm_stage.text import encodable
 
 META_TYPE = pa.struct(
@@ -93,10 +94,10 @@ class OutputColumns:
         A value that does not fit the type fails its row.
         """
         try:
-            values = pa.array([result.value for result in results], type=self._value_type)
+            values = array_of([result.value for result in results], self._value_type)
         except _MISFITS:
             results = [self._fitting(result) for result in results]
-            values = pa.array([result.value for result in results], type=self._value_type)
+            values = array_of([result.value for result in results], self._value_type)
         column = self._column
         answers = self._split(values) if column.field_columns else [values]
         rows = list(range(len(results)))
@@ -107,13 +108,13 @@ class OutputColumns:
             choices = [choice for _, choice in places]
             answers = [_explode(answer, rows, choices) for answer in answers]
             results = [results[row] for row in rows]
-        columns = [*answers, *([pa.array(choices, pa.int32())] if column.explode else [])]
+        columns = [*answers, *([array_of(choices, pa.int32())] if column.explode else [])]
         columns += self._reasons_of(results)
         if column.reasoning_column:
             thoughts = [column.reasoning_of(result) for result in results]
             if column.explode:
                 thoughts = [_item(thought, choice) for thought, choice in zip(thoughts, choices, strict=True)]
-            columns.append(pa.array(thoughts, type=self.fields[len(columns)].type))
+            columns.append(array_of(thoughts, self.fields[len(columns)].type))
         if column.has_meta:
             columns.append(_meta_array(results))
         return columns, rows
@@ -146,12 +147,12 @@ class OutputColumns:
     def _reasons_of(self, results: Sequence[RowResult]) -> list[pa.Array]:
         errors = [result.error and encodable(result.error) for result in results]
         if len(self.reasons) == 1:
-            return [pa.array(errors, pa.string())]
+            return [array_of(errors, pa.string())]
         skips: list[str | None] = [None] * len(errors)
         for place, error in enumerate(errors):
             if error is not None and error.startswith(_SKIPPED):
                 errors[place], skips[place] = None, error.removeprefix(_SKIPPED)
-        return [pa.array(errors, pa.string()), pa.array(skips, pa.string())]
+        return [array_of(errors, pa.string()), array_of(skips, pa.string())]
 
     def _fields(self, parts: Sequence[tuple[str, pa.DataType]]) -> list[pa.Field]:
         return [pa.field(name, pa.list_(kind) if self._is_written_as_list else kind) for name, kind in parts]
@@ -197,19 +198,24 @@ def _meta_array(results: Sequence[RowResult]) -> pa.Array:
 
 
 def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """Return the values as an array; null where a client's value does not fit, e.g. a count beyond 64 bits."""
+    """
+    Return the values as an array; null where a client's value does not fit, e.g. a count beyond 64 bits.
+
+    A text that UTF-8 does not have becomes one that it has.
+    """
     try:
-        return pa.array(values, type=kind)
+        return array_of(values, kind)
     except _MISFITS:
-        return pa.array([value if _fits(value, kind) else None for value in values], type=kind)
+        return array_of([_fitted(value, kind) for value in values], kind)
 
 
-def _fits(value: Any, kind: pa.DataType) -> bool:
+def _fitted(value: Any, kind: pa.DataType) -> Any:
+    value = encodable(value) if isinstance(value, str) else value
     try:
         pa.scalar(value, type=kind)
     except _MISFITS:
-        return False
-    return True
+        return None
+    return value
 
 
 def _meta_values(result: RowResult) -> tuple[Any, ...]:
@@ -219,21 +225,17 @@ def _meta_values(result: RowResult) -> tuple[Any, ...]:
     usage = result.usage
     reasons = completion.finish_reasons
     return (
-        _text(reasons[0] if len(reasons) == 1 else ",".join(map(str, reasons)) or None),
+        reasons[0] if len(reasons) == 1 else ",".join(map(str, reasons)) or None,
         result.attempts,
         usage.input_tokens if usage else None,
         usage.cached_tokens if usage else None,
         usage.output_tokens if usage else None,
         completion.latency_s,
-        _text(completion.model),
-        _text(completion.endpoint),
+        completion.model,
+        completion.endpoint,
         result.recovery,
         None if result.error is None else _raw(completion.texts),
     )
-
-
-def _text(value: Any) -> Any:
-    return encodable(value) if isinstance(value, str) and not value.isascii() else value
 
 
 def _raw(texts: Sequence[str]) -> str:
