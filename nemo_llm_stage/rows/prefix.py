@@ -67,6 +67,8 @@ def order_by_prefix(prompts: Sequence[bytes]) -> PrefixOrder:
     highest hit rate a cache of one path can have. Source: SGLang, arXiv 2312.07104, theorem 3.1.
     """
     common = _common_prefix(prompts)
+    if len({prompt[: common + BLOCK_BYTES] for prompt in prompts}) == len(prompts):  # nothing else is shared
+        return PrefixOrder(list(range(len(prompts))), common, 0.0, 0.0, [None] * len(prompts))
     keys = [_level_keys(prompt, common) for prompt in prompts]
     ranks: list[dict[int, int]] = [{} for _ in range(NUM_LEVELS)]
     ranked = []

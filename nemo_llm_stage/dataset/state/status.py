@@ -84,7 +84,8 @@ class JobStatus:
 
     def encode(self) -> dict[str, Any]:
         """Return it as JSON-able values."""
-        return {"version": VERSION, **asdict(self)}
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {"version": VERSION, **values, "process": asdict(self.process), "counters": asdict(self.counters)}
 
     @classmethod
     def decode(cls, values: dict[str, Any]) -> JobStatus:

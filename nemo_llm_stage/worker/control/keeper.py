@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -259,9 +259,9 @@ def _end_of(error: BaseException | None) -> tuple[str, str | None]:
 
 def _endpoint(status: EndpointStatus) -> dict[str, Any]:
     """Return how a server stands, with percentiles in place of the histogram."""
-    values = asdict(status) | {"p50_s": status.p50_s, "p95_s": status.p95_s, "p99_s": status.p99_s}
+    values = asdict(replace(status, latencies=()))
     del values["latencies"]
-    return values
+    return values | {"p50_s": status.p50_s, "p95_s": status.p95_s, "p99_s": status.p99_s}
 
 
 def _failures(counters: Counters) -> list[dict[str, Any]]:
