@@ -7,9 +7,12 @@ Frozen, slotted, standard library only. Knows nothing of HTTP, tables, files or 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from enum import Enum
-from typing import Any
+from functools import update_wrapper
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 REFUSED = "connection_failed"
 """Kind of a send that never reached a server."""
@@ -35,6 +38,25 @@ JSON_OBJECT_KEY = b"nemo_llm_stage:json_object"
 """Metadata of an Arrow field while a job runs: maps in it are objects of JSON, and prompts see them as such."""
 
 
+def _with_quick_init(cls: type[T]) -> type[T]:
+    """
+    Return a frozen, slotted dataclass with an ``__init__`` that sets the slots themselves, at half the cost.
+
+    The usual one calls ``object.__setattr__`` for each field. Three such objects are made for every row.
+    """
+    declared = fields(cls)  # type: ignore[arg-type]
+    scope: dict[str, Any] = {f"set_{field.name}": getattr(cls, field.name).__set__ for field in declared}
+    scope |= {f"default_{field.name}": field.default for field in declared}
+    parameters = [
+        field.name if field.default is MISSING else f"{field.name}=default_{field.name}" for field in declared
+    ]
+    steps = "".join(f"\n    set_{field.name}(self, {field.name})" for field in declared)
+    exec(f"def quick_init(self, {', '.join(parameters)}):{steps}", scope)  # noqa: S102 - as dataclasses do
+    setattr(cls, "__init__", update_wrapper(scope["quick_init"], cls.__init__))  # noqa: B010 - mypy takes no method
+    return cls
+
+
+@_with_quick_init
 @dataclass(frozen=True, slots=True)
 class Usage:
     """
@@ -51,6 +73,7 @@ class Usage:
     cached_tokens: int | None = None
 
 
+@_with_quick_init
 @dataclass(frozen=True, slots=True)
 class Completion:
     """
@@ -101,6 +124,7 @@ class Origin(Enum):
     SHARED = "shared"
 
 
+@_with_quick_init
 @dataclass(frozen=True, slots=True)
 class RowResult:
     """

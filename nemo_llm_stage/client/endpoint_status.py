@@ -6,8 +6,8 @@ Costs a few additions per request. Knows outcomes of sends; knows nothing of wha
 
 from __future__ import annotations
 
-import math
 import time
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +27,9 @@ BUCKETS_PER_DOUBLING = 4
 MIN_LATENCY_S = 0.001
 NUM_BUCKETS = 24 * BUCKETS_PER_DOUBLING
 """From 1 ms to 4.6 hours."""
+
+_BOUNDS_S = tuple(MIN_LATENCY_S * 2 ** (i / BUCKETS_PER_DOUBLING) for i in range(1, NUM_BUCKETS))
+"""Where each bucket ends and the next one begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +183,7 @@ def _next_try(planned: Iterable[float | None]) -> float | None:
 
 def bucket_of(latency_s: float) -> int:
     """Return the index of the bucket that a latency is counted in."""
-    if latency_s <= MIN_LATENCY_S:
-        return 0
-    return min(NUM_BUCKETS - 1, int(math.log2(latency_s / MIN_LATENCY_S) * BUCKETS_PER_DOUBLING))
+    return bisect_right(_BOUNDS_S, latency_s)
 
 
 def percentile_s(latencies: Sequence[int], share: float) -> float | None:

@@ -25,7 +25,6 @@ from nemo_llm_stage.client.endpoints.source import BaseURL
 from nemo_llm_stage.client.endpoints.state import EndpointPolicy
 from nemo_llm_stage.client.governor.governor import START_LIMIT
 from nemo_llm_stage.client.governor.timeouts import USUAL_S
-from nemo_llm_stage.client.hiding import Secrets
 from nemo_llm_stage.client.http.http1 import HTTP1Transport
 from nemo_llm_stage.client.http.transport import HTTPResponse, Transport, TransportConfig, TransportStatistics
 from nemo_llm_stage.client.http_session import HTTPSession
@@ -33,7 +32,7 @@ from nemo_llm_stage.client.limit import HELD, Limit, Permit
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
 from nemo_llm_stage.client.secret import KeySource, Value
 from nemo_llm_stage.client.server_check import ServerCheck, check_all
-from nemo_llm_stage.client.wire import WireRequest, encode_request
+from nemo_llm_stage.client.wire import encode_request
 from nemo_llm_stage.core import Completion, Message
 from nemo_llm_stage.errors import ConfigError, RequestError, RequestTimeoutError
 
@@ -174,41 +173,33 @@ class AsyncHTTPClient(AsyncLLMClient):
         generation_config: GenerationConfig,
     ) -> Completion:
         """Make one attempt; once more with another name for ``max_tokens``, or with a new key, where that may help."""
-        sent = (session := self._opened()).sent
+        assert isinstance(permit, Lease)
+        pool, member, session = permit.pool, permit.member, self._opened()
+        sent = session.sent
         config = session.token_limit.put_into(generation_config, model)
         secrets = secrets_of_request(sent.secrets, config.extra_kwargs) if config.extra_kwargs else sent.secrets
         request = encode_request(messages, model, config, conversation_formatter)
-        try:
-            return secrets.cleaned(await self._send(permit, request, model, secrets, generation_config))
-        except RequestError as error:
-            if not (session.token_limit.learn(error, config, model) or session.renew(error, sent)):
-                raise
-        return await self._complete_under(permit, messages, model, conversation_formatter, generation_config)
-
-    async def _send(
-        self, permit: Permit, request: WireRequest, model: str, secrets: Secrets, config: GenerationConfig
-    ) -> Completion:
-        """Send `request` to the server that the permit is for."""
-        assert isinstance(permit, Lease)
-        pool, member = permit.pool, permit.member
         if pool.can_recall:
             permit.task = asyncio.current_task()
         try:
-            completion = await attempt(self._opened(), member, request, model=model, secrets=secrets, config=config)
+            completion = await attempt(session, member, request, model=model, secrets=secrets, config=generation_config)
         except RequestError as error:
             secrets.clean(error)
             pool.note_failure(permit, error)
-            raise
+            if not (session.token_limit.learn(error, config, model) or session.renew(error, sent)):
+                raise
         except asyncio.CancelledError:
             if not permit.was_recalled():
                 raise
             silent = RequestTimeoutError(f"{member.endpoint.base_url} {permit.why}.")
             pool.note_failure(permit, silent)
             raise silent from None
+        else:
+            pool.note_answer(permit, completion.latency_s or 0.0)
+            return secrets.cleaned(completion)
         finally:
             permit.task = None
-        pool.note_answer(permit, completion.latency_s or 0.0)
-        return completion
+        return await self._complete_under(permit, messages, model, conversation_formatter, generation_config)
 
     async def _query_model_impl(
         self,

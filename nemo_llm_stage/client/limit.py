@@ -91,6 +91,11 @@ class Limit:
         """Requests that should wait, so that permits that come free are taken at once."""
         return max(4, self.max_concurrent_requests // 4)
 
+    @property
+    def num_wanted(self) -> int:
+        """Requests that should come now; below 0 where more wait than are needed."""
+        return self.num_ahead + self.max_concurrent_requests - self.in_flight - self.num_waiting
+
     def statistics(self) -> LimitStatistics:
         """Return how the limit stands."""
         return LimitStatistics(self.max_concurrent_requests, self.in_flight, self.num_waiting)

@@ -80,8 +80,13 @@ class Template:
     def _render(self) -> Callable[[dict[str, Any]], Iterator[str]]:
         # Not Template.render: it costs twice as much a row, and rewrites the traceback of each null.
         template = environment().from_string(self.source)
-        shared = dict(template.globals)
-        return lambda variables: template.root_render_func(template.new_context(shared | variables, shared=True))
+        shared, make_context = dict(template.globals), template.environment.context_class
+
+        def render(variables: dict[str, Any]) -> Iterator[str]:
+            context = make_context(template.environment, shared | variables, template.name, template.blocks)
+            return template.root_render_func(context)
+
+        return render
 
     @functools.cached_property
     def _text(self) -> str:

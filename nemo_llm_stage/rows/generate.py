@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from nemo_llm_stage.core import Completion, Message, Origin, RowResult
+from nemo_llm_stage.core import Completion, Origin, RowResult
 from nemo_llm_stage.errors import (
     BadRequestError,
     ContextOverflowError,
@@ -87,7 +87,11 @@ class ColumnRunner:
         try:
             if values:
                 row = {**row, **values}
-            trail.messages = await self._render(row)
+            prompt = self.column.prompt
+            if prompt.reads_files:
+                trail.messages = await asyncio.to_thread(prompt.render, row)
+            else:
+                trail.messages = prompt.render(row)
             if self.column.parameters.expressions:
                 own = self.column.parameters.of_row(row)
                 trail.begin(self._terms_with(**own), own)
@@ -99,10 +103,6 @@ class ColumnRunner:
             self._refusals.check(error)
             trail.count(error)
             return trail.failed(f"{error.kind}: {error}")
-
-    async def _render(self, row: Row) -> list[Message]:
-        prompt = self.column.prompt
-        return await asyncio.to_thread(prompt.render, row) if prompt.reads_files else prompt.render(row)
 
     def _make_terms(self, **own: Any) -> Terms:
         return self._terms.with_config(replace(self._terms.config, **own))

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import sys
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from sys import getsizeof
 from typing import Any
 
 from nemo_llm_stage.core import Completion
@@ -132,12 +132,12 @@ def _shared(error: BaseException) -> BaseException:
 
 
 def _size(completion: Completion) -> int:
-    texts = sum(map(sys.getsizeof, completion.texts))
-    if completion.reasoning:
-        texts += sum(map(sys.getsizeof, completion.reasoning))
+    size = BYTES_PER_ANSWER
+    for text in completion.texts + completion.reasoning:
+        size += 0 if text is None else getsizeof(text)
     if completion.logprobs:
-        texts += BYTES_PER_OBJECT * sum(map(_num_logprobs, completion.logprobs))
-    return BYTES_PER_ANSWER + texts
+        size += BYTES_PER_OBJECT * sum(map(_num_logprobs, completion.logprobs))
+    return size
 
 
 def _num_logprobs(value: Any, depth: int = 0) -> int:

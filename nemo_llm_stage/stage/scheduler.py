@@ -8,6 +8,7 @@ beside the last rows of this one. Knows nothing of prompts, tables or files.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
@@ -64,7 +65,7 @@ class Scheduler:
         self._runs: deque[_Run[Any, Any]] = deque()
         self._num_open = 0
         self._num_started = 0
-        self._starting: set[asyncio.Task[None]] = set()  # created, not yet at the limit
+        self._starting: set[tuple[_Run[Any, Any], int]] = set()  # created, not yet at the limit
         self._unfinished: set[_Run[Any, Any]] = set()
         for limit in limits:
             limit.on_release = self._start_rows
@@ -151,38 +152,42 @@ class Scheduler:
         )
 
     def _start_rows(self) -> None:
-        max_open = 2 * sum([limit.max_concurrent_requests for limit in self._limits]) + NUM_OPEN_BEYOND_LIMIT
-        while self._runs and self._num_open < max_open:
-            if not any(map(self._has_room, self._limits)):
-                return
+        num_left = self._num_to_start() if self._runs else 0
+        while num_left > 0 and self._runs:
             run = self._runs[0]
             row = run.next_row()
             if row is None:
                 self._runs.popleft()
                 continue
-            self._num_open += 1
-            self._num_started += 1
-            task = asyncio.get_running_loop().create_task(self._run_row(run, *row))
-            self._starting.add(task)
-            run.tasks[task] = row[1]
-            task.add_done_callback(run.forget)
-            task.add_done_callback(self._close)
+            self._start_row(run, *row)
+            num_left -= 1
 
-    def _has_room(self, limit: Limit) -> bool:
-        return (
-            limit.num_waiting + len(self._starting) < limit.num_ahead + limit.max_concurrent_requests - limit.in_flight
-        )
+    def _num_to_start(self) -> int:
+        num_wanted = num_permits = 0
+        for limit in self._limits:
+            num_wanted = max(num_wanted, limit.num_wanted)
+            num_permits += limit.max_concurrent_requests
+        return min(num_wanted - len(self._starting), 2 * num_permits + NUM_OPEN_BEYOND_LIMIT - self._num_open)
+
+    def _start_row(self, run: _Run[R, Any], index: int, row: R) -> None:
+        self._num_open += 1
+        self._num_started += 1
+        self._starting.add((run, index))
+        task = asyncio.get_running_loop().create_task(self._run_row(run, index, row))
+        run.tasks[task] = row
+        task.add_done_callback(functools.partial(self._close, run, index))
 
     async def _run_row(self, run: _Run[R, T], index: int, row: R) -> None:
-        self._starting.discard(asyncio.current_task())
+        self._starting.discard((run, index))
         try:
             run.finish(index, await run.run_row(row))
         except BaseException as error:  # noqa: BLE001 - handed to whoever awaits the run
             if not (isinstance(error, asyncio.CancelledError) and run.leave(row)):
                 run.fail(error)
 
-    def _close(self, task: asyncio.Task[None]) -> None:
-        self._starting.discard(task)  # still there if it was cancelled before its first step
+    def _close(self, run: _Run[Any, Any], index: int, task: asyncio.Task[None]) -> None:
+        self._starting.discard((run, index))  # still there if it was cancelled before its first step
+        del run.tasks[task]
         self._num_open -= 1
         self._start_rows()
 
@@ -256,10 +261,6 @@ class _Run(Generic[R, T]):
             return False
         self._hand_back(row)
         return True
-
-    def forget(self, task: asyncio.Task[None]) -> None:
-        """Forget the task of a row that has ended."""
-        self.tasks.pop(task, None)
 
     def _hand_back(self, row: Any) -> None:
         assert self.hand is not None

@@ -24,7 +24,8 @@ class Backlog:
     """
 
     def __init__(self, max_queued: int) -> None:
-        self.changed = threading.Condition()
+        self._lock = threading.RLock()
+        self.changed = threading.Condition(self._lock)
         self._max_queued = max_queued
         self._num_queued = 0
         self._unread: dict[Hashable, int] = {}
@@ -76,7 +77,7 @@ class Backlog:
 
     def start_row(self) -> None:
         """Note that one queued row is started or taken back; wakes waiters at the row that makes their wish true."""
-        with self.changed:
+        with self._lock:
             self._num_queued -= 1
             if self._num_queued == self._max_queued or self.num_waiting == self._num_wanted - 1:
                 self.changed.notify_all()

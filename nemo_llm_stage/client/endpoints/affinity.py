@@ -39,15 +39,16 @@ def affinity(group: int | None) -> Iterator[None]:
 
 
 class Homes:
-    """The server of each group, chosen at its first request: by rendezvous hashing among those that are not busy."""
+    """
+    The server of each group, chosen at its first request: by rendezvous hashing among those that are not busy.
+
+    Attributes:
+        are_used: Whether any request had a group.
+    """
 
     def __init__(self) -> None:
+        self.are_used = False
         self._homes: OrderedDict[int, Member] = OrderedDict()
-
-    @property
-    def are_used(self) -> bool:
-        """Whether any request had a group."""
-        return bool(self._homes)
 
     def of(self, group: int) -> Member | None:
         """Return the server of `group`; None where it has none yet."""
@@ -78,6 +79,7 @@ class Homes:
         calm = [member for member in free if member.load <= MAX_LOAD * mean] or free
         home = max(calm, key=lambda member: _score(group, member))
         self._homes[group] = home
+        self.are_used = True
         self._homes.move_to_end(group)
         if len(self._homes) > MAX_GROUPS:
             self._homes.popitem(last=False)

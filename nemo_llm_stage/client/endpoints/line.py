@@ -92,6 +92,8 @@ class WaitingLine:
             member = pick(waiter.tried, waiter.affinity)
             if member is not None:
                 return self._take_at(index), member
+            if not waiter.tried:  # any server would do, and none has room
+                return None
         return None
 
     def _take_at(self, index: int) -> Waiter:

@@ -111,7 +111,8 @@ class EndpointPool(Limit):
 
     def permit(self, after: Permit | None = None) -> Lease:
         """Return what to enter for a permit; see `Limit.permit`."""
-        if isinstance(after, Lease):
+        if after is not None:
+            assert isinstance(after, Lease)
             return Lease(self, after.trail)
         avoided = AVOIDED.get() if len(self._members.all) > 1 else None
         if avoided is None:
