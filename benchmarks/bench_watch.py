@@ -1,10 +1,12 @@
 """
-What does watching a job cost: the live screen on a terminal, and Prometheus reading its metrics every second?
+What does watching a job cost: the live screen on a terminal, `status --watch` beside it, and Prometheus reading its
+metrics every second?
 
-First the parts: CPU of looking at a row, of renewing the screen, of one read of the metrics. Then a whole run: an
-instant simulated server in a process of its own, the same job watched and not, in turns; CPU is that of the job's
-process, its start included, and the lowest of the repeats counts. Repeats differ by some percent, so the parts tell
-more.
+First the parts: CPU of looking at a row, of renewing the screen, of one read of the metrics. Then whole runs, watched
+and not, in turns: an instant simulated server in a process of its own, the screen on a terminal that is read,
+`status --watch` and the metrics beside it. Each run tells the CPU of each of its threads, so that the same run says
+how much of it went to watching: the thread of the screen and the keeper of the folder. Two runs differ
+by some percent on a busy machine; this share does not.
 """
 
 from __future__ import annotations
@@ -16,11 +18,14 @@ import json
 import os
 import pty
 import shutil
+import subprocess
 import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 from _data import write_texts
@@ -41,16 +46,34 @@ from nemo_llm_stage.worker.engine import RunStatus
 from nemo_llm_stage.worker.samples import Samples
 
 PROGRAM = """
-import json, sys
+import json, sys, threading, time
+from pathlib import Path
 import nemo_llm_stage as nls
-source, output, base_url, text = sys.argv[1:]
+source, output, base_url, text, told = sys.argv[1:]
+spent_ns, is_over = {}, threading.Event()
+def look():
+    while not is_over.wait(0.5):
+        for thread in threading.enumerate():
+            try:
+                ns = int(Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text().split()[0])
+            except OSError:
+                continue
+            spent_ns[f"{type(thread).__name__} {thread.name} {thread.native_id}"] = ns
+threading.Thread(target=look, name="look", daemon=True).start()
 stage = nls.LLMStage(
     client=nls.AsyncHTTPClient(base_url, max_concurrent_requests=256),
     model="sim", prompt="Summarize: {{ text }}", output_column="summary",
 )
+started_s, cpu_s = time.monotonic(), time.process_time()
 nls.run_job(stage=stage, input=source, output=output, engine="local", rows_per_partition=2000, **json.loads(text))
+times = {"wall_s": time.monotonic() - started_s, "cpu_s": time.process_time() - cpu_s}
+is_over.set()
+Path(told).write_text(json.dumps(times | {"threads": spent_ns}))
 """
 PORT = 29464
+
+WATCHING = {"screen": "_RefreshThread", "keeper": "run-keeper"}
+"""What watches → a word in the names of its threads. The keeper writes the status of every job, watched or not."""
 
 
 def parts(num_servers: int) -> dict[str, float]:
@@ -90,46 +113,76 @@ def _cpu_ms(function: Callable[[], object], num: int) -> float:
     return (time.process_time() - started_s) / num * 1e3
 
 
-def run_once(options: argparse.Namespace, *, is_watched: bool) -> dict[str, float]:
-    """Run the job once, and return its CPU and wall seconds."""
+def run_once(options: argparse.Namespace, *, is_watched: bool) -> dict[str, Any]:
+    """Run the job once; return its CPU and wall seconds, and the CPU seconds of its threads."""
     source, output = write_texts(options.folder, options.rows, num_words=200), options.folder / "watched"
     for folder in (output, output.with_name(f".{output.name}.nemo_llm_stage")):
         shutil.rmtree(folder, ignore_errors=True)
     settings: dict[str, Any] = {"progress": is_watched} | ({"metrics_port": PORT} if is_watched else {})
+    told = options.folder / "watched.json"
     with SimulatedServerProcess(max_recorded=0, max_num_seqs=256) as server:
         words = [sys.executable, "-c", PROGRAM, str(source), str(output), server.base_url, json.dumps(settings)]
-        started_s = time.monotonic()
-        cpu_s = _run_on_a_terminal(words)
-        wall_s = time.monotonic() - started_s
-    return {"cpu_s": cpu_s, "wall_s": wall_s}
+        _run_on_a_terminal([*words, str(told)], output if is_watched else None)
+    found: dict[str, Any] = json.loads(told.read_text())
+    named = found.pop("threads")
+    for what, word in WATCHING.items():
+        found[f"{what}_s"] = sum(ns for name, ns in named.items() if word in name) / 1e9
+    return found
 
 
-def _run_on_a_terminal(words: list[str]) -> float:
-    """Return the CPU seconds of a program whose screen is read, and whose metrics are asked for each second."""
+def _run_on_a_terminal(words: list[str], watched: Path | None) -> None:
+    """Run a program whose screen is read; where its output is told, watch it and ask for its metrics each second."""
     pid, terminal = pty.fork()
     if not pid:
         os.execv(words[0], words)
     is_over = threading.Event()
-    threading.Thread(target=_read_metrics, args=(is_over,), daemon=True).start()
+    if watched is not None:
+        threading.Thread(target=_read_metrics, args=(is_over,), daemon=True).start()
+        threading.Thread(target=_watch_status, args=(is_over, watched), daemon=True).start()
     try:
         while os.read(terminal, 65536):
             pass
     except OSError:  # how Linux says that the program has ended
         pass
     is_over.set()
-    _, status, usage = os.wait4(pid, 0)
+    _, status = os.waitpid(pid, 0)
     os.close(terminal)
     if status:
         raise SystemExit(f"the job ended with status {status}")
-    return usage.ru_utime + usage.ru_stime
 
 
 def _read_metrics(is_over: threading.Event) -> None:
     while not is_over.wait(1.0):
         try:
             urllib.request.urlopen(f"http://localhost:{PORT}/metrics", timeout=5).read()
-        except OSError:  # a job that is not watched has no port
+        except OSError:  # it is not open yet
             continue
+
+
+def _watch_status(is_over: threading.Event, output: Path) -> None:
+    """Run `status --watch`, from the moment on when there is a job."""
+    words = [sys.executable, "-m", "nemo_llm_stage", "status", str(output), "--watch"]
+    while not is_over.wait(0.2):
+        if list(output.parent.glob(f".{output.name}*/status.json")):
+            with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
+                is_over.wait()
+                process.kill()
+
+
+def _rows(runs: dict[bool, list[dict[str, Any]]], num_rows: int) -> list[tuple[str, str]]:
+    """Return what the whole runs say: the medians, and the difference of watched and not."""
+    cpu_us = {kind: median(run["cpu_s"] for run in each) / num_rows * 1e6 for kind, each in runs.items()}
+    per_s = {kind: num_rows / median(run["wall_s"] for run in each) for kind, each in runs.items()}
+    rows = []
+    for kind, name in ((False, "not watched"), (True, "watched")):
+        rows.append((f"a whole run, {name}: µs of CPU a row", f"{cpu_us[kind]:.1f}"))
+        rows.append((f"a whole run, {name}: rows a second", f"{per_s[kind]:,.0f}"))
+    rows.append(("watched, more CPU a row", f"{100 * (cpu_us[True] / cpu_us[False] - 1):+.1f} %"))
+    rows.append(("watched, rows a second", f"{100 * (per_s[True] / per_s[False] - 1):+.1f} %"))
+    for what in WATCHING:
+        share = median(run[f"{what}_s"] / run["cpu_s"] for run in runs[True])
+        rows.append((f"of a watched run's CPU: {what}", f"{100 * share:.2f} %"))
+    return rows
 
 
 def main() -> None:
@@ -144,15 +197,12 @@ def main() -> None:
         per_s = 2 * (costs["view_ms"] + costs["screen_ms"])
         rows.append((f"{num} servers: the screen, ms of CPU a second", f"{per_s:.1f}"))
         rows.append((f"{num} servers: one read of the metrics, ms of CPU", f"{costs['metrics_ms']:.1f}"))
-    runs: dict[bool, list[dict[str, float]]] = {False: [], True: []}
+    runs: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
     for _ in range(options.repeats):
         for is_watched in runs:
             runs[is_watched].append(run_once(options, is_watched=is_watched))
-    for is_watched, each in runs.items() if options.repeats else ():
-        name = "watched" if is_watched else "not watched"
-        rows.append(
-            (f"a whole run, {name}: µs of CPU a row", f"{min(r['cpu_s'] for r in each) / options.rows * 1e6:.1f}")
-        )
+    if options.repeats:
+        rows += _rows(runs, options.rows)
     results = {"parts": found, "runs": {str(name): each for name, each in runs.items()}}
     show("watch", options=options, columns=("what", "cost"), rows=rows, results=results)
 

@@ -79,6 +79,6 @@ def _give(output: str, kind: str, settings: dict[str, Any] | None = None) -> Non
         if time.monotonic() > wait_until:
             click.echo("the order is written, but the run has not answered yet; see: nemo-llm-stage status", err=True)
             sys.exit(EXIT_RUN)
-        time.sleep(0.2 if state.is_local else 2.0)
+        time.sleep(0.2 if state.is_local else 1.0)
     click.echo(printable(answer.text), err=not answer.is_done)
     sys.exit(0 if answer.is_done else EXIT_RUN)

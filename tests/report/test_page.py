@@ -145,13 +145,46 @@ def test_labels_are_escaped() -> None:
     assert "&lt;b&gt;" in label_bars([("<b>", 3), ("c", 1)])
 
 
+def browse(page: str, profile: Path) -> subprocess.CompletedProcess[str]:
+    """Return the page as Chromium has it in the end, and what it logs."""
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command += ["--enable-logging=stderr", f"--user-data-dir={profile}", "--dump-dom", f"file://{page}"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+
+VISITOR = """<script>
+const field = document.getElementById("search"), which = document.getElementById("list");
+field.value = "ROW 11 ";
+field.dispatchEvent(new Event("input"));
+document.body.dataset.found = document.getElementById("count").textContent;
+field.value = "";
+which.value = "failed";
+which.dispatchEvent(new Event("change"));
+document.body.dataset.failed = document.getElementById("count").textContent;
+</script>"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_its_rows_can_be_searched(tmp_path: Path) -> None:
+    """By a visitor, who types into the field and chooses another list; the policy would forbid the visitor's script."""
+    page = report_page(run(tmp_path))
+    free = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page).replace("</body>", f"{VISITOR}</body>")
+    for name, text in (("free", free), ("bound", page.replace("</body>", f"{VISITOR}</body>"))):
+        (tmp_path / f"{name}.html").write_text(text)
+    seen = browse(str(tmp_path / "free.html"), tmp_path / "profile").stdout
+    assert 'data-found="1 of 40 rows"' in seen
+    assert 'data-failed="1 of 1 rows"' in seen
+    bound = browse(str(tmp_path / "bound.html"), tmp_path / "profile")
+    assert "data-found" not in bound.stdout.partition("<main>")[0]
+    assert "Content Security Policy" in bound.stderr
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 def test_in_a_browser(tmp_path: Path) -> None:
     """It renders, shows rows, logs no error, and hostile rows change nothing."""
     page = write_report(run(tmp_path))
-    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    command += ["--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{page}"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    result = browse(page, tmp_path / "profile")
     assert "<title>out · nemo_llm_stage</title>" in result.stdout
     assert result.stdout.count('<article class="row">') == 40
     assert result.stdout.count('<svg class="plot"') >= 3

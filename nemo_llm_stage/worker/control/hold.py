@@ -24,7 +24,7 @@ from nemo_llm_stage.dataset.state.holder import (
     replace_holder,
 )
 from nemo_llm_stage.dataset.state.json_file import age_s
-from nemo_llm_stage.dataset.state.orders import give_order
+from nemo_llm_stage.dataset.state.orders import give_order, read_answer
 from nemo_llm_stage.dataset.state.status import read_status
 from nemo_llm_stage.dataset.state.timeline import Timeline
 from nemo_llm_stage.dataset.storage import Folder
@@ -35,9 +35,11 @@ from nemo_llm_stage.worker.control.control import RunControl
 from nemo_llm_stage.worker.control.keeper import RunKeeper
 from nemo_llm_stage.worker.control.standing import JobFacts
 
-LOCAL_STOP_S = 15.0
-STORE_STOP_S = 60.0
-"""Seconds that a run that is to stop for another one has, before its place is taken anyway."""
+LOCAL_ANSWER_S, STORE_ANSWER_S = 10.0, 30.0
+"""Seconds that a run has to answer the order to stop, before its place is taken anyway. One that lives takes a few."""
+
+LOCAL_STOP_S, STORE_STOP_S = 10.0, 20.0
+"""Seconds from its answer to its end: it keeps its answers and closes its files meanwhile."""
 
 _SETTLE_S = 0.3
 """Seconds after which a run that took a dead one's place looks whether another did so at the same time."""
@@ -61,12 +63,20 @@ def make_room(url: str, *, takeover: bool) -> None:
             return
         if not takeover:
             raise OutputBusyError(busy_message(url, state, holder))
-        give_order(state, "stop")
-        if holder.process.is_stopped():
-            return
-        stop_until = time.monotonic() + (LOCAL_STOP_S if state.is_local else STORE_STOP_S)
-        while time.monotonic() < stop_until and read_holder(state) == holder and holder.process.is_alive() is not False:
-            time.sleep(0.2 if state.is_local else 2.0)
+        order_id = give_order(state, "stop")
+        if not holder.process.is_stopped():
+            _wait_for_end(state, holder, order_id)
+
+
+def _wait_for_end(state: Folder, holder: Holder, order_id: str) -> None:
+    """Wait until a run that was told to stop has ended, as long as it deserves."""
+    has_answered = False
+    wait_until = time.monotonic() + (LOCAL_ANSWER_S if state.is_local else STORE_ANSWER_S)
+    while time.monotonic() < wait_until and read_holder(state) == holder and holder.process.is_alive() is not False:
+        if not has_answered and read_answer(state, order_id) is not None:
+            has_answered = True
+            wait_until = time.monotonic() + (LOCAL_STOP_S if state.is_local else STORE_STOP_S)
+        time.sleep(0.2 if state.is_local else 1.0)
 
 
 def busy_message(url: str, state: Folder, holder: Holder) -> str:

@@ -39,7 +39,7 @@ from nemo_llm_stage.worker.control.standing import JobFacts, Standing
 logger = logging.getLogger(__name__)
 
 LOCAL_LOOK_S = 1.0
-STORE_LOOK_S = 5.0
+STORE_LOOK_S = 3.0
 """Seconds between two looks for orders."""
 
 TIMELINE_INTERVAL_S = 30.0
