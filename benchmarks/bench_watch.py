@@ -1,12 +1,11 @@
 """
-What does watching a job cost: the live screen on a terminal, `status --watch` beside it, and Prometheus reading its
-metrics every second?
+What does watching a job cost: the live screen, `status --watch` beside it, Prometheus reading its metrics each second?
 
 First the parts: CPU of looking at a row, of renewing the screen, of one read of the metrics. Then whole runs, watched
 and not, in turns: an instant simulated server in a process of its own, the screen on a terminal that is read,
 `status --watch` and the metrics beside it. Each run tells the CPU of each of its threads, so that the same run says
-how much of it went to watching: the thread of the screen and the keeper of the folder. Two runs differ
-by some percent on a busy machine; this share does not.
+how much of it went to watching: the thread of the screen and the keeper of the folder. Two runs differ by some percent
+on a busy machine; this share does not.
 """
 
 from __future__ import annotations

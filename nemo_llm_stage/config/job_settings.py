@@ -62,8 +62,9 @@ class JobSettings:
         max_duration: Seconds that a run may take.
         requests_per_minute: Most requests a minute, over all actors.
         tokens_per_minute: Most tokens of prompts and answers a minute, over all actors.
-        on_drift: What to do when rates of failed, refused, unparsed or cut-off rows or of wasted requests, or the
-            length of the answers, leave the range of the first 500 rows: ``warn``, or ``stop`` the run as at a limit.
+        on_drift: What to do when rates of failed, refused, unparsed or cut-off rows or of wasted requests, the length
+            of the answers, or the share of answers in another script (Latin, Cyrillic, Chinese …), leave the range of
+            the first 500 rows: ``warn``, or ``stop`` the run as at a limit.
         keep_raw: Keep the raw answers beside the output, so that a changed parser needs no new requests.
         on_bad_input: What to do with a damaged file or a broken line: ``stop`` the job, or ``skip`` and record it in
             ``bad_input/`` of the job's state folder.

@@ -10,10 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from nemo_llm_stage.client.throttle import Spending
+from nemo_llm_stage.config.job_settings import JobSettings
 from nemo_llm_stage.counters import Counters
+from nemo_llm_stage.dataset.state.timeline import Timeline
 from nemo_llm_stage.errors import RunStoppedError
 from nemo_llm_stage.testing import Fault
+from nemo_llm_stage.worker.control.control import RunControl
 from nemo_llm_stage.worker.control.drift import Drift
+from nemo_llm_stage.worker.control.scripts import ScriptDrift, script_of
+from nemo_llm_stage.worker.orders import Need
 
 
 def watch(*parts: tuple[int, float, float]) -> list[str]:
@@ -53,6 +59,56 @@ def test_other_lengths_are_told() -> None:
 def test_a_short_run_says_nothing() -> None:
     """There is nothing to compare with."""
     assert watch((400, 0.0, 100), (90, 1.0, 100)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [
+        ("A summary of the text.", "Latin"),
+        ("Zusammenfassung für Öl", "Latin"),
+        ("这篇文章讨论了机器学习的基础知识 (ML)", "Chinese or Japanese"),
+        ("機械学習についての文章です", "Chinese or Japanese"),
+        ("Краткое содержание", "Cyrillic"),
+        ("요약: 기계 학습에 관한 글", "Korean"),
+        ("positive", None),
+        ("12345678901234", None),
+        ("", None),
+    ],
+)
+def test_the_script_of_a_text(text: str, script: str | None) -> None:
+    """That of most of its letters; a label has none."""
+    assert script_of(text) == script
+
+
+def samples(num: int, share_of_chinese: float) -> list[dict[str, Any]]:
+    chosen = random.Random(3)
+    texts = ["这篇文章讨论了机器学习的基础知识" if chosen.random() < share_of_chinese else "A summary of the text"]
+    texts += [
+        "这篇文章讨论了机器学习的基础知识" if chosen.random() < share_of_chinese else "A summary" for _ in range(num)
+    ]
+    return [{"at": "", "values": {"x": text + " of a text", "label": "good"}, "errors": {}} for text in texts]
+
+
+def test_another_script_is_told_once() -> None:
+    """Of the sampled answers; some of them were in it before."""
+    drift = ScriptDrift()
+    drift.note(samples(300, 0.05))
+    assert drift.look() == []
+    drift.note(samples(100, 0.6))
+    (text,) = drift.look()
+    assert "in another script than Latin, most of them in Chinese or Japanese; of the first 100 it was" in text
+    assert drift.look() == []
+
+
+def test_a_run_warns_of_another_script(caplog: pytest.LogCaptureFixture) -> None:
+    """As of any other drift."""
+    control = RunControl(JobSettings(on_drift="stop"), Spending(), 8, Timeline("2026-11-29T00:00:00Z"))
+    for share in (0.0, 0.0, 1.0):
+        control.orders_of("0", Need(rows=tuple(samples(110, share))))
+    control.check(Counters())
+    assert "the answers have changed" in caplog.text
+    assert control.is_draining
+    assert [event.kind for event in control.timeline.events] == ["drift"]
 
 
 def test_a_run_warns_or_stops(job: Any, caplog: pytest.LogCaptureFixture) -> None:

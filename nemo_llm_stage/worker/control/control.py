@@ -24,6 +24,7 @@ from nemo_llm_stage.errors import ConfigError, RunError, RunStoppedError
 from nemo_llm_stage.job.failure_limit import FailureLimit
 from nemo_llm_stage.worker.control.allowances import BUDGETS, RATES, Allowances
 from nemo_llm_stage.worker.control.drift import Drift
+from nemo_llm_stage.worker.control.scripts import ScriptDrift
 from nemo_llm_stage.worker.engine import Phase
 from nemo_llm_stage.worker.orders import Need, Orders
 
@@ -68,6 +69,7 @@ class RunControl:
         self._lost: str | None = None
         self._started_monotonic_s = time.monotonic()
         self._drift = Drift()
+        self._scripts = ScriptDrift()
         self.rows: deque[dict[str, Any]] = deque(maxlen=MAX_ROWS_SHOWN)
 
     @property
@@ -105,6 +107,7 @@ class RunControl:
         """See `nemo_llm_stage.worker.orders.Control`."""
         with self._lock:
             self.rows.extend(need.rows)
+            self._scripts.note(need.rows)
             grant = self._allowances.grant_of(worker, need, time.monotonic())
             throttle = Throttle(self._is_paused, self._max_concurrent_requests, grant)
             return Orders(throttle, is_draining=self.is_draining)
@@ -191,7 +194,7 @@ class RunControl:
         return ", ".join(f"{name} is {value} now" for name, value in values.items()) + "."
 
     def _look_at_drift(self, counters: Counters) -> None:
-        for text in self._drift.look(counters):
+        for text in (*self._drift.look(counters), *self._scripts.look()):
             self.note("drift", text)
             logger.warning("the answers have changed: %s", text)
             if self.settings.on_drift == "stop" and self._end is None:

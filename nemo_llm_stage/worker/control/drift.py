@@ -7,20 +7,14 @@ filtered, cut off, wasted requests) and in the mean length of the answers. Knows
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable
 
 from nemo_llm_stage.counters import Counters
+from nemo_llm_stage.worker.control.differ import differ
 
 NUM_FIRST_ROWS = 500
 """Rows that say how the job is; and, at least, those of the window."""
-
-MIN_DIFFERENCE = 0.05
-"""Of two rates: 5 percentage points. A smaller difference is not told, however certain it is."""
-
-MIN_Z = 4.0
-"""Standard errors between two rates; by chance one comparison in 16,000 is so far off (two-sided normal)."""
 
 MIN_RATIO = 1.5
 """Of the mean output tokens: half as many again, or two thirds."""
@@ -72,7 +66,7 @@ class Drift:
             (part, whole), (old_part, old_whole) = of(now), of(self._window[0])
             part, whole = part - old_part, whole - old_whole
             before_part, before_whole = of(first)
-            if whole and before_whole and _differ(before_part, before_whole, part, whole):
+            if whole and before_whole and differ(before_part, before_whole, part, whole):
                 text = f"{part / whole:.0%} of the last {whole:,} {words}; of the first {before_whole:,} it was "
                 texts.append((words, f"{text}{before_part / before_whole:.0%}"))
         return texts
@@ -87,15 +81,3 @@ class Drift:
             return []
         text = f"an answer has {mean:,.0f} output tokens on average now; in the first rows it had {before:,.0f}"
         return [("length", text)]
-
-
-def _differ(part: int, whole: int, other_part: int, other_whole: int) -> bool:
-    """
-    Whether two rates differ by enough, and certainly.
-
-    Source: the two-proportion z-test with a pooled rate.
-    """
-    rate, other = part / whole, other_part / other_whole
-    pooled = (part + other_part) / (whole + other_whole)
-    error = math.sqrt(max(1e-12, pooled * (1 - pooled)) * (1 / whole + 1 / other_whole))
-    return abs(rate - other) >= MIN_DIFFERENCE and abs(rate - other) >= MIN_Z * error
