@@ -73,7 +73,7 @@ class WorkerStatus:
     @property
     def need(self) -> Need:
         """What its orders hang on."""
-        return Need(self.num_waiting, self.stage.num_in_flight, self.spending, self.rows)
+        return Need(self.num_waiting, self.stage.num_in_flight, self.stage.num_retrying, self.spending, self.rows)
 
     def standing(self, *, can_send: bool) -> Standing:
         """Return it as the hand-out sees it. A worker that can send nothing, e.g. in an outage, is not free."""

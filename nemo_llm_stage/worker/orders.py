@@ -50,12 +50,14 @@ class Need:
     Attributes:
         num_waiting: Rows that it has and has not started.
         num_in_flight: Requests in flight.
+        num_retrying: Rows that wait to be sent again.
         spending: Since it began.
         rows: A few rows that it has just finished, as short texts; see `nemo_llm_stage.worker.samples`.
     """
 
     num_waiting: int = 0
     num_in_flight: int = 0
+    num_retrying: int = 0
     spending: Spending = field(default_factory=Spending)
     rows: tuple[dict[str, Any], ...] = ()
 

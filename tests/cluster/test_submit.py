@@ -5,6 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,12 @@ import pandas as pd
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from ray_cluster import RayCluster
+from ray_cluster import BIN, RayCluster
 
 from nemo_llm_stage.cli import main
 from nemo_llm_stage.config.load import make_config
+from nemo_llm_stage.errors import OutputConflictError
+from nemo_llm_stage.job.state import JobState, read_state
 from nemo_llm_stage.testing import SimulatedServer
 
 PIPELINES = Path(__file__).parent.parent.parent / "pipelines"
@@ -124,3 +129,40 @@ def test_the_batch_script_is_valid_bash() -> None:
     subprocess.run(["bash", "-n", script], check=True)
     if shutil.which("shellcheck"):
         subprocess.run(["shellcheck", script], check=True)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_plain_ray_job_that_is_stopped_can_be_resumed(tmp_path: Path, shared_cluster: RayCluster) -> None:
+    """By `ray job submit` and `ray job stop`; what was in flight is finished, and nothing is paid for twice."""
+    pd.DataFrame({"text": [f"row {i}" for i in range(400)]}).to_parquet(tmp_path / "in.parquet")
+    cluster = shared_cluster
+
+    def ray(*words: str) -> None:
+        command = [str(BIN / "ray"), "job", words[0], "--address", cluster.dashboard, *words[1:]]
+        subprocess.run(command, cwd=tmp_path, env=cluster.env, check=True, capture_output=True, timeout=120)
+
+    with SimulatedServer(service_time_s=0.1) as server:
+        client = {"base_url": server.base_url, "max_concurrent_requests": 4}
+        job = write_job(tmp_path, client=client, rows_per_partition=20)
+        words = ["--working-dir", ".", "--no-wait", "--submission-id", tmp_path.name]
+        ray("submit", *words, "--", "nemo-llm-stage", "run", job.name)
+        wait_for(tmp_path / "out", lambda state: state.status is not None and state.status.counters.num_rows > 20)
+        ray("stop", tmp_path.name)
+        state = wait_for(tmp_path / "out", lambda state: not state.is_live)
+        assert state.state == "stopped"
+        result = CliRunner().invoke(main, ["run", str(job), "--engine", "local", "--max-concurrent-requests", "64"])
+        assert result.exit_code == 0, result.output
+        assert server.stats.num_requests == 400
+
+
+def wait_for(output: Path, is_there: Callable[[JobState], object]) -> JobState:
+    """Return the first state for which `is_there` is true."""
+    give_up_s = time.monotonic() + 90
+    while time.monotonic() < give_up_s:
+        with suppress(OutputConflictError):  # there is no job yet
+            state = read_state(str(output))
+            if is_there(state):
+                return state
+        time.sleep(0.1)
+    raise AssertionError("it never came")

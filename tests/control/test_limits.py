@@ -124,6 +124,33 @@ def test_a_budget_is_granted_to_the_last_request() -> None:
     assert sum(simulate(JobSettings(max_requests=1000), {"a": 50, "b": 50, "c": 3}, seconds=60).values()) == 1000
 
 
+@pytest.mark.parametrize(
+    "needs",
+    [
+        [Need(), Need()],  # before the first rows have come
+        [Need(num_waiting=50)] * 9,  # they have come, and nothing is sent yet
+        [Need(num_waiting=50), *[Need(num_retrying=8, spending=Spending(num_requests=8))] * 9],  # in an outage
+        [Need(num_waiting=50), *[Need(num_in_flight=8, spending=Spending(num_requests=8))] * 9],
+    ],
+    ids=["starting", "waiting", "retrying", "in flight"],
+)
+def test_a_budget_that_is_granted_is_not_spent(needs: list[Need]) -> None:
+    """As long as a worker may still use its part."""
+    allowances = Allowances(JobSettings(max_output_tokens=100), Spending(), 8)
+    for tick, need in enumerate(needs):
+        allowances.grant_of("a", need, tick / 2)
+        assert allowances.reached() is None
+
+
+def test_a_rest_that_reaches_nobody_ends_the_run() -> None:
+    """One worker has all that is left of the budget, and no rows; the other has rows."""
+    allowances = Allowances(JobSettings(max_requests=10), Spending(), 10)
+    for tick in range(8):
+        allowances.grant_of("a", Need(), tick / 2)
+        allowances.grant_of("b", Need(num_waiting=50), tick / 2)
+    assert allowances.reached() == "max_requests = 10 is reached (0 spent)"
+
+
 def test_what_a_dead_worker_spent_stays_spent() -> None:
     """Its successor starts from nothing."""
     allowances = Allowances(JobSettings(max_requests=10), Spending(), 8)

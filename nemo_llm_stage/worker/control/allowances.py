@@ -19,16 +19,21 @@ BURST_S = 2.0
 """Seconds of a rate that may be saved up while nobody needs it."""
 
 BUDGETS = ("max_requests", "max_output_tokens", "max_cost")
+NUM_IDLE_REPORTS = 3
+"""Where so many reports of each worker in a row say that it cannot go on, what is left of a budget reaches nobody. The
+report after one that brought rows or a grant tells of them, so two would do."""
+
 RATES = ("requests_per_minute", "tokens_per_minute")
 
 
 @dataclass(slots=True)
 class _Account:
-    """One worker's: its last need, and what it was granted of each limit since it began."""
+    """One worker's: its last need, what it was granted of each limit since it began, reports without work in a row."""
 
     need: Need = field(default_factory=Need)
     granted: dict[str, float] = field(default_factory=dict)
     appetite: float = 1.0
+    num_idle: int = 0
 
 
 class Allowances:
@@ -58,6 +63,8 @@ class Allowances:
         """Return what `worker` may spend in all since it began."""
         account = self._accounts.setdefault(worker, _Account())
         num_sent = need.spending.num_requests - account.need.spending.num_requests
+        is_idle = not (num_sent or need.num_in_flight or need.num_retrying) and not self._can_go_on(account, need)
+        account.num_idle = account.num_idle + 1 if is_idle else 0
         account.need, account.appetite = need, self.max_concurrent_requests + 2 * num_sent
         limits = [name for name in (*BUDGETS, *RATES) if getattr(self.settings, name) is not None]
         if not limits:
@@ -86,12 +93,21 @@ class Allowances:
             if limit is None:
                 continue
             spent = self._amount(name, self.spending)
-            if spent >= limit or (self._left(name) < self._least(name) and not self._is_in_flight()):
+            if spent >= limit or (self._left(name) < self._least(name) and self._is_stuck()):
                 return f"{name} = {limit:g} is reached ({spent:,.6g} spent)"
         return None
 
-    def _is_in_flight(self) -> bool:
-        return any(account.need.num_in_flight for account in self._accounts.values())
+    def _is_stuck(self) -> bool:
+        """Whether no worker can use what it was granted: it has none left, or no rows."""
+        return all(account.num_idle >= NUM_IDLE_REPORTS for account in self._accounts.values())
+
+    def _can_go_on(self, account: _Account, need: Need) -> bool:
+        """Whether a worker has rows, and something left of each budget that it was granted by its last report."""
+        return need.num_waiting > 0 and all(
+            account.granted[name] - self._amount(name, need.spending) >= self._least(name)
+            for name in BUDGETS
+            if name in account.granted
+        )
 
     def _grant(self, name: str, account: _Account) -> float:
         """Add a portion to what the account was granted of one limit, and return the whole."""
