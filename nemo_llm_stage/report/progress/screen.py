@@ -185,7 +185,8 @@ def _keys(view: View, interrupt: str) -> Text:
     if view.drain_left_s is None:
         return Text(f" {interrupt}: finish what is in flight and stop   again: stop now", style="dim")
     num = view.stage.num_in_flight
-    waits = f"waiting for {num:,} requests in flight, at most {duration(view.drain_left_s)}" if num else "committing"
+    requests = "request" if num == 1 else "requests"
+    waits = f"waiting for {num:,} {requests} in flight, at most {duration(view.drain_left_s)}" if num else "committing"
     return Text(f" stopping: {waits}   {interrupt}: stop now", style="yellow")
 
 
