@@ -12,6 +12,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -28,6 +29,7 @@ from nemo_llm_stage.job.result import JobResult
 from nemo_llm_stage.report.metrics.publisher import Publisher
 from nemo_llm_stage.report.progress.progress import Progress
 from nemo_llm_stage.report.summary import summary
+from nemo_llm_stage.serving import StartedServers, servers_of
 from nemo_llm_stage.stage.llm_stage import LLMStage
 from nemo_llm_stage.stage.multi import as_stage
 from nemo_llm_stage.stage.stage import Stage
@@ -77,7 +79,7 @@ def run_job(
     """
     how = JobSettings(**settings)
     with _progress(how, output, progress) as shown:
-        start = _Start(restart=restart, takeover=takeover, shown=shown)
+        start = _Start(restart=restart, takeover=takeover, shown=shown, servers=StartedServers(None, shown))
         return _run_job(as_stage(stage), input, output, how, start, config)
 
 
@@ -91,9 +93,11 @@ class _Start:
         shown: Shows how it goes.
         command: The command line that resumes it; None in Python.
         price_note: Where the prices come from; empty where they were given.
+        servers: Those that the job starts.
     """
 
     shown: Progress
+    servers: StartedServers
     restart: bool = False
     takeover: bool = False
     command: str | None = None
@@ -113,7 +117,14 @@ def _run_job(
     try:
         make_room(str(output), takeover=start.takeover)
         job = prepare_job(
-            stage, inputs, output, settings, restart=start.restart, config=config, on_scan=start.shown.scan
+            stage,
+            inputs,
+            output,
+            settings,
+            restart=start.restart,
+            config=config,
+            on_scan=start.shown.scan,
+            before_check=partial(start.servers.start, stage),
         )
         before = job.before
         if not job.pending and job.output.is_complete():  # its status stays as the run that made it left it
@@ -126,7 +137,7 @@ def _run_job(
             ) as keeper:
                 if job.pending:
                     job.output.remove_success()
-                    run = WatchedRun(job, start.shown, keeper).run()
+                    run = WatchedRun(job, start.shown, keeper, start.servers).run()
                 keeper.flush()
                 limit = keeper.control.failure_limit
                 result = finish(job, before.num_rows, run, started_monotonic_s, limit, job_elapsed_s=keeper.elapsed_s)
@@ -167,22 +178,27 @@ def retry_failed(
     """
     how = JobSettings(**settings)
     with _progress(how, output, progress) as shown:
-        return _retry_failed(as_stage(stage), output, kinds, how, shown)
+        return _retry_failed(as_stage(stage), output, kinds, how, shown, StartedServers(None, shown))
 
 
 def _retry_failed(
-    stage: Stage, output: str | Path, kinds: Collection[str], settings: JobSettings, shown: Progress
+    stage: Stage,
+    output: str | Path,
+    kinds: Collection[str],
+    settings: JobSettings,
+    shown: Progress,
+    servers: StartedServers,
 ) -> JobResult:
     started_monotonic_s = time.monotonic()
     end_limit = FailureLimit(settings.max_failed_rows)
     try:
         make_room(str(output), takeover=False)
-        job, partitions = prepare_retry(stage, output, kinds, settings)
+        job, partitions = prepare_retry(stage, output, kinds, settings, partial(servers.start, stage))
         failed = FailedBefore.of(job, partitions, kinds)
         job = replace(job, settings=replace(job.settings, max_failed_rows=None))
         command = shlex.join(["nemo-llm-stage", "retry-failed", str(output)])
         with keep_run(job, before=Counters(), num_rows=failed.num_rows, command=command, takeover=False) as keeper:
-            run = WatchedRetry(job, shown, keeper, failed).run() if partitions else Counters()
+            run = WatchedRetry(job, shown, keeper, servers, failed).run() if partitions else Counters()
             limit = end_limit if partitions or not kinds else None
             num_before = job.plan.num_rows - failed.num_rows
             result = finish(job, num_before, run, started_monotonic_s, limit, job_elapsed_s=keeper.elapsed_s)
@@ -204,11 +220,13 @@ def run_config(
 ) -> JobResult:
     """Run the job that a job file or a command line describes, which `command` resumes; raises as `run_job`."""
     record = config.model_dump(mode="json")
-    with _open(config, progress) as (stage, shown):
+    with _open(config, progress) as (stage, shown, servers):
         note = "" if config.list_price is None else config.list_price.words
         if note:
             shown.note(f"costs are told by the {note}; price_input and price_output change that.")
-        start = _Start(restart=restart, takeover=takeover, shown=shown, command=command, price_note=note)
+        start = _Start(
+            restart=restart, takeover=takeover, shown=shown, command=command, price_note=note, servers=servers
+        )
         return _run_job(stage, config.input, config.output, config.settings, start, record)
 
 
@@ -218,13 +236,13 @@ def _progress(settings: JobSettings, output: str | Path, is_shown: bool) -> Prog
 
 
 @contextmanager
-def _open(config: JobConfig, is_shown: bool) -> Iterator[tuple[Stage, Progress]]:
-    """Start what the job needs, and show that it starts."""
-    with _progress(config.settings, config.output, is_shown) as shown:
+def _open(config: JobConfig, is_shown: bool) -> Iterator[tuple[Stage, Progress, StartedServers]]:
+    """Start what the job needs, and show that it starts; servers only once they are needed."""
+    with _progress(config.settings, config.output, is_shown) as shown, servers_of(config, shown) as servers:
         if config.starts_model:
             shown.wait_for("the embedded model to load")
         with config.open_stage() as stage:
-            yield stage, shown
+            yield stage, shown, servers
 
 
 def retry_output(url: str, kinds: Collection[str], *, progress: bool = True) -> JobResult:
@@ -242,8 +260,8 @@ def retry_output(url: str, kinds: Collection[str], *, progress: bool = True) -> 
             f"the job in {url!r} was run from Python; retry its failed rows there, with retry_failed(stage=…)."
         )
     config = make_config(recorded, f"the job in {url!r}", is_record=True)
-    with _open(config, progress) as (stage, shown):
-        return _retry_failed(stage, url, kinds, config.settings, shown)
+    with _open(config, progress) as (stage, shown, servers):
+        return _retry_failed(stage, url, kinds, config.settings, shown, servers)
 
 
 def head(url: str, num_rows: int) -> list[dict[str, Any]]:

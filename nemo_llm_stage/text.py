@@ -20,6 +20,8 @@ _UNPRINTABLE = re.compile(
 )
 """Unicode TR9 (bidirectional formatting characters); ECMA-48 (C0, C1)."""
 
+_SECRET_NAME = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:_|$)", re.IGNORECASE)
+
 
 def printable(text: str) -> str:
     r"""
@@ -61,6 +63,11 @@ def encodable(text: str | None) -> str | None:
         paired = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
         return paired.encode("utf-8", "replace").decode()
     return text
+
+
+def names_a_secret(name: str) -> bool:
+    """Return whether a variable's name says that it holds a secret."""
+    return _SECRET_NAME.search(name) is not None
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -16,6 +16,7 @@ from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.job.prepare import Job
 from nemo_llm_stage.report.progress.progress import Progress
 from nemo_llm_stage.report.progress.view import JobTitle, View
+from nemo_llm_stage.serving import StartedServers
 from nemo_llm_stage.worker.control.keeper import RunKeeper
 from nemo_llm_stage.worker.control.standing import Pace, Standing
 from nemo_llm_stage.worker.engine import Engine, RunStatus
@@ -34,18 +35,20 @@ class WatchedRun:
         job: Ready to run.
         shown: Told how the run stands.
         keeper: Told likewise, for those who look from outside; brings orders and limits.
+        servers: Those that the job starts.
     """
 
-    def __init__(self, job: Job, shown: Progress, keeper: RunKeeper) -> None:
+    def __init__(self, job: Job, shown: Progress, keeper: RunKeeper, servers: StartedServers) -> None:
         self._job = job
         self._shown = shown
         self._keeper = keeper
+        self._servers = servers
         self._done = Counters()
         self._run = Counters()
         self._status = RunStatus()
         self._num_committed = 0
         self._awaits_row = True
-        self._interrupts = Interrupts(job.settings.grace_period, keeper.control)
+        self._interrupts = Interrupts(job.settings.grace_period, servers.put_into(keeper.control))
 
     @property
     def num_rows(self) -> int:
@@ -108,6 +111,7 @@ class WatchedRun:
 
     def _monitor(self, status: RunStatus) -> None:
         self._interrupts.check()
+        self._servers.look(self._job.stage)
         self._status = status
         self._run = sum_counters([self._done, status.open])
         control = self._keeper.control
@@ -189,11 +193,14 @@ class WatchedRetry(WatchedRun):
         job: The finished job.
         shown: Told how the run stands.
         keeper: Likewise.
+        servers: Likewise.
         failed: What to retry.
     """
 
-    def __init__(self, job: Job, shown: Progress, keeper: RunKeeper, failed: FailedBefore) -> None:
-        super().__init__(job, shown, keeper)
+    def __init__(
+        self, job: Job, shown: Progress, keeper: RunKeeper, servers: StartedServers, failed: FailedBefore
+    ) -> None:
+        super().__init__(job, shown, keeper, servers)
         self._failed = failed
 
     @property

@@ -16,7 +16,7 @@ ROOT = Path(nemo_llm_stage.__file__).parent
 BASE = {"advice", "core", "counters", "errors", "fields", "identity", "suggest", "text"}
 ROWS = BASE | {"client", "prompt", "output"}
 STAGE = ROWS | {"rows"}
-CONFIG = STAGE | {"stage", "embedded"}
+CONFIG = STAGE | {"stage", "embedded", "servers"}
 JOB = CONFIG | {"config", "dataset"}
 WORKER = JOB | {"job"}
 CLUSTER = WORKER | {"worker"}
@@ -27,13 +27,14 @@ MAY_IMPORT = {
     "rows": ROWS,
     "stage": STAGE,
     "embedded": BASE,
+    "servers": BASE,
     "config": CONFIG,
     "dataset": BASE,
     "job": JOB,
     "worker": WORKER,
     "cluster": CLUSTER,
     "report": CLUSTER | {"cluster"},
-    "cli": CLUSTER | {"cluster", "report", "run", "testing"},
+    "cli": CLUSTER | {"cluster", "report", "run", "serving", "testing"},
     "testing": BASE | {"client"},
 }
 FACADES = {

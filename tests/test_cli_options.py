@@ -18,7 +18,7 @@ from nemo_llm_stage.config.schema import SECTIONS, Setting, job_settings, json_s
 SETTINGS = {".".join(setting.path): setting for setting in job_settings()}
 NO_OPTION = {
     *("messages", "columns", "client.headers", "client.query", "generation_config.extra_kwargs", "column_types"),
-    *("answer", "generation_config"),
+    *("answer", "generation_config", "servers"),
 }
 """Settings that are lists or mappings of their own; --set takes them."""
 

@@ -80,8 +80,8 @@ def check_pytest(words: list[str], _: str) -> None:
 
 
 def check_python(words: list[str], _: str) -> None:
-    """A script of the repository, or `-m venv`."""
-    if words[1:3] == ["-m", "venv"]:
+    """A script of the repository, `-m venv`, or a server that others make."""
+    if words[1:3] in (["-m", "venv"], ["-m", "sglang.launch_server"]):
         return
     name, *options = words if words[0].endswith(".py") else words[1:]
     script = next(path for path in (ROOT / name, ROOT / "benchmarks" / name) if path.exists())
@@ -160,7 +160,11 @@ CHECKS: dict[str, Callable[[list[str], str], None]] = {
 """Program → its check. A command of another program fails until there is one."""
 
 
-ELSEWHERE = {"submit": "cluster/test_submit.py", "serve-local": "embedded/test_server.py"}
+ELSEWHERE = {
+    "submit": "cluster/test_submit.py",
+    "serve": "cluster/test_serve.py",
+    "serve-local": "embedded/test_server.py",
+}
 """Commands that other tests run: here only their words are read, as those of the tutorial, which test_docs.py runs."""
 
 ORDERS = {"pause", "resume", "drain"}

@@ -27,6 +27,7 @@ from nemo_llm_stage.cli import (
     retry_failed,
     run,
     schema,
+    serve,
     serve_local,
     simulate_server,
     status,
@@ -74,6 +75,6 @@ for command in (
     *(steer.pause, steer.resume, steer.drain, steer.set_limits),
     *(retry_failed.command, verify.command, report.command, dashboard.command, push.command),
     *(submit.command, doctor.command, explain.command, schema.command),
-    *(corpus.command, serve_local.command, simulate_server.command, completion.command),
+    *(corpus.command, serve.command, serve_local.command, simulate_server.command, completion.command),
 ):
     main.add_command(command)

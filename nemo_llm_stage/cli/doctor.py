@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -62,13 +63,27 @@ def _servers(config: JobConfig) -> Iterator[Finding]:
     from nemo_llm_stage.cli.findings import Finding
     from nemo_llm_stage.cli.server_findings import server_findings
     from nemo_llm_stage.config.clients import ServerSettings
+    from nemo_llm_stage.config.servers import has_servers
 
-    for client, model in config.servers:
-        if isinstance(client, ServerSettings):
+    for client, model in config.clients_and_models:
+        if has_servers(client):
+            yield _started(config)
+        elif isinstance(client, ServerSettings):
             urls = client.base_url if isinstance(client.base_url, tuple) else (client.base_url or "",)
             yield from server_findings(client.make(), model or "", ", ".join(urls))
         else:
             yield Finding("server", "client: local starts the embedded model with the job")
+
+
+def _started(config: JobConfig) -> Finding:
+    """Return whether the program that the job starts as a server is here; on Ray its nodes must have it too."""
+    from nemo_llm_stage.cli.findings import Finding
+
+    assert config.servers is not None
+    program, where = config.servers.command[0], "on every node" if config.settings.engine == "ray" else "here"
+    if shutil.which(program) is None:
+        return Finding("servers", f"there is no program {program!r} here; it must be {where}", is_ok=False)
+    return Finding("servers", f"the job starts {config.servers.count} with {program!r}, which must be {where}")
 
 
 def _extras_of(config: JobConfig) -> set[str]:
@@ -77,6 +92,6 @@ def _extras_of(config: JobConfig) -> set[str]:
     inputs = (config.input,) if isinstance(config.input, str) else config.input
     stores = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
     wanted = {stores.get(url.partition("://")[0]) for url in (*inputs, config.output) if "://" in url}
-    if any(isinstance(client, LocalClientConfig) for client, _ in config.servers):
+    if any(isinstance(client, LocalClientConfig) for client, _ in config.clients_and_models):
         wanted.add("local")
     return {name for name in wanted if name is not None}

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from nemo_llm_stage.advice import ADVICE, error_classes
 from nemo_llm_stage.cli.options import shown_default
 from nemo_llm_stage.config.answers import ANSWER_TYPES
-from nemo_llm_stage.config.schema import Setting, job_settings, words_of
+from nemo_llm_stage.config.schema import Setting, job_settings, server_settings, words_of
 
 _TYPE_WORDS: dict[Any, str] = {int: "integer", float: "number", str: "text", bool: "true or false"}
 
@@ -38,7 +38,7 @@ class Entry:
 
 def setting_entries() -> Iterator[Entry]:
     """Yield every setting of a job, by section; then those of each type of answer."""
-    for setting in job_settings():
+    for setting in (*job_settings(), *server_settings()):
         facts = {"meaning": setting.words, "type": type_words(setting.kinds), "default": default_words(setting)}
         yield Entry(".".join(setting.path), f"setting, {setting.section}", facts)
     for kind, model in ANSWER_TYPES.items():

@@ -29,6 +29,11 @@ def command(job_file: Path | None, rows: int, dry_run: bool, full: bool, **flags
     from nemo_llm_stage.job.preview import preview_job
     from nemo_llm_stage.report.console import PlainConsole
     from nemo_llm_stage.report.preview_panels import preview_panels
+    from nemo_llm_stage.report.progress.progress import Progress
+    from nemo_llm_stage.serving import servers_of
 
     config = make_config(read_settings(job_file, flags), str(job_file or "the command line"))
-    PlainConsole().print(preview_panels(preview_job(config, rows, is_dry=dry_run), is_full=full))
+    is_shown = config.servers is not None and not dry_run
+    with Progress(is_shown=is_shown, title="preview") as shown, servers_of(config, shown) as servers:
+        preview = preview_job(config, rows, is_dry=dry_run, before_check=servers.start)
+    PlainConsole().print(preview_panels(preview, is_full=full))

@@ -84,7 +84,7 @@ def _inside(job_file: Path, working_dir: Path) -> str:
 
 
 def _assignment(text: str) -> tuple[str, str]:
-    from nemo_llm_stage.config.load import names_a_secret
+    from nemo_llm_stage.text import names_a_secret
 
     name, sign, value = text.partition("=")
     if not sign or not name:

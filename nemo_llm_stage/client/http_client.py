@@ -11,7 +11,7 @@ import asyncio
 import math
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from nemo_llm_stage.client.attempt import attempt
@@ -249,6 +249,10 @@ class AsyncHTTPClient(AsyncLLMClient):
     def overdue(self, after_s: Mapping[str, float]) -> list[Overdue]:
         """See `AsyncLLMClient.overdue`."""
         return overdue_in(pools_of(self._limits), after_s, self.clock.monotonic())
+
+    def tell_servers(self, urls: Sequence[str]) -> None:
+        """See `AsyncLLMClient.tell_servers`; matters where `base_url` is ``servers``."""
+        self._servers.source.tell(urls)
 
     def take_place(self, place: WorkerPlace) -> None:
         """Ask only the servers that are this worker's, or have its share of their limits."""

@@ -6,7 +6,7 @@ A client that does not count tells nothing. Knows nothing of requests.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nemo_llm_stage.client.endpoint_status import EndpointStatus
@@ -35,6 +35,9 @@ class ServerView:
     def server_urls(self, place: WorkerPlace = ALONE) -> tuple[str, ...]:
         """Return the base URLs of the servers that the worker in this place asks, as far as known; may block."""
         return ()
+
+    def tell_servers(self, urls: Sequence[str]) -> None:
+        """Take the addresses of the servers that the job starts, as they are from now on."""
 
     def overdue(self, after_s: Mapping[str, float]) -> list[Overdue]:
         """Return the requests in flight for longer than it says for their server; none where the client cannot tell."""

@@ -20,6 +20,7 @@ from nemo_llm_stage.config.clients import ClientConfig, LocalClientConfig
 from nemo_llm_stage.config.columns import ColumnConfig, ColumnSettings, with_defaults
 from nemo_llm_stage.config.job_settings import JobSettings, setting_types
 from nemo_llm_stage.config.prices import ListPrice, common_price
+from nemo_llm_stage.config.servers import Servers, has_servers, with_servers
 from nemo_llm_stage.rows.query import GIVE_UP_AFTER_S
 from nemo_llm_stage.stage.multi import MultiColumnStage
 from nemo_llm_stage.stage.stage import Stage
@@ -47,6 +48,8 @@ class JobConfig(_JobFields):
         output: Folder to write; made if it does not exist.
         columns: Several columns in one pass, each with the settings of a column; the job's own are their defaults.
         keep_if: Expression over columns and answers. Rows for which it is false are dropped and counted.
+        servers: Inference servers that the job starts, keeps up and ends with it. A client without `base_url` asks
+            them.
         give_up_after: Seconds to keep retrying a row after transient failures; 0 fails it at once.
     """
 
@@ -56,11 +59,13 @@ class JobConfig(_JobFields):
     output: Annotated[str, Section("Input and prompt")]
     columns: Annotated[tuple[ColumnConfig, ...], Section("Input and prompt")] = ()
     keep_if: Annotated[str | None, Section("Answer")] = None
+    servers: Servers | None = None
     give_up_after: float = Field(default=GIVE_UP_AFTER_S, ge=0)
 
     @model_validator(mode="before")
     @classmethod
     def _fill_up_columns(cls, settings: Any) -> Any:
+        settings = with_servers(settings)
         has_columns = isinstance(settings, dict) and isinstance(settings.get("columns"), list | tuple)
         return with_defaults(settings) if has_columns and settings["columns"] else settings
 
@@ -68,6 +73,10 @@ class JobConfig(_JobFields):
     def _is_whole(self) -> JobConfig:
         if not self.columns:
             self.check_whole()
+        if self.servers is None and any(map(has_servers, self._clients)):
+            raise ValueError("base_url: servers means the servers that the job starts; say in `servers` what they are")
+        if self.servers is not None and not any(map(has_servers, self._clients)):
+            raise ValueError("servers are started, but no client asks them; write base_url: servers, or leave it out")
         self.settings  # noqa: B018 - raises where a value is out of bounds
         return self
 
@@ -83,7 +92,7 @@ class JobConfig(_JobFields):
         """What the job costs by its provider's list; None where prices are given, or no list is known."""
         if any(getattr(self, name) is not None for name in ("price_input", "price_output")):
             return None
-        servers = [(getattr(client, "base_url", None), model) for client, model in self.servers]
+        servers = [(getattr(client, "base_url", None), model) for client, model in self.clients_and_models]
         if not all(isinstance(url, str) and model for url, model in servers):
             return None
         return common_price((str(url), str(model)) for url, model in servers)
@@ -99,7 +108,9 @@ class JobConfig(_JobFields):
 
     def total_limit(self) -> int:
         """Return the most requests in flight, over all clients, servers and actors."""
-        return sum(client.total_limit(self.settings.planned_actors) for client in self._clients)
+        num_servers = self.servers.count if self.servers is not None else 1
+        limits = ((client, client.total_limit(self.settings.planned_actors)) for client in self._clients)
+        return sum(limit * num_servers if has_servers(client) else limit for client, limit in limits)
 
     @property
     def _clients(self) -> list[ClientConfig]:
@@ -111,7 +122,7 @@ class JobConfig(_JobFields):
         return clients
 
     @property
-    def servers(self) -> list[tuple[ClientConfig, str | None]]:
+    def clients_and_models(self) -> list[tuple[ClientConfig, str | None]]:
         """The clients and models that the columns use, each pair once."""
         pairs: list[tuple[ClientConfig, str | None]] = []
         for column in self._columns:

@@ -22,14 +22,15 @@ from nemo_llm_stage.config.columns import ColumnConfig
 from nemo_llm_stage.config.job import JobConfig
 from nemo_llm_stage.config.named_values import IS_RECORD
 from nemo_llm_stage.config.schema import job_settings
+from nemo_llm_stage.config.servers import Servers
 from nemo_llm_stage.config.yaml_text import parse_yaml
 from nemo_llm_stage.errors import ConfigError
 from nemo_llm_stage.suggest import did_you_mean
+from nemo_llm_stage.text import names_a_secret
 
 __all__ = ["JobConfig", "make_config", "override", "read_job_file"]
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_]\w*)(?::-([^}]*))?\}")
-_SECRET_NAME = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:_|$)", re.IGNORECASE)
 _TEXT_KEYS = frozenset({"prompt", "system_prompt", "messages", "skip_when", "keep_if", "answer"})
 """Settings that go to the model or are a language of their own: a ``${…}`` in them is theirs."""
 
@@ -95,11 +96,6 @@ def _variable(match: re.Match[str], place: str) -> str:
     if value is None:
         raise ConfigError(f"{place}: the environment variable {name} is not set; ${{{name}:-…}} gives it a default.")
     return value
-
-
-def names_a_secret(name: str) -> bool:
-    """Return whether a variable's name says that it holds a secret."""
-    return _SECRET_NAME.search(name) is not None
 
 
 def override(settings: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
@@ -195,6 +191,8 @@ def _explain(detail: Any) -> str:
         known = list(_names(CLIENT_TYPES[path.pop(start + 1)]))
     elif path[start : start + 1] == ["answer"] and len(path) > start + 1:
         known = list(_names(ANSWER_TYPES[path.pop(start + 1)]))
+    elif path[:1] == ["servers"]:
+        known = list(_names(Servers))
     name = ".".join(path)
     if detail["type"] == "extra_forbidden":
         hint = _right_place(path[start:]) or _nearest(path[start:], known) or f"known are {', '.join(known)}"

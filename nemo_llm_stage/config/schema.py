@@ -24,6 +24,7 @@ from nemo_llm_stage.config.clients import CLIENT_TYPES
 from nemo_llm_stage.config.columns import ColumnConfig, GenerationSettings
 from nemo_llm_stage.config.job import JobConfig
 from nemo_llm_stage.config.job_settings import JobSettings
+from nemo_llm_stage.config.servers import Servers
 
 SECTIONS = ("Input and prompt", "Server", "Generation", "Answer", "Run")
 """Headings of the settings, in the order in which people read them."""
@@ -66,6 +67,12 @@ def job_settings() -> tuple[Setting, ...]:
     """Return every setting of a job with one column, sorted by section. A client's type has the place ``client``."""
     settings = [*_settings_of(JobConfig), *_settings_of(GenerationSettings, "generation_config"), *_client_settings()]
     return tuple(sorted(settings, key=lambda setting: (SECTIONS.index(setting.section), not setting.is_required)))
+
+
+@cache
+def server_settings() -> tuple[Setting, ...]:
+    """Return every setting of the servers that a job starts."""
+    return tuple(_settings_of(Servers, "servers"))
 
 
 def _client_settings() -> Iterator[Setting]:
@@ -124,6 +131,7 @@ def json_schema() -> dict[str, Any]:
         JobConfig,
         ColumnConfig,
         GenerationSettings,
+        Servers,
         *CLIENT_TYPES.values(),
         *ANSWER_TYPES.values(),
     ]

@@ -129,7 +129,7 @@ client: local
 #  api_key_env: MY_API_KEY             # or api_key_file; never the key itself
 #  max_concurrent_requests: auto       # follows what each server can take; a number stays
 {more}#model: my-model
-"""
+{servers}"""
 
 _SERVER = """\
 # Which server, and which of its models.
@@ -140,7 +140,7 @@ client:
 {limit}  # requests in flight at each server: a number, or auto
 {more}model: {model}
 #client: local                         # a small model on this machine's CPU, to try things without a server
-"""
+{servers}"""
 
 _MORE_CLIENT = """\
 #  api_key_header: Authorization       # api-key for Azure
@@ -155,6 +155,14 @@ _MORE_CLIENT = """\
 #  key_file: client.key
 #  proxy: http://proxy:3128
 #  check_server: true
+"""
+
+_SERVERS = """\
+#servers:                              # started with the job and ended with it, instead of base_url; needs engine: ray
+#  command: vllm serve {model} --port {port}   # or engine: local, for servers on this machine
+#  num_gpus: 1                         # of each; 0 for a server on CPUs
+#  count: 4
+#  num_nodes: 1
 """
 
 _TURNS = """\
@@ -223,13 +231,14 @@ def write_starter(path: Path, starter: Starter) -> Path | None:
 
 def _server(starter: Starter) -> str:
     if starter.base_url is None:
-        return _EMBEDDED.format(more=_MORE_CLIENT)
+        return _EMBEDDED.format(more=_MORE_CLIENT, servers=_SERVERS)
     key = f"  api_key_env: {_word(starter.api_key_env)}" if starter.api_key_env else "#  api_key_env: MY_API_KEY"
     return _SERVER.format(
         base_url=f"  base_url: {_word(starter.base_url):<25}",
         key=f"{key:<37}",
         limit=f"  max_concurrent_requests: {starter.max_concurrent_requests:<10}",
         more=_MORE_CLIENT,
+        servers=_SERVERS,
         model=_word(starter.model or ""),
     )
 

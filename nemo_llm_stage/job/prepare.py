@@ -8,7 +8,7 @@ Knows no Ray.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,7 @@ def prepare_job(
     restart: bool = False,
     config: Mapping[str, Any] | None = None,
     on_scan: OnScan | None = None,
+    before_check: Callable[[], None] | None = None,
 ) -> Job:
     """
     Check everything that can be known before a request is paid for, and claim or reopen the output folder.
@@ -89,6 +90,7 @@ def prepare_job(
             requests that are still the same.
         config: The job file's settings, recorded for `retry-failed`; without secrets.
         on_scan: Told how many bytes of a text input were looked at, and of how many.
+        before_check: Called before the servers are looked for, if there is anything to ask them: may start them.
 
     Raises:
         InputError: The input cannot be read, or lacks a column.
@@ -110,6 +112,8 @@ def prepare_job(
         planned = plan_on(record, found.files, folder, settings, changes, on_scan)
     job = _job_of(planned, stage, folder, settings, found.notices)
     if job.pending:
+        if before_check is not None:
+            before_check()
         job.stage.check_server()
     if planned.grown is not None or planned.goes_on_from is None:
         folder.write_bad_input(BAD_FILES, planned.bad_files)
@@ -175,7 +179,11 @@ def _check_apart(files: Sequence[InputFile], folders: Sequence[str], output: str
 
 
 def prepare_retry(
-    stage: Stage, output: str | Path, kinds: Collection[str], settings: JobSettings
+    stage: Stage,
+    output: str | Path,
+    kinds: Collection[str],
+    settings: JobSettings,
+    before_check: Callable[[], None] | None = None,
 ) -> tuple[Job, list[Partition]]:
     """
     Return the finished job that wrote `output`, and its partitions that have failed rows to retry.
@@ -185,6 +193,7 @@ def prepare_retry(
         output: The job's folder.
         kinds: Kinds of failure to retry; none for all.
         settings: How the retry runs. The files' format and whether raw answers are kept stay as the job had them.
+        before_check: As for `prepare_job`.
 
     Raises:
         OutputConflictError: No job has written there, or a job with another stage.
@@ -213,6 +222,8 @@ def prepare_retry(
         if folder.name_of(partition) in committed and _has_failed(folder, folder.name_of(partition), kinds)
     ]
     if wanted:
+        if before_check is not None:
+            before_check()
         stage.check_server()
     return job, wanted
 

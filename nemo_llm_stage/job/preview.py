@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -106,7 +106,13 @@ class Preview:
         return as_html(preview_panels(self))
 
 
-def preview_job(config: JobConfig, num_rows: int = 5, *, is_dry: bool = False) -> Preview:
+def preview_job(
+    config: JobConfig,
+    num_rows: int = 5,
+    *,
+    is_dry: bool = False,
+    before_check: Callable[[Stage], None] | None = None,
+) -> Preview:
     """
     Render, and unless `is_dry` ask, a few rows of the job's input.
 
@@ -114,6 +120,7 @@ def preview_job(config: JobConfig, num_rows: int = 5, *, is_dry: bool = False) -
         config: The job. A row that fails is not asked again for hours, as it would be in a run.
         num_rows: How many; spread over the dataset, the same ones each time.
         is_dry: Whether to render only; no server is looked for.
+        before_check: Called before the servers are looked for: may start them.
 
     Raises:
         ConfigError: The settings or the input cannot work.
@@ -129,7 +136,7 @@ def preview_job(config: JobConfig, num_rows: int = 5, *, is_dry: bool = False) -
         late = _late_shares(plan, stage)
     else:
         with config.model_copy(update={"give_up_after": 0.0}).open_stage() as stage:
-            rows = _asked(plan, stage, num_rows)
+            rows = _asked(plan, stage, num_rows, before_check)
             late = _late_shares(plan, stage)
     prices = settings.price_input, settings.price_output
     return Preview(tuple(rows), plan.num_rows, plan.is_exact, config.total_limit(), *prices, late)
@@ -141,10 +148,12 @@ def _late_shares(plan: Plan, stage: Stage) -> tuple[LateShare, ...]:
     return tuple(share for column in stage.columns for share in late_shares(column.prompt, together))
 
 
-def _asked(plan: Plan, stage: Stage, num_rows: int) -> list[PreviewedRow]:
+def _asked(plan: Plan, stage: Stage, num_rows: int, before_check: Callable[[Stage], None] | None) -> list[PreviewedRow]:
     stage.check_columns(plan.schema.names)
     sample = _sample(plan, stage, num_rows)
     try:
+        if before_check is not None:
+            before_check(stage)
         stage.check_server()
         return preview_rows(stage, sample, is_dry=False)
     finally:

@@ -122,6 +122,11 @@ class Stage(Doors):
         urls = (url for client in unique(self._client_of.values()) for url in client.server_urls(place))
         return list(dict.fromkeys(urls))
 
+    def tell_servers(self, urls: Sequence[str]) -> None:
+        """Take the addresses of the servers that the job starts, as they are from now on."""
+        for client in unique(self._client_of.values()):
+            client.tell_servers(urls)
+
     def take_place(self, place: WorkerPlace) -> None:
         """
         Be the stage of one of several workers that share the servers.

@@ -28,6 +28,7 @@ class Orders:
         abandoned: Numbers of tasks that others have now; what is left of them here is given up.
         dropped: Number of a task → rows of it that another worker has answered.
         overdue_s: Base URL of a slow server → seconds after which the requests in flight there are to be told.
+        servers: Base URLs of the servers that the job has started and that are healthy; None where it starts none.
     """
 
     throttle: Throttle = OPEN
@@ -37,6 +38,7 @@ class Orders:
     abandoned: frozenset[int] = frozenset()
     dropped: Mapping[int, RowSet] = field(default_factory=dict)
     overdue_s: Mapping[str, float] = field(default_factory=dict)
+    servers: tuple[str, ...] | None = None
 
 
 NO_ORDERS = Orders()

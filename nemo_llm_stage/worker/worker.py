@@ -89,6 +89,8 @@ class PartitionWorker:
         """Run as `orders` say from now on. A worker that drains does not go back to work."""
         self.drain.follow(orders)
         self.overdue = ()
+        if orders.servers is not None:
+            self.spec.stage.tell_servers(orders.servers)
         self.tasks.abandon(orders.abandoned)
         runtime = self.spec.stage.runtime
         if runtime is None or orders.is_draining:

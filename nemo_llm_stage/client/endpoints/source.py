@@ -24,7 +24,12 @@ FUNCTION_POLL_S = 10.0
 DNS_POLL_S = 30.0
 """Seconds between two reads. Source: Kubernetes' headless services keep their records for 30 s."""
 
+TOLD_POLL_S = 0.5
+
 NODE_LOCAL = "node-local"
+SERVERS = "servers"
+"""What `base_url` says of the servers that the job itself starts."""
+
 _NODE_IP = "{node_ip}"
 _DNS = "dns+"
 MAX_FILE_BYTES = 1024 * 1024
@@ -55,6 +60,9 @@ class Source(ABC):
     def describe(self) -> str:
         """Return where the addresses come from, for messages."""
 
+    def tell(self, urls: Sequence[str]) -> None:  # noqa: B027 - most sources know their addresses
+        """Take the addresses of the servers that the job starts, where they are what is meant."""
+
 
 def source_of(base_url: BaseURL) -> Source:
     """
@@ -77,6 +85,8 @@ def source_of(base_url: BaseURL) -> Source:
 
 def _source_of_text(text: str) -> Source:
     scheme = text.partition(":")[0].lower()
+    if text == SERVERS:
+        return ToldSource()
     if text == NODE_LOCAL:
         return NodeSource(f"http://{_NODE_IP}:8000/v1")
     if _NODE_IP in text:
@@ -240,6 +250,27 @@ class NodeSource(Source):
         return f"{self._url} on this node"
 
 
+class ToldSource(Source):
+    """The servers that the job starts: whoever starts them tells their addresses. Is pickled with what was told."""
+
+    poll_s = TOLD_POLL_S
+
+    def __init__(self) -> None:
+        self._endpoints: tuple[Endpoint, ...] = ()
+
+    def read(self) -> tuple[Endpoint, ...]:
+        """Return what was told last."""
+        return self._endpoints
+
+    def describe(self) -> str:
+        """Return what they are."""
+        return "the servers that the job starts"
+
+    def tell(self, urls: Sequence[str]) -> None:
+        """See `Source`."""
+        self._endpoints = tuple(map(parse_base_url, urls))
+
+
 class SeveralSources(Source):
     """
     Sources of several kinds together.
@@ -261,6 +292,11 @@ class SeveralSources(Source):
     def describe(self) -> str:
         """Return where all of them are."""
         return " and ".join(source.describe() for source in self._sources)
+
+    def tell(self, urls: Sequence[str]) -> None:
+        """See `Source`."""
+        for source in self._sources:
+            source.tell(urls)
 
 
 def node_ip() -> str:

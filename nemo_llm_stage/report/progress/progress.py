@@ -28,6 +28,7 @@ from nemo_llm_stage.report.progress.displays import (
 )
 from nemo_llm_stage.report.progress.meter import Meter
 from nemo_llm_stage.report.progress.view import JobTitle, View
+from nemo_llm_stage.servers.fleet import FleetView
 from nemo_llm_stage.worker.engine import RunStatus
 from nemo_llm_stage.worker.task import PartitionReport
 
@@ -44,6 +45,7 @@ class Progress:
         log_format: Of the lines, ``text`` or ``json``.
         console: Where to; stderr if not given.
         publisher: Given all that is shown; None for nobody.
+        title: What is shown until a job begins; empty for the product's name.
     """
 
     def __init__(
@@ -53,13 +55,14 @@ class Progress:
         log_format: Literal["text", "json"] = "text",
         console: PlainConsole | None = None,
         publisher: Publisher | None = None,
+        title: str = "",
     ) -> None:
         self._is_shown = is_shown
         self._log_format = log_format
         self._console = console or PlainConsole(file=sys.stderr)
         self._display: Display = NoDisplay()
         self._started_s = self._viewed_s = time.monotonic()
-        self._view = View(waits_for="the input and the server to be checked")
+        self._view = View(JobTitle((title,) if title else ()), waits_for="the input and the server to be checked")
         self._meter: Meter | None = None
         self._last: RenderableType | None = None
         self._publisher = publisher
@@ -96,7 +99,12 @@ class Progress:
 
     def wait_for(self, what: str) -> None:
         """Say what the job waits for before it can run, e.g. ``Ray``."""
-        self._set(replace(self._view, phase="starting", waits_for=what))
+        self._set(replace(self._view, phase="starting", waits_for=what, fleet=None))
+
+    def wait_for_servers(self, fleet: FleetView) -> None:
+        """Say how far the servers are that the job starts."""
+        words = f"{fleet.words}: {fleet.num_healthy} of {fleet.num_servers} are up"
+        self._set(replace(self._view, phase="starting", waits_for=words, fleet=fleet))
 
     def scan(self, num_bytes: int, num_in_all: int) -> None:
         """Say how much of the input has been looked at; a terminal shows it where that takes a while."""

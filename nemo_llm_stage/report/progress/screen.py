@@ -15,6 +15,7 @@ from nemo_llm_stage.report.progress.servers import server_lines
 from nemo_llm_stage.report.progress.view import View
 from nemo_llm_stage.report.progress.words import time_left, wait_words
 from nemo_llm_stage.report.units import duration, money, percent, rate
+from nemo_llm_stage.servers.fleet import FleetView
 from nemo_llm_stage.text import one_line
 
 WIDE = 100
@@ -31,6 +32,7 @@ def lines(view: View, width: int, *, interrupt: str = "Ctrl-C") -> list[Text]:
     every = [_title(view, width)]
     if view.phase == "starting":
         every.append(_starting(view, width))
+        every += _tail(view)
     else:
         every += _running(view, width)
     every.append(_keys(view, interrupt))
@@ -71,6 +73,8 @@ def _title(view: View, width: int) -> Text:
 def _starting(view: View, width: int) -> Text:
     if view.scanned is not None:
         return _scan(view.scanned, width)
+    if view.fleet is not None:
+        return _fleet(view.fleet, width)
     frame = SPINNER[int(view.now * 5) % len(SPINNER)]
     return Text.assemble((f" {frame} ", "cyan"), f"waiting for {one_line(view.waits_for or 'the first answer')}")
 
@@ -102,6 +106,19 @@ def _scan(scanned: tuple[int, int], width: int) -> Text:
     line = _drawn(share, max(0, min(MAX_BAR, width - 1 - len(words)))).append(words)
     line.truncate(width)
     return line
+
+
+def _fleet(fleet: FleetView, width: int) -> Text:
+    """Return how far the servers are that the job starts."""
+    words = f"  {fleet.num_healthy} / {fleet.num_servers} servers are up; waiting for {fleet.words}"
+    bar = max(0, min(MAX_BAR // 2, width - 1 - len(words)))
+    return _drawn(fleet.num_healthy / fleet.num_servers, bar).append(words)
+
+
+def _tail(view: View) -> Iterator[Text]:
+    """Yield the last lines of the log of a server that starts."""
+    for line in view.fleet.tail if view.fleet is not None else ():
+        yield Text(f"   {one_line(line)}", style="dim")
 
 
 def _speed(view: View) -> Iterator[Text]:

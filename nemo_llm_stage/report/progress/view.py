@@ -8,6 +8,7 @@ from typing import Any
 
 from nemo_llm_stage.client.endpoint_status import EndpointStatus
 from nemo_llm_stage.counters import Counters
+from nemo_llm_stage.servers.fleet import FleetView
 from nemo_llm_stage.stage.status import StageStatus
 from nemo_llm_stage.worker.engine import Phase
 
@@ -79,6 +80,7 @@ class View:
         phase: What the run does.
         waits_for: What it waits for while it starts; None otherwise.
         scanned: Bytes of the input that were looked at, and of how many, while that lasts; None otherwise.
+        fleet: How far the servers are that the job starts, while it waits for them; None otherwise.
         drain_left_s: For how long requests in flight are still waited for while it stops; None otherwise.
         rows_per_s: Rows that were generated; None before the first.
         input_per_s: Tokens.
@@ -100,6 +102,7 @@ class View:
     phase: Phase = "starting"
     waits_for: str | None = None
     scanned: tuple[int, int] | None = None
+    fleet: FleetView | None = None
     drain_left_s: float | None = None
     rows_per_s: float | None = None
     input_per_s: float = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import socket
 from pathlib import Path
 
@@ -122,3 +123,16 @@ def test_none_is_not_enough() -> None:
     """A client needs a server."""
     with pytest.raises(ConfigError, match="base_url"):
         source_of([])
+
+
+def test_started_servers_are_told() -> None:
+    """Among others too; a copy has what was told before it was made."""
+    source = source_of(["servers", "http://other:8000/v1"])
+    source.tell(["http://one:1/v1"])
+    copy = pickle.loads(pickle.dumps(source))
+    source.tell(["http://two:2/v1", "http://one:1/v1"])
+    assert [endpoint.base_url for endpoint in source.read()] == [
+        *("http://two:2/v1", "http://one:1/v1"),
+        "http://other:8000/v1",
+    ]
+    assert [endpoint.host for endpoint in copy.read()] == ["one", "other"]
