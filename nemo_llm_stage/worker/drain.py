@@ -59,6 +59,8 @@ class Drain:
     def follow(self, orders: Orders) -> None:
         """Begin to drain if `orders` say so, and end it once nothing is in flight. Call it again and again."""
         with self._lock:
+            if self.is_over:  # an order that was on its way must not hold back whoever uses the stage next
+                return
             self._is_begun = self._is_begun or orders.is_draining
             throttle = replace(orders.throttle, is_paused=True) if self._is_begun else orders.throttle
             self._stage.throttle(throttle)

@@ -19,6 +19,7 @@ from nemo_llm_stage.worker.engine import RunStatus
 from nemo_llm_stage.worker.in_process import LocalEngine
 from nemo_llm_stage.worker.orders import NO_ORDERS, Need, Orders
 from nemo_llm_stage.worker.spec import spec_of
+from nemo_llm_stage.worker.worker import PartitionWorker
 
 NUM_ROWS = 60
 
@@ -105,4 +106,18 @@ def test_rows_that_wait_for_a_retry_do_not_hold_up_the_end(server: SimulatedServ
     assert list(LocalEngine().run(spec_of(job), job.pending, monitor, control)) == []
     server.faults = []
     assert job.stage.process(pa.table({"text": ["x"]})).column("x").null_count == 0  # the stage is not held back
+    job.stage.close()
+
+
+def test_an_order_that_comes_after_the_end_does_not_hold_back_the_stage(
+    server: SimulatedServer, tmp_path: Path
+) -> None:
+    """The driver may have sent it before it heard of the end."""
+    job = make_job(server, tmp_path)
+    worker = PartitionWorker(spec_of(job))
+    worker.run_partition(job.pending[0])
+    worker.stop()
+    worker.follow(Orders(is_draining=True))
+    rows = job.stage.rows_of(pa.table({"text": ["x"]}))
+    assert job.stage.submit(rows).result(timeout=10)[0]["x"].value is not None
     job.stage.close()
