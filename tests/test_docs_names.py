@@ -64,7 +64,7 @@ BEFORE = {
     # a script
     *("AsyncOpenAI(…)", "Semaphore(n)", "gather(*(ask(row) for row in rows))", "json.loads(answer)"),
 }
-"""What MIGRATING.md sets on the left side of its tables; `benchmarks/migrating.py` runs those of the last three."""
+"""What MIGRATING.md sets on the left side of its tables; test_migrating.py and the tests of NeMo Curator run some."""
 
 SETTINGS = {setting.path[-1] for setting in job_settings()} | {setting.path[0] for setting in job_settings()}
 OPTIONS = {option for command in main.commands.values() for parameter in command.params for option in parameter.opts}
