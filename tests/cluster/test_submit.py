@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +18,7 @@ import pandas as pd
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from doc_parts import block_commands
 from ray_cluster import BIN, RayCluster
 
 from nemo_llm_stage.cli import main
@@ -72,6 +76,23 @@ def test_a_job_runs_on_the_cluster_and_its_exit_code_comes_back(tmp_path: Path, 
         assert other.returncode == 1, said[other]
         assert "has no nemo_llm_stage" in said[other]
         assert "--python" in said[other]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_rays_own_command_submits_a_job(tmp_path: Path, shared_cluster: RayCluster) -> None:
+    """CLUSTER.md's, as it stands there, but for the address and a package that no index has."""
+    pd.DataFrame({"text": ["one", "two"]}).to_parquet(tmp_path / "in.parquet")
+    (words,) = [words for document, words in block_commands() if words[:3] == ["ray", "job", "submit"]]
+    words = [word.replace("http://head:8265", shared_cluster.dashboard) for word in words]
+    place = words.index("--runtime-env-json")
+    assert "pip" in json.loads(words[place + 1])
+    del words[place : place + 2]
+    with SimulatedServer() as server:
+        write_job(tmp_path, client={"base_url": server.base_url})
+        result = subprocess.run(words, cwd=tmp_path, env=shared_cluster.env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert pd.read_parquet(tmp_path / "out")["x"].notna().all()
 
 
 @pytest.mark.parametrize("place", ["input", "output"])
@@ -166,3 +187,50 @@ def wait_for(output: Path, is_there: Callable[[JobState], object]) -> JobState:
                 return state
         time.sleep(0.1)
     raise AssertionError("it never came")
+
+
+STAND_INS = {
+    "scontrol": 'test "$*" = "show hostnames nodes"; printf "localhost\\nother\\n"',
+    "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
+    "ray": "exec sleep 600 > /dev/null",
+    "vllm": 'echo "$@"; exec sleep 600 > /dev/null',
+    "curl": "exit 0",
+    "nemo-llm-stage": 'exec {python} -c "{driver}" "$@"',
+}
+"""Programs that only a cluster has → what stands in their place."""
+
+DRIVER = """
+import signal, sys
+from nemo_llm_stage.cli import main
+context = main.commands['run'].make_context('run', sys.argv[2:])
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+print(*context.params['base_url'], flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.slow
+def test_the_batch_script_starts_servers_and_passes_the_signal_on(tmp_path: Path) -> None:
+    """The job knows a server for each GPU of each node; at Slurm's signal it ends, and the script with its code."""
+    (tmp_path / "job.yaml").touch()
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name, text in STAND_INS.items():
+        stand_in = programs / name
+        stand_in.write_text("#!/usr/bin/env bash\n" + text.format(python=sys.executable, driver=DRIVER) + "\n")
+        stand_in.chmod(0o755)
+    env = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    env |= {"SLURM_JOB_NODELIST": "nodes", "SLURM_GPUS_ON_NODE": "2"}
+    words = ["bash", str(PIPELINES / "slurm.sbatch"), "job.yaml", "my-org/my-model"]
+    with subprocess.Popen(
+        words, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as script:
+        assert script.stdout is not None
+        urls = script.stdout.readline().split()
+        script.terminate()
+        code = script.wait()
+        os.killpg(script.pid, signal.SIGKILL)  # the servers and Ray; Slurm would end them
+    assert code == 143
+    assert urls == [f"http://{node}:{port}/v1" for node in ("localhost", "other") for port in (8100, 8101)]
+    served = {path.read_text() for path in tmp_path.glob("vllm-*.log")}
+    assert served == {f"serve my-org/my-model --port {port}\n" for port in (8100, 8101)}
