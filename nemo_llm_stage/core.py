@@ -1,5 +1,5 @@
 """
-The nouns that every room shares: what an answer is and what a row comes to.
+The nouns that every room shares: what an answer is, and what the result of a row is.
 
 Frozen, slotted, standard library only. Knows nothing of HTTP, tables, files or Ray.
 """
@@ -128,7 +128,7 @@ class Origin(Enum):
 @dataclass(frozen=True, slots=True)
 class RowResult:
     """
-    What one row of one output column came to: a value, or the reason why there is none.
+    The result of one row in one output column: a value, or the reason why there is none.
 
     Attributes:
         value: The parsed answer; None where the row failed.
@@ -179,7 +179,7 @@ class RowResult:
 
 
 Outcome = Mapping[str, RowResult]
-"""What one row came to: output column → its result, for each column of the stage."""
+"""The results of one row: output column → its result, for each column of the stage."""
 
 
 def sum_usages(usages: Iterable[Usage | None]) -> Usage | None:

@@ -84,7 +84,7 @@ class Counters:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Counters:
-        """Return counts as they were written; ones that this version does not know are passed over."""
+        """Return counts as they were written; ones that this version does not know are ignored."""
         return cls(**{name: values[name] for name in values.keys() & {field.name for field in fields(cls)}})
 
     @property

@@ -93,7 +93,7 @@ class LLMProcessingStage(ProcessingStage[DocumentBatch, DocumentBatch]):  # type
 
     The same rows in the same order, but for those that `keep_if` drops and `explode` makes: a partition whose rows are
     all dropped comes out empty. `_metadata` and the place of each partition stay. A pandas partition comes out as
-    Arrow, since a column of structs or of nulls has a type only there, and all files shall have one schema.
+    Arrow, since a column of structs or of nulls has a type only there, and all files must have one schema.
     A row that fails is a value in ``X_error``. Only what no row can pass raises, and ends the pipeline: an unreachable
     server or a wrong key before the first partition, a missing column, a model that is gone.
 
@@ -201,7 +201,7 @@ class LLMProcessingStage(ProcessingStage[DocumentBatch, DocumentBatch]):  # type
             return FailedTask()
         carried = {"_stage_perf": list(task._stage_perf), "_metadata": dict(task._metadata)}  # noqa: SLF001
         output = replace(task, data=data, **carried)
-        if not is_alone:  # what is logged is put on every partition of the batch, and would be summed as often
+        if not is_alone:  # metrics of a batch are put on each of its partitions: summed once per partition
             output.add_stage_perf(StagePerfStats(stage_name=self.name, custom_metrics=metrics))
         return output
 
@@ -232,7 +232,7 @@ def _as_arrow(task: DocumentBatch) -> Any:
 
 
 def metrics_of(outcomes: Sequence[Outcome], elapsed_s: float) -> dict[str, float]:
-    """Return what one partition's rows came to, under Curator's names where it has them; see `LLMProcessingStage`."""
+    """Return the counts of one partition's rows, under Curator's names where it has them; see `LLMProcessingStage`."""
     counters = Counters()
     for outcome in outcomes:
         counters.count(outcome)

@@ -181,7 +181,7 @@ class InvalidResponseError(TransientError):
 
 
 class NoAnswerError(InvalidResponseError):
-    """The model thought, came to its end, and wrote no answer. At temperature 0 it does so again."""
+    """The model finished thinking and wrote no answer. At temperature 0 it does so again."""
 
     kind = "no_answer"
 

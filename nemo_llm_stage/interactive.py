@@ -33,7 +33,7 @@ ATTRIBUTE = "nemo_llm_stage"
 """Key of the counts in ``DataFrame.attrs``."""
 
 SHOW_EVERY_S = 0.25
-"""How often the display is told; it renews itself less often."""
+"""How often the display gets new figures; it renews itself less often."""
 
 
 def process(stage: Stage, table: Any, *, overwrite: bool, progress: bool | None, cache_dir: str | Path | None) -> Any:

@@ -137,7 +137,7 @@ def test_an_address_without_v1_is_completed(server: SimulatedServer) -> None:
 
 
 def test_servers_are_found(server: SimulatedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At a port, where Ollama's variable says, and where the SDK's says; a port without one is passed over."""
+    """At a port, where Ollama's variable says, and where the SDK's says; a port without one is ignored."""
     port = int(server.base_url.rpartition(":")[2].removesuffix("/v1"))
     assert [found.kind.name for found in find_servers([port, 9])] == ["vLLM"]
     monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{port}")

@@ -203,6 +203,24 @@ def test_links_lead_somewhere(path: Path, link: str) -> None:
     assert (path.parent / link).exists()
 
 
+KNOWN_HOSTS = {
+    # documents
+    *("ray.io", "keepachangelog.com", "semver.org"),
+    # servers in the recipes of PROVIDERS.md; client/test_providers.py runs each
+    *("api.openai.com", "my-resource.openai.azure.com", "RESOURCE.openai.azure.com", "api.mistral.ai", "openrouter.ai"),
+    *("generativelanguage.googleapis.com", "api.groq.com", "api.together.ai", "integrate.api.nvidia.com"),
+    # examples
+    *("localhost", "example.org", "head", "HEAD", "name", "node", "DRIVER", "collector", "{node_ip}"),
+}
+"""Hosts that were looked at by a person; a new one is looked at once and set here. No test goes to the network."""
+
+
+def test_every_host_named_is_a_known_one() -> None:
+    """A mistyped address would be found by nobody else."""
+    for url in re.findall(r"https?://[^][ )`'\",>|]+", TEXT):
+        assert url.split("/")[2].partition(":")[0] in KNOWN_HOSTS, url
+
+
 def test_every_script_named_exists() -> None:
     """Of the benchmarks, the pipelines and the tests."""
     for name in re.findall(r"\b((?:benchmarks|pipelines|tests)/[\w/]+\.py)\b", TEXT):

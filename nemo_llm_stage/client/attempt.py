@@ -1,7 +1,7 @@
 """
 One attempt at one server: a request's bytes out, a Completion or one of our errors back.
 
-Where the server's limit is governed, its governor is told what went out and what came of it. Knows nothing of retries.
+If the server's limit is governed, its governor learns what was sent and how it ended. Knows nothing of retries.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from nemo_llm_stage.errors import ConnectionFailedError, RateLimitError, Request
 EndpointState = Literal["starting", "healthy", "suspect", "resting", "gone"]
 
 _ORDER: tuple[EndpointState, ...] = ("gone", "resting", "suspect", "starting", "healthy")
-"""Of two workers' views of a server the later one here is told."""
+"""If two workers see a server differently, the state that is later in this order is shown."""
 
 BUCKETS_PER_DOUBLING = 4
 """Bounds of neighbouring latency buckets differ by 2^(1/4): 19 %."""

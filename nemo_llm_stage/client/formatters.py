@@ -38,7 +38,7 @@ class HFChatTemplateFormatter(ConversationFormatter):
 
     Args:
         template: The template's text, or a path: of a ``tokenizer_config.json``, of a model's folder holding one, or of
-            a ``.jinja`` file. Text is told from a path by its braces.
+            a ``.jinja`` file. Text has braces; a path has none.
         add_generation_prompt: Whether the text ends with the start of the assistant's turn.
         variables: What else the template reads, e.g. ``{"enable_thinking": False}``; overrides the special tokens.
 

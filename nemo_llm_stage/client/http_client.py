@@ -50,7 +50,7 @@ class AsyncHTTPClient(AsyncLLMClient):
             ``http://{node_ip}:port/v1``, the server on the worker's own node.
         max_concurrent_requests: Most requests in flight at each server, all workers together. "auto" begins with 64 and
             follows the server's ``/metrics``, else the work per second, and its refusals; `endpoint_statuses` says why.
-        max_retries: Sends after the first one, for failures that may pass.
+        max_retries: Retries for transient failures.
         base_delay: Seconds; see `AsyncLLMClient`.
         timeout: Seconds from sending to the whole answer; waiting in the server's queue counts. With "auto" the default
             grows where answers take a minute and more; another number stays.

@@ -51,7 +51,7 @@ class AsyncLLMClient(ServerView, ABC):
 
     Args:
         max_concurrent_requests: Most attempts in flight at once.
-        max_retries: Sends after the first one, for transient failures; 3 means at most 4 sends.
+        max_retries: Retries for transient failures; 3 means at most 4 sends.
         base_delay: Seconds; the pause before retry k is uniform in ``[0, min(60, base_delay · 2^(k-1))]``, or what the
             server asks for in ``Retry-After``.
 

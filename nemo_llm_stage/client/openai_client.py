@@ -100,7 +100,7 @@ class AsyncOpenAIClient(SDKSettings, AsyncLLMClient):
 
     Args:
         max_concurrent_requests: Most requests in flight at once.
-        max_retries: Sends after the first one, for failures that may pass.
+        max_retries: Retries for transient failures.
         base_delay: Seconds; see `AsyncLLMClient`.
         **kwargs: For ``openai.AsyncOpenAI``; ``timeout`` (seconds, default 120) is that of each request.
     """

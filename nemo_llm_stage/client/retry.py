@@ -56,7 +56,7 @@ class RetryPolicy:
     A request is given up when its retries are used up *and* it is older than `give_up_after_s`.
 
     Attributes:
-        max_retries: Sends after the first one.
+        max_retries: Sends after the first.
         base_delay: Seconds; the pause before retry k is uniform in ``[0, min(60, base_delay · 2^(k-1))]``, and once
             the retries are used up in ``[1, min(60, 4 · 2^j)]`` with j = 0, 1, …
         give_up_after_s: Seconds since the request's start; 0 counts retries only.

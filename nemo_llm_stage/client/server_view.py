@@ -1,5 +1,5 @@
 """
-What a client tells of its servers, and how it shares them with other workers.
+The state of a client's servers, and how workers share them.
 
 A client that does not count tells nothing. Knows nothing of requests.
 """

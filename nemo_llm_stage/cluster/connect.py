@@ -27,12 +27,11 @@ def connect(address: str | None = None) -> None:
     """
     Make sure this process is connected to Ray.
 
-    A process that is connected stays as it is. Otherwise joins `address` (``auto`` for the cluster that runs on this
-    machine), or the one that ``RAY_ADDRESS`` names (as under ``ray job submit``), or starts a Ray of its own on this
-    machine for the life of the process.
+    Does nothing if it is. Otherwise joins the cluster at `address` (``auto``: the one on this machine), else the one in
+    ``RAY_ADDRESS`` (which ``ray job submit`` sets). Without either, starts a local Ray that ends with this process.
 
     Raises:
-        RunError: There is no cluster at the address, or it does not let this process in; says what to do.
+        RunError: There is no cluster at the address, or it refuses this process. The message says what to do.
     """
     import ray
 
@@ -43,7 +42,7 @@ def connect(address: str | None = None) -> None:
     if target:
         options["address"] = target
     else:
-        # Left alone, Ray would join whatever runs on this machine: another job's, which takes this one down at its end.
+        # By default Ray joins any Ray on this machine. That may be another job's, and its end would be ours.
         options |= {"address": "local", "include_dashboard": False}
     try:
         ray.init(**options)
@@ -54,10 +53,10 @@ def connect(address: str | None = None) -> None:
 
 def check_room(num_actors: int, num_cpus: float) -> None:
     """
-    Refuse an actor pool that can never start.
+    Refuse more actors than the cluster has CPUs for: they would never start.
 
     Raises:
-        ConfigError: The cluster's CPUs do not hold it.
+        ConfigError: The cluster has too few CPUs.
     """
     import ray
 
@@ -80,10 +79,10 @@ def cluster_words() -> str:
 
 def quiet_ray_data() -> Any:
     """
-    Silence Ray Data's own progress and plan lines, and let a job wait as long as its servers need.
+    Turn off Ray Data's own progress lines, and its timeout for jobs without progress.
 
     Returns:
-        The DataContext, to be used for the Dataset that is built next.
+        The DataContext of the Dataset that is built next.
     """
     from ray.data import DataContext
 
@@ -93,7 +92,7 @@ def quiet_ray_data() -> Any:
     context.print_on_execution_start = False
     context.execution_options.preserve_order = False
     context.max_errored_blocks = 0
-    # A server outage moves no block for long; our own progress tells, and nothing is lost by waiting.
+    # While a server is down no block moves. Our own progress display says so, and the job waits.
     context.execution_no_progress_timeout_s = -1
     return context
 

@@ -1,5 +1,5 @@
 """
-The `client` section of a job file: which server is asked, and how hard.
+The `client` section of a job file: the server, and how many requests it gets.
 
 Each type of client has settings of its own and refuses those of the others by name. Knows the settings' names and
 defaults; requests are the client room's.

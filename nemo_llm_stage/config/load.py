@@ -159,7 +159,7 @@ def make_config(settings: Mapping[str, Any], source: str = "the job", *, is_reco
         return JobConfig.model_validate(settings, context={IS_RECORD: is_record})
     except ValidationError as error:
         details = error.errors(include_url=False)
-        # What is wrong with a job's own setting is wrong in each column that takes it over, and told once.
+        # A mistake in a job's own setting is one in each column that inherits it; it is reported once.
         told = {(detail["loc"], detail["msg"]) for detail in details}
         lines = [_explain(d) for d in details if d["loc"][:1] != ("columns",) or (d["loc"][2:], d["msg"]) not in told]
         raise ConfigError(f"{source} cannot run:\n  " + "\n  ".join(lines)) from error

@@ -46,7 +46,7 @@ def unreadable(path: str, error: BaseException, advice: str = "") -> InputError:
 
 def is_damage(error: BaseException | None) -> bool:
     """
-    Whether `error` means that a file is damaged, and not that a disk or network failed, which may pass.
+    Whether `error` means that a file is damaged, and not that a disk or network failed for a while.
 
     Arrow raises OSError for both. An OSError of the operating system or of a store has an errno or a type of its own.
     """

@@ -207,7 +207,7 @@ def _parse(
     types: Mapping[str, pa.DataType],
     bad: list[tuple[int, str]],
 ) -> pa.Table:
-    """Return the records of a block as a table; broken ones are left out and told to `bad`, by their numbers from 1."""
+    """Return the records of a block as a table; broken ones go to `bad` instead, by their numbers from 1."""
 
     def note(row: Any) -> str:
         text = row.text if len(row.text) <= _MAX_SHOWN_CHARS else f"{row.text[:_MAX_SHOWN_CHARS]}…"

@@ -1,5 +1,5 @@
 """
-What the user names as input becomes a sorted list of files with their identity, and a count of what is passed over.
+What the user names as input becomes a sorted list of files with their identity, and a count of what is ignored.
 
 Knows names and sizes; does not open the files.
 """
@@ -80,7 +80,7 @@ class FoundFiles:
 
     Attributes:
         files: Sorted by path, each once.
-        notices: A sentence for what was passed over, if there was any, and for each table.
+        notices: A sentence for what was ignored, if there was any, and for each table.
         tables: The tables that files are of.
     """
 
@@ -113,11 +113,11 @@ def find_files(inputs: str | Path | Sequence[str | Path]) -> list[InputFile]:
 
 def find_input(inputs: str | Path | Sequence[str | Path], versions: Mapping[str, str] | None = None) -> FoundFiles:
     """
-    Return the files that `inputs` name, and what was passed over.
+    Return the files that `inputs` name, and what was ignored.
 
     Args:
         inputs: Files, globs or folders (read with all their subfolders), as paths or fsspec URLs. In a folder, files
-            of other kinds, names that begin with ``_`` or ``.`` and folders that are links are passed over. So are CSV
+            of other kinds, names that begin with ``_`` or ``.`` and folders that are links are ignored. So are CSV
             and Arrow files beside Parquet or JSONL, and ``.json`` beside other files. A folder may be a table.
         versions: Folder of a table → the version to read; the newest where there is none.
 
@@ -139,7 +139,7 @@ def find_input(inputs: str | Path | Sequence[str | Path], versions: Mapping[str,
             raise InputError(f"cannot look for {str(name)!r}: {type(error).__name__}: {error}.") from error
         files |= {file.path: file for file in found}
     listed = ", ".join(f"{num:,} {why}" for why, num in sorted(passed_over.items()))
-    notices = [f"passed over in the input: {listed}."] if passed_over else []
+    notices = [f"ignored in the input: {listed}."] if passed_over else []
     notices += [table.notice() for table in tables]
     return FoundFiles([files[path] for path in sorted(files)], tuple(notices), tuple(tables))
 
@@ -210,7 +210,7 @@ def _find(name: str, passed_over: Counter[str], tables: list[Table], versions: M
         raise InputError(f"there is no file or folder {name!r}.")
     if not infos:
         listed = ", ".join(f"{num:,} {why}" for why, num in sorted(passed_over.items()))
-        raise InputError(f"{where}{f'; passed over: {listed}' if listed else ''}.")
+        raise InputError(f"{where}{f'; ignored: {listed}' if listed else ''}.")
     return [_input_file(prefix, info, fixed) for info in infos]
 
 

@@ -22,7 +22,7 @@ from nemo_llm_stage.dataset.summary import SUMMARY_KEY, Summary, read_footer
 @dataclass(frozen=True)
 class CommittedFile:
     """
-    What a committed file tells of itself.
+    What a committed file says about itself.
 
     Attributes:
         counters: Counted as it was written.

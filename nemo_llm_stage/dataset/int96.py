@@ -1,7 +1,7 @@
 """
 Timestamps of old Parquet files (INT96), whose range is wider than that of nanoseconds in Arrow.
 
-Read as nanoseconds, those outside the years 1677 to 2262 come out as others. Nothing in a footer tells of them, so the
+Read as nanoseconds, those outside the years 1677 to 2262 come out as others. Nothing in a footer shows them, so the
 columns are read once. Knows Parquet files.
 """
 

@@ -151,5 +151,5 @@ def decode(body: bytes) -> Completion | None:
 
 
 def _is_usual(entry: dict[str, Any]) -> bool:
-    """Whether the one choice of this entry came to its end and holds nothing beside its text."""
+    """Whether the one choice of this entry is finished and holds nothing but its text."""
     return entry.get("f") in _USUAL_REASONS and entry.get("r") == [None] and entry.get("p") == [] and "x" not in entry

@@ -120,7 +120,7 @@ class Shape:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Shape:
-        """Return the shape of which `as_json` gave `plain`."""
+        """Return the shape that `as_json` wrote as `plain`."""
         shape = cls()
         shape.kinds = dict(plain["kinds"])
         shape.low, shape.high = map(int, plain["range"])
@@ -154,7 +154,7 @@ class Shape:
 
 
 def merge_all(shapes: Iterable[Shape]) -> Shape:
-    """Return the shape of rows of which `shapes` are the shapes of parts."""
+    """Return the shape of all rows from the shapes of their parts."""
     whole = Shape()
     for shape in shapes:
         whole.merge(shape, is_row=True)

@@ -133,7 +133,7 @@ def look_into_parquet(file: InputFile, *, skips_bad: bool) -> Contents | BadInpu
             raise unreadable(file.path, error, advice) from error
         num_rows = sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
         if num_rows != metadata.num_rows:
-            damage = pa.ArrowInvalid(f"its footer tells of {metadata.num_rows} rows, its row groups of {num_rows}")
+            damage = pa.ArrowInvalid(f"its footer says {metadata.num_rows} rows, its row groups say {num_rows}")
             raise unreadable(file.path, damage) from damage
     except InputError as error:
         return damaged(file, error, skips_bad=skips_bad)

@@ -77,7 +77,7 @@ class Owner:
 
         Args:
             job_id: The job.
-            is_first_look: Whether there will be another look before anything is told of: on an object store, where a
+            is_first_look: Whether there will be another look before anything is reported: on an object store, where a
                 look is a request, one of the last second will do.
 
         Raises:

@@ -221,7 +221,7 @@ def without_rows(partition: Partition, deleted: Sequence[int]) -> Partition:
 
 
 class _Tally:
-    """Adds up what was looked at, and tells of it."""
+    """Counts what was looked at, for the progress display."""
 
     def __init__(self, files: Sequence[InputFile], options: LineOptions, on_scan: OnScan | None) -> None:
         self._num_bytes = sum(bytes_looked_at(file, options) for file in files)

@@ -106,7 +106,7 @@ def finished(table: pa.Table, partition: Partition, place: int) -> pa.Table:
 
 
 def _without(table: pa.Table, deleted: Sequence[int], place: int) -> pa.Table:
-    """Return rows of a file, the first of which has the number `place`, without those that are deleted."""
+    """Return rows of a file without the deleted ones; the first row has the number `place`."""
     if not deleted:
         return table
     found = deleted[bisect_left(deleted, place) : bisect_left(deleted, place + table.num_rows)]

@@ -47,7 +47,7 @@ class ScanRange:
         start: First byte.
         stop: One past the last in which a line begins; None for the file's end.
         stride: Rows from one mark to the next.
-        skips_bad: Whether broken lines are passed over.
+        skips_bad: Whether broken lines are skipped.
     """
 
     path: str

@@ -85,7 +85,7 @@ def _with_partitions_of(record: Mapping[str, Any] | None, settings: JobSettings)
 
 
 def _growth(record: Mapping[str, Any], plan: Plan) -> str:
-    """Say what new input files add to the job that `record` tells of."""
+    """Say what new input files add to the job of `record`."""
     num_files, num_before = len(plan.files) - len(record["files"]), len(record["partitions"])
     num_rows = plan.num_rows - record["num_rows"]
     about = "" if plan.is_exact else "about "

@@ -41,7 +41,7 @@ class PreviewedColumn:
         name: The output column.
         messages: What is asked; empty where the prompt cannot be made.
         text: What a base model is asked: the messages, formatted; None for a chat.
-        result: What came back, or why nothing was asked; None where nobody was asked.
+        result: The answer, or why no request was sent; None in a dry run.
         waits_for: Output columns whose answers the prompt uses, where they are not there to make it.
     """
 

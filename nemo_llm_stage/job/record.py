@@ -231,6 +231,9 @@ def _differences(before: Any, now: Any, path: str = "") -> list[str]:
             for name in sorted({*before, *now})
             for line in _differences(before.get(name), now.get(name), f"{path}.{name}" if path else name)
         ]
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = enumerate(zip(before, now, strict=True))
+        return [line for place, (old, new) in pairs for line in _differences(old, new, f"{path}[{place}]")]
     if before == now:
         return []
     return [f"{path}: {before!r:.120} there, {now!r:.120} now"]

@@ -1,4 +1,4 @@
-"""What a job came to, as Python callers get it."""
+"""The outcome of a job, for Python callers."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class JobState:
         return None if self.seen_at is None else max(0.0, age_s(self.seen_at))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON-able values: the status, and beside it what the folder tells."""
+        """Return it as JSON-able values: the status, with what the folder holds."""
         values: dict[str, Any] = {} if self.status is None else self.status.encode()
         return values | {
             "output": self.url,

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 _TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
 _MAX_ERRORS_TOLD = 5
 _MAX_CHARS_TOLD_IN_FULL = 4_096
-"""Of a longer answer the first error alone is told: finding them all takes 10 µs each, and it may have thousands."""
+"""A longer answer gets its first error only: finding them all takes 10 µs each, and there may be thousands."""
 
 
 class JsonOutput(Output):
     """
-    An answer that satisfies a JSON Schema, as the Arrow type that `schema.py` tells of.
+    An answer that satisfies a JSON Schema, as the Arrow type that `schema.py` makes.
 
     Every answer is validated, whatever the server promised: by the schema, formats such as ``date`` included, or by
     the pydantic model with all its validators, whose values are then the ones kept. Thinking before the answer, prose

@@ -34,7 +34,7 @@ class Estimate:
 
 def estimate_total(sample: Sequence[float], num_rows: int) -> Estimate:
     """
-    Return the total over `num_rows` rows of which `sample` are some, drawn at random.
+    Return the total over `num_rows` rows, estimated from `sample`, drawn at random.
 
     With n the sample's size, m its mean, s its standard deviation and N all rows, the interval is
     ``N · (m ± t · s / √n · √(1 - n / N))``, t being Student's for n - 1 degrees of freedom; never below 0.

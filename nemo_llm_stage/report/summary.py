@@ -74,7 +74,7 @@ def _outcomes(result: JobResult) -> Table:
 
 
 def _costs(result: JobResult) -> Table:
-    """Return what this run took, and beside it what the whole job did where earlier runs had a part in it."""
+    """Return what this run took, and what the whole job took if earlier runs had a part in it."""
     run, whole = result.this_run, result.counters
     is_alone = run.num_attempts == whole.num_attempts and run.input_tokens == whole.input_tokens
     table = Table(box=box.SIMPLE, show_header=not is_alone, pad_edge=False)
@@ -105,7 +105,7 @@ def _costs(result: JobResult) -> Table:
 
 
 def _cost_rows(result: JobResult) -> Iterator[tuple[str, Callable[[Counters], str], str]]:
-    """Yield a name, how its number is told, and a note."""
+    """Yield a name, its number as text, and a note."""
 
     def cost(counters: Counters) -> str:
         tokens = (

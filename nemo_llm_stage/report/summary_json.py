@@ -1,5 +1,5 @@
 """
-``summary.json`` in the state folder of a finished job: what it came to, for programs.
+``summary.json`` in the state folder of a finished job: its outcome, for programs.
 
 Written when every row is accounted for, and anew by each later run or retry. Version 1; keys are only added:
 

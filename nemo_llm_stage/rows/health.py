@@ -101,7 +101,7 @@ class _Notes:
 
 class Health:
     """
-    What the requests to the servers of one client came to. They are down when no server accepts a connection.
+    The outcomes of the requests to one client's servers. They are down when no server accepts a connection.
 
     Args:
         clock: Time and sleep.

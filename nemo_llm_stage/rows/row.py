@@ -1,8 +1,8 @@
 """
 A row becomes an outcome: each column is generated as soon as the columns that its prompt uses are there.
 
-Independent columns run side by side; a column that fails fails only those that use it. Knows columns and results; knows
-nothing of tables or files.
+Independent columns run side by side; if one column fails, only columns that depend on it fail. Knows columns and
+results; knows nothing of tables or files.
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ class Runtime:
 
     async def _take_back(self) -> None:
         self._scheduler.take_back(drops_waiting=self._is_single)
-        await asyncio.sleep(0)  # those that are put out of the line leave in their own tasks
+        await asyncio.sleep(0)  # rows whose wait was cancelled end in their own tasks
         await asyncio.sleep(0)
 
     def overdue(self, after_s: Mapping[str, float]) -> list[OverdueRow]:

@@ -249,7 +249,7 @@ class _Run(Generic[R, T]):
             self._hand_back(row[1])
 
     def leave(self, row: R) -> bool:
-        """Hand back a row that was put out of the line, or drop one; False if it was cancelled with the run."""
+        """Hand back a row whose wait was cancelled, or drop one; False if it was cancelled with the run."""
         task = asyncio.current_task()
         is_for_good = task is None or task.cancelling()  # whoever ends the run cancels the task, not what it awaits
         if self.hand is None or self.finished.done():

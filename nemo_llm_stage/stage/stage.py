@@ -184,7 +184,7 @@ class Stage(Doors):
         Args:
             rows: Column name → value.
             known: For each row the results of columns that are not generated again.
-            store: Keeps the completions; looked up and told on the event loop.
+            store: Keeps the completions; called on the event loop.
             on_done: Called on the event loop with each outcome as it comes. What it raises ends these rows.
             on_start: Called on the event loop as each row is started. Must not raise.
             order: ``input`` sends the rows as given. ``auto`` sends rows whose prompts begin alike one after another,

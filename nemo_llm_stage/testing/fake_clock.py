@@ -14,12 +14,12 @@ _NUM_TURNS_IDLE = 20
 """Turns of the event loop that everything else may take before the time jumps to the next sleeper."""
 
 _RESOLUTION_S = 1e-6
-"""The shortest sleep: a rest that rounding leaves must move the time too."""
+"""The shortest sleep: even a remainder from rounding must move the time."""
 
 
 class FakeClock:
     """
-    A `Clock` whose time moves only when every task sleeps, or by `advance`.
+    A `Clock` whose time moves only when every task sleeps, or when `advance` is called.
 
     Sleepers wake in the order of their times. Real input and output is not waited for: where a test talks to a real
     server, use ``jumps=False`` and `advance`.
@@ -45,7 +45,7 @@ class FakeClock:
         return self.now
 
     async def sleep(self, seconds: float) -> None:
-        """Return when the time has moved on by so much."""
+        """Return once `seconds` have passed on this clock."""
         self.sleeps.append(seconds)
         if seconds <= 0:
             await asyncio.sleep(0)
@@ -61,7 +61,7 @@ class FakeClock:
             wakes.cancel()
 
     async def advance(self, seconds: float) -> None:
-        """Move the time on by so much, waking sleepers one after another, each with some turns of the loop."""
+        """Add `seconds` to the time. Sleepers wake one after another, each with some turns of the loop."""
         end = self.now + seconds
         while self._next_wake() <= end:
             self._wake_next()
@@ -70,7 +70,7 @@ class FakeClock:
         await _turns()
 
     async def _drive(self) -> None:
-        """Wake one sleeper after another until nobody sleeps."""
+        """Wake one sleeper after another until none is left."""
         await _turns()
         while self._next_wake() < float("inf"):
             self._wake_next()

@@ -1,5 +1,5 @@
 """
-A client that needs no server: it answers from a script and remembers what it was asked.
+A client that needs no server: it answers from a script and keeps the requests.
 
 Knows the client interface; nothing of HTTP.
 """
@@ -30,7 +30,7 @@ Script = Sequence[Reply] | Callable[[list[Message]], Reply | Awaitable[Reply]]
 
 @dataclass(frozen=True, slots=True)
 class ScriptedAttempt:
-    """What a ScriptedClient was asked in one attempt."""
+    """One request that a ScriptedClient got."""
 
     messages: list[Message]
     model: str
@@ -46,7 +46,7 @@ class ScriptedClient(AsyncLLMClient):
         limits: `max_concurrent_requests`, `max_retries`, `base_delay` as of AsyncLLMClient.
 
     Attributes:
-        attempts: What it was asked, in order, retries included.
+        attempts: Its requests, in order, retries included.
         in_flight: Attempts running now.
         max_in_flight: The most of them at one time.
     """

@@ -1,8 +1,8 @@
 """
-Virtual time: an event loop whose clock jumps to the next timer whenever nothing is left to do.
+Virtual time: an event loop whose clock jumps to the next timer whenever there is nothing to do.
 
 Client and simulated servers on one such loop, over real sockets, need only the CPU of their work: minutes take seconds,
-and how busy the machine is does not change what comes out. Knows nothing of what is asked.
+and a busy machine gives the same results. Knows nothing of requests.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ T = TypeVar("T")
 
 _START_S = 1000.0
 _BEYOND_S = 1e-9
-"""A timer rings a little late: one that rings a little early would be set anew for no time at all."""
+"""Timers fire this much late: one that fired early would be set again, for zero seconds."""
 
 _LONG_S, _GRACE_S = 0.05, 0.002
-"""Before a long time passes, the kernel gets so many real seconds: on a busy machine a connection takes a moment."""
+"""Real seconds that the kernel gets before a long virtual wait: on a busy machine a connection takes a moment."""
 
 
 class _JumpingSelector(selectors.DefaultSelector):
-    """Waits for sockets, but never for time."""
+    """Waits for sockets, never for timers."""
 
     now_s = _START_S
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Return what is ready; where nothing is, let `timeout` pass at once."""
+        """Return the sockets that are ready; if none is, add `timeout` to the virtual time."""
         ready = super().select(0)
         if ready or timeout == 0:
             return ready
@@ -60,10 +60,10 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
 
 def run_in_virtual_time(main: Callable[[], Coroutine[Any, Any, T]], seed: int = 0) -> T:
     """
-    Return what ``main()`` returns. Until then `time.monotonic` and the clients' clock tell virtual seconds.
+    Return what ``main()`` returns. Until then `time.monotonic` and the clients' clock return virtual seconds.
 
     Args:
-        main: What to run; all that takes time in it must be on its event loop.
+        main: What to run; everything in it that takes time must be on its event loop.
         seed: Of `random`, e.g. for the pauses before retries.
     """
     loop = _VirtualLoop()

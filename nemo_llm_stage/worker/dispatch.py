@@ -43,7 +43,7 @@ class Handout:
         rows_per_partition: Rows of a usual partition, to estimate those that were not counted.
         can_cut: Whether partitions may be cut into pieces.
         hedges: Whether rows that wait at a slow server may be sent a second time at the end.
-        fresh: Indexes of partitions of which nothing is in the folder.
+        fresh: Indexes of partitions that have nothing in the folder.
 
     Attributes:
         num_workers: Likewise.

@@ -1,5 +1,5 @@
 """
-How a worker comes to its end in order: nothing more is sent, answers in flight are waited for, the rest is abandoned.
+How a worker ends in order: it sends nothing more, waits for the answers in flight, and abandons the rest.
 
 Lies between a worker's tasks, which submit rows, and its stage. Knows nothing of files.
 """

@@ -1,9 +1,9 @@
 """
-Fewer garbage collections while workers run, and what their memory allocators keep given back.
+Fewer garbage collections while workers run; memory that the allocators hold without need is given back.
 
-Python looks for reference cycles after every 700 new objects, and a row makes dozens that live on. Workers leave no
-cycles behind but those of errors, so that with the thresholds here memory stays the same, and a row costs 15 to 20 %
-less CPU. Source: benchmarks/bench_stage.py, November 2026.
+Python looks for reference cycles after every 700 new objects, and each row makes dozens of objects that live on.
+Workers make no cycles except in errors, so the higher thresholds cost no memory and save 15 to 20 % of a row's CPU.
+Source: benchmarks/bench_stage.py, November 2026.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import time
 import pyarrow as pa
 
 THRESHOLDS = (20_000, 10, 10)
-"""New objects before a collection; of each generation's collections, those before one of the next. See `gc`."""
+"""The arguments of `gc.set_threshold`; Python's own are 700, 10, 10."""
 
 
 TRIM_INTERVAL_S = 5.0
-"""Between two times that the C library is asked to give memory back, which takes it some milliseconds."""
+"""Seconds between two calls of `malloc_trim`, which takes some milliseconds."""
 
 
 class _Process:
-    """This process's thresholds before they were raised, and the workers that want them so."""
+    """This process's thresholds before they were raised, and the workers that need them raised."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -38,7 +38,7 @@ _PROCESS = _Process()
 
 
 def collect_rarely(worker: object) -> None:
-    """Raise the thresholds of this process, until `collect_as_usual` was called for every such worker."""
+    """Raise the thresholds of this process until `collect_as_usual` is called for the last of its workers."""
     with _PROCESS.lock:
         if not _PROCESS.workers:
             _PROCESS.thresholds = gc.get_threshold()
@@ -47,7 +47,7 @@ def collect_rarely(worker: object) -> None:
 
 
 def collect_as_usual(worker: object) -> None:
-    """Let go of `collect_rarely`. Safe to call twice."""
+    """Undo `collect_rarely` for this worker. Safe to call twice."""
     with _PROCESS.lock:
         if id(worker) in _PROCESS.workers:
             _PROCESS.workers.remove(id(worker))
@@ -56,7 +56,7 @@ def collect_as_usual(worker: object) -> None:
 
 
 def give_memory_back() -> None:
-    """Return what the allocators of Arrow, for this thread, and of the C library keep without need."""
+    """Give back the unused memory that Arrow's allocator (for this thread) and the C library hold."""
     pa.default_memory_pool().release_unused()
     now = time.monotonic()
     if sys.platform == "linux" and now > _PROCESS.next_trim_monotonic_s:

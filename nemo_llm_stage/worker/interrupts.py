@@ -88,7 +88,7 @@ class Interrupts:
 
     def check(self) -> None:
         """
-        Look whether the run shall stop at once. Call it at each tick.
+        Look whether the run must stop at once. Call it at each tick.
 
         Raises:
             RunInterrupted: A second signal came.

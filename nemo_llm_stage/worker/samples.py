@@ -63,7 +63,7 @@ def _sample_of(outcome: Outcome) -> dict[str, Any]:
     """
     Return a row's values and errors as short texts: ``at``, ``values`` and ``errors`` by output column.
 
-    ``request`` tells of its last request, where one was answered: seconds, tokens, model and server.
+    ``request`` describes its last answered request: seconds, tokens, model and server.
     """
     values, errors = {}, {}
     for name, result in outcome.items():

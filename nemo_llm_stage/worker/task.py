@@ -1,5 +1,5 @@
 """
-What a worker is told to run, and what it reports afterwards.
+What a worker gets to run, and what it reports afterwards.
 
 Small, and the same for every engine. Knows nothing of how a task is run.
 """

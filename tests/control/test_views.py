@@ -65,7 +65,7 @@ def test_no_failures(job: Any) -> None:
 
 
 def test_jobs_below_a_folder_are_listed(job: Any) -> None:
-    """With their states; other folders are passed over."""
+    """With their states; other folders are ignored."""
     for name in ("a", "b/c"):
         job.run(output=job.folder / "jobs" / name)
     (job.folder / "jobs" / "other").mkdir()

@@ -181,7 +181,7 @@ def test_a_table_beside_data_describes_it(tmp_path: Path) -> None:
     assert [Path(file.path).name for file in found.files] == ["a.parquet"]
     assert found.notices == (
         (
-            "passed over in the input: 1 with the ending .csv beside other files, "
+            "ignored in the input: 1 with the ending .csv beside other files, "
             "1 with the ending .json beside other files."
         ),
     )

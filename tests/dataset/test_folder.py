@@ -75,7 +75,7 @@ def test_nothing_is_visible_before_the_commit(output: OutputFolder) -> None:
 
 
 def test_pandas_reads_the_folder_as_it_is(tmp_path: Path) -> None:
-    """What a job keeps beside the data is passed over."""
+    """What a job keeps beside the data is ignored."""
     output = OutputFolder(str(tmp_path))
     output.check_writable()
     commit(output, "part-00000001.parquet", [2])

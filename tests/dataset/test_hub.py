@@ -109,7 +109,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_a_job_reads_a_dataset_of_the_hub(job: Any, hub: Path) -> None:
-    """A folder of it, with several formats of names; the README is passed over."""
+    """A folder of it, with several formats of names; the README is ignored."""
     (hub / "data").mkdir()
     (hub / "README.md").write_text("# Data")
     table = pa.table({"id": range(30), "text": [f"t{number}" for number in range(30)]})

@@ -113,7 +113,7 @@ def test_a_footer_that_contradicts_its_row_groups_is_damage(tmp_path: Path) -> N
     footer = data[-8 - size : -8]
     place = footer.index(b"\x16\x50\x19")  # the rows of the file (zigzag 40), before the list of row groups
     path.write_bytes(data[: -8 - size] + footer[:place] + b"\x16\x52\x19" + footer[place + 3 :] + data[-8:])
-    with pytest.raises(InputError, match="footer tells of 41 rows, its row groups of 40"):
+    with pytest.raises(InputError, match="footer says 41 rows, its row groups say 40"):
         make_plan(find_files(tmp_path))
 
 

@@ -307,3 +307,12 @@ def test_a_small_input_has_none() -> None:
     text = out.getvalue()
     assert "1.1 / 4.3 GB" in text
     assert "0.0 / 0.0" not in text
+
+
+def test_a_run_that_does_not_begin_leaves_nothing_on_the_screen() -> None:
+    """Its error message is all that is left to read: each line of the screen is erased."""
+    out = io.StringIO()
+    with Progress(console=PlainConsole(file=out, force_terminal=True, width=100)) as progress:
+        progress.scan(1 << 30, 4 << 30)
+    erase_line = "\x1b[2K"
+    assert out.getvalue().rstrip().endswith(erase_line)

@@ -38,7 +38,7 @@ def test_a_stopped_worker_asks_nothing_more(tmp_path: Path) -> None:
 
 
 def test_a_partition_that_is_committed_is_not_asked_again(tmp_path: Path) -> None:
-    """A worker may die after the commit and before it tells of it: whoever takes its place finds the file."""
+    """A worker may die after the commit and before it reports it: whoever takes its place finds the file."""
     with SimulatedServer() as server:
         job = make_job(server, tmp_path)
         reports = [PartitionWorker(spec_of(job)).run_partition(job.pending[0]) for _ in range(2)]

@@ -1,5 +1,5 @@
 """
-How one server does: a state machine that is told outcomes and says whether the server gets requests.
+The health of one server: a state machine that learns outcomes and says whether the server gets requests.
 
 Pure: the time is an argument. Knows nothing of requests, limits or other servers.
 """

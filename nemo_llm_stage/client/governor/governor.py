@@ -228,7 +228,7 @@ class Governor:
             self._set(limit, "refusals", "no request was refused for a while", "rate limit")
 
     def _limit_tokens(self, signals: Signals, load: ServerLoad, *, is_full: bool) -> None:
-        """Bound the tokens in flight by the KV cache, of which others may use a part."""
+        """Bound the tokens in flight by the KV cache, which others may use too."""
         if load.kv_tokens is None and not is_full and self._max_tokens is None:
             return
         if is_full and self._status.bottleneck == "kv cache" and load.kv_usage is not None:

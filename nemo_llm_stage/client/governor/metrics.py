@@ -1,5 +1,5 @@
 """
-What an inference server tells of its load: a Prometheus text becomes a `ServerLoad`.
+The load of an inference server: its Prometheus text becomes a `ServerLoad`.
 
 Knows the names that servers use. Reads one line at a time, so the work grows with the length of the text alone;
 whatever is odd becomes None. Pure.

@@ -43,7 +43,7 @@ class Body:
 
     @property
     def is_cut(self) -> bool:
-        """Whether its compressed form has begun and not come to its end."""
+        """Whether its compressed form has begun and not ended."""
         return self._inflater is not None and self._inflater.is_cut and not self.is_whole
 
     @property

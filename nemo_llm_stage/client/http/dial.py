@@ -1,5 +1,5 @@
 """
-A connected socket to a host that may have several addresses, of which some may be dead.
+A connected socket to a host that may have several addresses, some of them dead.
 
 "Happy eyeballs": addresses of both families in turn, a new attempt each quarter of a second, the first to connect wins.
 uvloop leaves this out of ``create_connection``. Source: RFC 8305. Knows nothing of HTTP.

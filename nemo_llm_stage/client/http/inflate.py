@@ -33,7 +33,7 @@ class Inflater:
 
     @property
     def is_cut(self) -> bool:
-        """Whether the body has begun and not come to its end."""
+        """Whether the body has begun and not ended."""
         return self._has_begun and not self._zlib.eof
 
     def put(self, compressed: bytes) -> None:

@@ -177,7 +177,7 @@ class ResponseReader:
             self._pieces.append(piece)
 
     def on_message_complete(self) -> None:
-        """Called by the parser. An interim response (1xx) is passed over."""
+        """Called by the parser. An interim response (1xx) is ignored."""
         if self._is_complete:
             return
         if self._status >= _OK:

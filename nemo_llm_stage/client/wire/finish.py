@@ -11,7 +11,7 @@ class Finish(Enum):
     """What a finish reason says of the text before it."""
 
     WHOLE = "whole"
-    """The model came to its end."""
+    """The model ended its answer."""
 
     CUT = "cut"
     """A limit of tokens cut it."""

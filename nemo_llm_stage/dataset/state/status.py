@@ -90,7 +90,7 @@ class JobStatus:
     @classmethod
     def decode(cls, values: dict[str, Any]) -> JobStatus:
         """
-        Return what `encode` gave; keys of later versions are passed over.
+        Return what `encode` gave; keys of later versions are ignored.
 
         Raises:
             KeyError: Something is missing; also TypeError and AttributeError.

@@ -110,7 +110,7 @@ def remove_old_timelines(state: Folder) -> None:
 
 
 def read_timelines(state: Folder) -> list[Timeline]:
-    """Return the timelines of the runs, oldest first; damaged ones are passed over. Raises OSError."""
+    """Return the timelines of the runs, oldest first; damaged ones are ignored. Raises OSError."""
     timelines = []
     for name in sorted(state.names(TIMELINE)):
         try:

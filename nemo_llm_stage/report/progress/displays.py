@@ -96,8 +96,8 @@ class ScreenDisplay:
         self._console.print(shown(text), no_wrap=True, overflow="ellipsis")
 
     def close(self, last: RenderableType | None) -> None:
-        """Clear the screen if the job is complete, and leave it as it stands otherwise."""
-        self._live.transient = last is not None
+        """Clear the screen if the job is complete or did not begin, and leave it as it stands otherwise."""
+        self._live.transient = last is not None or self._view().phase == "starting"
         self._foreign.show()
         self._live.stop()
         self._foreign.end()

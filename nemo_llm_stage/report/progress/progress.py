@@ -1,5 +1,5 @@
 """
-What a job tells of its progress: where it stands, to a display that fits the place it runs in.
+Shows the progress of a job, on a display that fits the place it runs in.
 
 Knows counts and clocks; knows nothing of how the rows come about.
 """

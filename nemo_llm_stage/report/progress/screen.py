@@ -92,7 +92,7 @@ def _bar(view: View, width: int) -> Text:
 
 
 def _drawn(share: float, width: int) -> Text:
-    """Return a bar of which a share is full."""
+    """Return a bar; `share` of it is full."""
     full, half = divmod(int(2 * width * share), 2)
     line = Text(" ").append("━" * full + "╸" * half, style="green")
     return line.append("━" * (width - full - half), style="bright_black")

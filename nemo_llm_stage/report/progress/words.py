@@ -8,7 +8,7 @@ from nemo_llm_stage.report.units import about, duration
 from nemo_llm_stage.text import one_line
 
 NARROW_RANGE = 1.3
-"""A range whose ends differ by less is told as one number."""
+"""A range whose ends differ by less is shown as one number."""
 
 
 def name_of(url: str) -> str:

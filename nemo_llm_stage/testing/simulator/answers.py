@@ -24,7 +24,7 @@ _NORMAL = NormalDist()
 
 def expected_answer(messages: Sequence[Message] | str, *, choice: int = 0) -> str:
     """
-    Return the text that the simulated server answers `messages` with, unless it was told otherwise.
+    Return the text that the simulated server answers `messages` with, unless its settings or faults say otherwise.
 
     It holds a hash of the whole prompt and the end of its last turn, so that it fits no other row. With `answer_tokens`
     set, the server's answer starts with it.
@@ -75,7 +75,7 @@ def tokens_of(text: str) -> list[str]:
 
 
 def fill_up(text: str, num_tokens: int) -> str:
-    """Return `text` with filler words behind it, `num_tokens` long; longer texts stay as they are."""
+    """Return `text` padded with filler words to `num_tokens`; longer texts stay as they are."""
     missing = num_tokens * CHARS_PER_TOKEN - len(text)
     if missing <= 0:
         return text

@@ -42,7 +42,7 @@ class BlockPool:
 
     def acquire(self, keys: list[int], num_blocks: int) -> int | None:
         """
-        Take `num_blocks` blocks, of which the first are to hold the content `keys`.
+        Take `num_blocks` blocks; the first ones hold the content `keys`.
 
         Returns:
             How many of the first blocks were there already; None if there is no room, and nothing is taken.

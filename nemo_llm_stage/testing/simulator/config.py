@@ -1,5 +1,5 @@
 """
-What a simulated server is: every knob, checked, in one frozen object.
+The settings of a simulated server, checked, in one frozen object.
 
 Each field is also a flag of `nemo-llm-stage simulate-server`. Knows nothing of sockets or event loops.
 """
@@ -31,7 +31,7 @@ class ServerConfig:
         model: Name, or names, that the server answers to.
         accept_any_model: Answer to every model name.
         api_key: The bearer token that requests must carry; None lets everyone in.
-        max_model_len: Most tokens of prompt and answer together. A token is 4 characters.
+        max_model_len: Maximum tokens of prompt and answer together. A token is 4 characters.
         max_num_seqs: Requests that are served at the same time; the others wait, first come first served.
         max_queue: Most waiting requests; one more is refused with 503. None: no bound.
         scheduler: "slots" holds a slot for `service_time_s`; "batching" runs the steps of continuous batching.
@@ -48,11 +48,11 @@ class ServerConfig:
         step_per_seq_s: batching: seconds that each decoding sequence adds to a step.
         prefill_per_token_s: batching: seconds that each uncached prompt token adds to a step.
         speedup: batching: simulated seconds per real second.
-        keep_alive_s: Close a connection that was idle so long; None never does.
-        startup_delay_s: Answer 503 for so long after the start.
-        requests_per_minute: Most requests that are taken; more are refused with 429 and Retry-After. They come back
+        keep_alive_s: Close a connection after so many idle seconds; None: never.
+        startup_delay_s: Answer 503 for so many seconds after the start.
+        requests_per_minute: Maximum requests accepted; more are refused with 429 and Retry-After. They come back
             evenly, and as many as come back in a second may be sent at once. None: no limit.
-        rate_limit_headers: Tell with each answer what is left of `requests_per_minute` (``x-ratelimit-…-requests``).
+        rate_limit_headers: Send with each answer what is left of `requests_per_minute` (``x-ratelimit-…-requests``).
         has_metrics: Whether there is ``/metrics``.
         max_recorded: Requests kept for inspection, the latest ones; 0 keeps none.
         seed: Changes every random choice: times, lengths, faults.

@@ -1,5 +1,5 @@
 """
-How an answer goes out: whole, as a stream, or broken in the way that a fault says.
+How an answer is sent: whole, as a stream, or broken as a fault says.
 
 Knows exchanges and bytes; nothing of models.
 """

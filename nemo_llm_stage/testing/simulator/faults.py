@@ -56,13 +56,13 @@ class Fault:
             "slow_drip": the answer in small pieces over `seconds`;
             "exit": the server dies at once with all its connections. A process ends with exit code 1; a server in
             this process refuses connections for `seconds` and comes back.
-        rate: Share of the attempts that it hits, 0 to 1.
+        rate: Share of the attempts that fail, 0 to 1.
         contains: Only prompts with this text in them.
-        attempts: Only the first so many times that a body comes; None for every time.
+        attempts: Only the first so many attempts of each request; None: all.
         retry_after_s: Sent as Retry-After with a status.
         seconds: How long, for "slow_drip" and "exit".
-        from_s: Only so long after the faults were set.
-        until_s: Only until so long after the faults were set; None for ever.
+        from_s: Only later than so many seconds after the faults were set.
+        until_s: Only until so many seconds after the faults were set; None: for ever.
     """
 
     kind: int | FaultKind

@@ -150,7 +150,7 @@ class SimulatedServerProcess:
 
 
 def run_child() -> None:
-    """Serve as the parent's first line on stdin says, and tell it the port."""
+    """Serve with the settings on the first line of stdin, and print the port."""
     settings = orjson.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     faults = [Fault.of(fault) for fault in settings["faults"]]

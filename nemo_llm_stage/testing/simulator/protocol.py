@@ -92,12 +92,12 @@ class Exchange:
         self.connection.transport.close()
 
     def reset(self) -> None:
-        """Break the connection off at once."""
+        """Reset the connection at once."""
         self.end(is_answered=True)
         self.connection.transport.abort()
 
     def end(self, *, is_answered: bool) -> None:
-        """Tell whoever waits for it that this exchange is over."""
+        """Call `on_end`: this exchange is over."""
         on_end, self.on_end = self.on_end, None
         if on_end is not None:
             on_end(is_answered)

@@ -132,7 +132,7 @@ class SlotEngine(Engine):
 
     def _time_up(self, job: Job) -> None:
         self._end(job)
-        self._serve_waiting()  # before the answer: the slot is never empty while its client is told
+        self._serve_waiting()  # before the answer: the slot is never empty while its client gets it
         job.on_finish()
 
     def _end(self, job: Job) -> None:

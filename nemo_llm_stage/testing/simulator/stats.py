@@ -125,7 +125,7 @@ class StatsRecorder:
         return num_before
 
     def answered(self, body_hash: int, status: int, now_s: float, *, is_whole: bool) -> None:
-        """Note that a request got its answer, of which `is_whole` tells whether it is a good one."""
+        """Note that a request got its answer; `is_whole` says whether it is a good one."""
         seen = self.seen
         seen.in_flight -= 1
         seen.by_status[status] = seen.by_status.get(status, 0) + 1

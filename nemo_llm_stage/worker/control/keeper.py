@@ -239,7 +239,7 @@ class RunKeeper:
         )
 
     def _attempt(self, step: Any) -> None:
-        """Do a step that may fail; the first failure is told, the later ones only to the debug log."""
+        """Do a step that may fail; the first failure is a warning, later ones go to the debug log only."""
         try:
             step()
         except Exception:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from nemo_llm_stage.client.endpoint_status import EndpointStatus
 
 MUCH = 1.25
-"""A limit that has moved by this factor is told."""
+"""A limit that has moved by this factor is reported."""
 
 MIN_PAUSE_S = 10.0
-"""Of one server nothing is told again for so long; the start may be told at once."""
+"""Seconds between two reports about one server; the start may be reported at once."""
 
 MAX_SERVERS = 8
-"""Of more servers nothing is told: they would push everything else out of a run's events."""
+"""With more servers nothing is reported: it would push everything else out of a run's events."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ def urls(base_url: object) -> list[str]:
 
 @pytest.mark.parametrize("written", ["file:{path}", "file://{path}", "{path}"])
 def test_a_file_has_one_address_a_line(tmp_path: Path, written: str) -> None:
-    """Comments and empty lines are passed over."""
+    """Comments and empty lines are ignored."""
     path = tmp_path / "endpoints.txt"
     path.write_text("# the first rack\nhttp://a:8000\n\n  http://b:8000/v1  # new\nhttp://a:8000\n")
     assert urls(written.format(path=path)) == ["http://a:8000/v1", "http://b:8000/v1"]
