@@ -187,8 +187,8 @@ def estimates(
     if any(latencies):
         add("time", latencies, 1 / max_concurrent_requests, _span)
     note = (
-        f"Extrapolated from {len(rows)} row{'s' * (len(rows) > 1)}. The time assumes {max_concurrent_requests:,} requests "
-        "in flight, each as fast as these; a loaded server will be slower."
+        f"Extrapolated from {len(rows)} row{'s' * (len(rows) > 1)}. The time assumes {max_concurrent_requests:,} "
+        "requests in flight, each as fast as these; a loaded server will be slower."
     )
     return Group(table, shown(note, "dim"))
 
