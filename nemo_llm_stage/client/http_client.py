@@ -31,7 +31,7 @@ from nemo_llm_stage.client.http_session import HTTPSession
 from nemo_llm_stage.client.limit import HELD, Limit, Permit
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
 from nemo_llm_stage.client.secret import KeySource, Value
-from nemo_llm_stage.client.server_check import ServerCheck, check_all
+from nemo_llm_stage.client.server_check import check_all
 from nemo_llm_stage.client.wire import encode_request
 from nemo_llm_stage.core import Completion, Message
 from nemo_llm_stage.errors import ConfigError, RequestError, RequestTimeoutError
@@ -232,7 +232,7 @@ class AsyncHTTPClient(AsyncLLMClient):
         if not self.check_server or self._servers.source.is_own:  # a node without workers need not have a server
             return
         session, endpoints = self._opened(), await asyncio.to_thread(self._servers.at_start)
-        await check_all([ServerCheck(session.transport, endpoint, model, session.sent) for endpoint in set(endpoints)])
+        await check_all([session.check_of(endpoint, model) for endpoint in set(endpoints)])
 
     def statistics(self) -> TransportStatistics:
         """Return how the connections stand, those of all event loops together. Can be called from any thread."""

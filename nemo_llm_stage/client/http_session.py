@@ -6,13 +6,16 @@ Knows nothing of requests.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 from nemo_llm_stage.client.credentials import Credentials, Sent
-from nemo_llm_stage.client.http.transport import Transport, TransportStatistics
+from nemo_llm_stage.client.endpoints.address import Endpoint
+from nemo_llm_stage.client.http.transport import HTTPResponse, Transport, TransportStatistics
 from nemo_llm_stage.client.limit import LoopLocal
+from nemo_llm_stage.client.server_check import CHECK_TIMEOUT_S, GREETING, ONE_TOKEN, ServerCheck
 from nemo_llm_stage.client.token_limit import TokenLimitNames
+from nemo_llm_stage.client.wire import encode_request
 from nemo_llm_stage.errors import RequestError
 
 
@@ -73,6 +76,23 @@ class HTTPSession:
             self._retired.append(self._transports)
             self._transports = LoopLocal(lambda: self._make_transport(sent))
         return self.sent.key != used.key
+
+    def check_of(self, endpoint: Endpoint, model: str) -> ServerCheck:
+        """Return the check of the server at `endpoint`."""
+        sent, transport = self.sent, self.transport
+        request = encode_request([GREETING], model, ONE_TOKEN)
+
+        def ask(path: str, body: bytes | None) -> Awaitable[HTTPResponse]:
+            return transport.send(sent.add_query(endpoint.url(path)), body, timeout_s=CHECK_TIMEOUT_S)
+
+        return ServerCheck(
+            endpoint,
+            model,
+            list_models=lambda: ask("models", None),
+            ask_for_one_token=lambda: ask(request.path, request.body),
+            secrets=sent.secrets,
+            has_key=sent.has_key,
+        )
 
     def statistics(self) -> TransportStatistics:
         """Return how the connections of all event loops stand, closed ones included. From any thread."""

@@ -18,7 +18,9 @@ from nemo_llm_stage.client.http.loop_end import LoopEnd
 from nemo_llm_stage.client.limit import LoopLocal
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig, LLMClient
 from nemo_llm_stage.client.sdk_answer import SDKClass, ask, ask_async
+from nemo_llm_stage.client.sdk_check import check_of_sdk, is_sdk_client
 from nemo_llm_stage.client.sdk_settings import SDKSettings
+from nemo_llm_stage.client.server_check import CHECK_TIMEOUT_S, GREETING, ONE_TOKEN, check_all
 from nemo_llm_stage.client.token_limit import TokenLimitNames
 from nemo_llm_stage.client.wire import completion_of_answer
 from nemo_llm_stage.core import Completion, Message
@@ -221,6 +223,17 @@ class AsyncOpenAIClient(SDKSettings, AsyncLLMClient):
         whole = await ask_async(client, kwargs, timeout)
         latency_s = time.monotonic() - started_monotonic_s
         return completion_of_answer(whole, endpoint=str(client.base_url).rstrip("/"), latency_s=latency_s)
+
+    async def check(self, model: str) -> None:
+        """See `AsyncHTTPClient.check`. A test's double of the SDK's client is not asked."""
+        client = self._sdk_client()
+        if not self.check_server or not is_sdk_client(client):
+            return
+        if self._ends is not None:
+            await self._ends.get().watch()
+        kwargs = self.create_kwargs([GREETING], model, None, ONE_TOKEN)
+        kwargs["timeout"] = self.sdk_timeout(CHECK_TIMEOUT_S)
+        await check_all([check_of_sdk(client, kwargs, self.secrets, self._as_request_error)])
 
     async def _query_model_impl(
         self,

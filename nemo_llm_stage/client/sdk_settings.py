@@ -34,19 +34,21 @@ class SDKSettings:
     """
     A base of both clients: what they take beside the SDK's own arguments.
 
-    ``api_key_env``, ``api_key_file``, ``api_key_header``, ``ca_file``, ``cert_file``, ``key_file``, ``proxy`` and
-    ``connect_timeout`` mean what they mean to `AsyncHTTPClient`. So do the values of ``default_headers`` and
-    ``default_query``, which may be named. What is named is read where requests are sent from, and what is pickled
-    holds the names.
+    ``api_key_env``, ``api_key_file``, ``api_key_header``, ``ca_file``, ``cert_file``, ``key_file``, ``proxy``,
+    ``connect_timeout`` and ``check_server`` mean what they mean to `AsyncHTTPClient`. So do the values of
+    ``default_headers`` and ``default_query``, which may be named. What is named is read where requests are sent from,
+    and what is pickled holds the names.
 
     Attributes:
         timeout: Seconds, for each request.
         connect_timeout: Seconds to connect; None for `timeout`.
+        check_server: Whether `check` asks the server anything.
         openai_kwargs: For the SDK's client; without keys, headers and query parameters.
     """
 
     timeout: float
     connect_timeout: float | None
+    check_server: bool
     openai_kwargs: dict[str, Any]
 
     def keep(self, kwargs: dict[str, Any]) -> None:
@@ -58,6 +60,7 @@ class SDKSettings:
         """
         self.timeout = kwargs.pop("timeout", DEFAULT_TIMEOUT_S)
         self.connect_timeout = kwargs.pop("connect_timeout", None)
+        self.check_server = kwargs.pop("check_server", True)
         api_key = kwargs.get("api_key")
         literal = kwargs.pop("api_key") if isinstance(api_key, str) and api_key else None
         named = kwargs.pop("api_key_env", None), kwargs.pop("api_key_file", None)

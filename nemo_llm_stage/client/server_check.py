@@ -11,17 +11,17 @@ import asyncio
 import difflib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from nemo_llm_stage.client.credentials import Sent
 from nemo_llm_stage.client.endpoints.address import Endpoint
 from nemo_llm_stage.client.errors.refusal import error_of_refusal, read_refusal
 from nemo_llm_stage.client.generation import GenerationConfig
-from nemo_llm_stage.client.http.transport import HTTPResponse, Transport
+from nemo_llm_stage.client.hiding import Secrets
+from nemo_llm_stage.client.http.transport import HTTPResponse
 from nemo_llm_stage.client.scheme import url_that_answers
-from nemo_llm_stage.client.wire import encode_request
+from nemo_llm_stage.client.wire.encode import CHAT_PATH
 from nemo_llm_stage.client.wire.load import load_json
 from nemo_llm_stage.errors import (
     ConnectionFailedError,
@@ -39,6 +39,10 @@ CHECK_TIMEOUT_S = 30.0
 
 LOOK_AFTER_S = 0.3
 """After this time without an answer, see if the server speaks http: it may wait for the rest of a TLS greeting."""
+
+ONE_TOKEN = GenerationConfig(max_tokens=1, seed=None, temperature=None, top_p=None)
+GREETING = {"role": "user", "content": "Hi"}
+"""The request that is as cheap as any, and takes the route that rows will take."""
 
 MAX_NAMES = 10
 """Models named in an error."""
@@ -63,16 +67,20 @@ class ServerCheck:
     The check of one server for one model.
 
     Attributes:
-        transport: What the requests are sent with.
         endpoint: The server.
         model: The model's name.
-        sent: The key and whatever else is sent with every request.
+        list_models: Asks for the list of models.
+        ask_for_one_token: Sends `GREETING` with `ONE_TOKEN`, as the client sends every row.
+        secrets: Kept out of messages.
+        has_key: Whether a key is sent.
     """
 
-    transport: Transport
     endpoint: Endpoint
     model: str
-    sent: Sent
+    list_models: Callable[[], Awaitable[HTTPResponse]]
+    ask_for_one_token: Callable[[], Awaitable[HTTPResponse]]
+    secrets: Secrets
+    has_key: bool
 
     async def run(self) -> None:
         """
@@ -98,7 +106,7 @@ class ServerCheck:
 
     async def _list_models(self) -> HTTPResponse:
         """Send the first request; if it hangs at https, find out meanwhile whether the server speaks http."""
-        sending = asyncio.ensure_future(self._send("models", None))
+        sending = asyncio.ensure_future(self.list_models())
         try:
             await asyncio.wait({sending}, timeout=LOOK_AFTER_S)
             if self.endpoint.is_tls and not sending.done():
@@ -118,31 +126,25 @@ class ServerCheck:
         return None if url is None else f"The server speaks {url.partition(':')[0]}: write base_url: {url}"
 
     async def _ask_for_one_token(self, names: list[str] | None) -> None:
-        config = GenerationConfig(max_tokens=1, seed=None, temperature=None, top_p=None)
-        request = encode_request([{"role": "user", "content": "Hi"}], self.model, config)
         try:
-            answer = await self._send(request.path, request.body)
+            answer = await self.ask_for_one_token()
         except RequestError:
             return  # a busy server is no proof
-        if answer.status != HTTPStatus.UNAUTHORIZED and not _is_no_such_model(answer, self.sent):
+        if answer.status != HTTPStatus.UNAUTHORIZED and not _is_no_such_model(answer, self.secrets):
             return
         if answer.status != HTTPStatus.UNAUTHORIZED and names is not None:
             raise NotFoundError(self._no_such_model(names), status=answer.status)
         error = error_of_refusal(
             answer.status,
             answer.body,
-            url=self.endpoint.url(request.path),
+            url=self.endpoint.url(CHAT_PATH),
             model=self.model,
-            secrets=self.sent.secrets,
-            has_key=self.sent.has_key,
+            secrets=self.secrets,
+            has_key=self.has_key,
         )
         if answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND}:
             raise error
         raise NotFoundError(f"{error} The model asked for is {self.model!r}.", status=answer.status)
-
-    async def _send(self, path: str, body: bytes | None) -> HTTPResponse:
-        url = self.sent.add_query(self.endpoint.url(path))
-        return await self.transport.send(url, body, timeout_s=CHECK_TIMEOUT_S)
 
     def _no_such_model(self, names: list[str]) -> str:
         base_url, model = self.endpoint.base_url, self.model
@@ -167,18 +169,18 @@ async def check_all(checks: Sequence[ServerCheck]) -> None:
     errors = [(check, outcome) for check, outcome in zip(checks, outcomes, strict=True) if outcome is not None]
     unreachable = [error for _, error in errors if isinstance(error, ConnectionFailedError)]
     for check, error in errors:
-        check.sent.secrets.clean(error)
+        check.secrets.clean(error)
         if error not in unreachable or len(unreachable) == len(checks):
             raise error
     for error in unreachable:
         logger.warning("%s The other servers are asked.", error)
 
 
-def _is_no_such_model(answer: HTTPResponse, sent: Sent) -> bool:
+def _is_no_such_model(answer: HTTPResponse, secrets: Secrets) -> bool:
     """Whether an answer says that there is no such model: by its code, or by the words of a 404."""
     if answer.status not in {HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}:
         return False
-    refusal = read_refusal(answer.body, sent.secrets)
+    refusal = read_refusal(answer.body, secrets)
     if _IS_BASE_MODEL.search(refusal.text):
         return False
     if _NO_SUCH_MODEL_CODE.search(answer.body):

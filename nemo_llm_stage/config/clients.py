@@ -111,6 +111,7 @@ class ServerSettings(ClientSettings):
         cert_file: PEM file of the certificate that the client shows to the server.
         key_file: PEM file of the certificate's private key, if `cert_file` does not hold it.
         proxy: URL of a proxy. Name a URL with a password: ``{env: NAME}`` or ``{file: PATH}``.
+        check_server: Whether to check before the job that the server runs, accepts the key and has the model.
     """
 
     base_url: str | tuple[str, ...] | None = None
@@ -124,6 +125,7 @@ class ServerSettings(ClientSettings):
     cert_file: str | None = None
     key_file: str | None = None
     proxy: NamedValue | None = None
+    check_server: bool = _DEFAULTS["check_server"]
 
     @field_validator("headers", mode="before")
     @classmethod
@@ -164,7 +166,8 @@ class ServerSettings(ClientSettings):
 
     def _shared(self) -> dict[str, Any]:
         names = ("api_key_env", "api_key_file", "api_key_header", "connect_timeout", "ca_file", "cert_file", "key_file")
-        return {name: getattr(self, name) for name in names} | {"proxy": self.proxy} | self._common()
+        own = {"proxy": self.proxy, "check_server": self.check_server}
+        return {name: getattr(self, name) for name in names} | own | self._common()
 
 
 class HTTPClientConfig(ServerSettings):
@@ -173,14 +176,12 @@ class HTTPClientConfig(ServerSettings):
 
     Attributes:
         type: ``http``.
-        check_server: Whether to check before the job that the server runs, accepts the key and has the model.
     """
 
     adapts: ClassVar[bool] = True
 
     type: Literal["http"] = "http"
     max_concurrent_requests: int | Literal["auto"] = _DEFAULTS["max_concurrent_requests"]
-    check_server: bool = _DEFAULTS["check_server"]
 
     def total_limit(self, num_actors: int) -> int:
         """Return the sum over the servers that are named."""
@@ -193,7 +194,6 @@ class HTTPClientConfig(ServerSettings):
             self.base_url or "",
             headers=self.headers,
             query=self.query,
-            check_server=self.check_server,
             **self._shared(),
         )
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from nemo_llm_stage.client.http_client import AsyncHTTPClient
-from nemo_llm_stage.errors import AuthenticationError, NotFoundError
+from nemo_llm_stage.client.llm_client import AsyncLLMClient
+from nemo_llm_stage.client.openai_client import AsyncOpenAIClient
+from nemo_llm_stage.errors import AuthenticationError, ConnectionFailedError, NotFoundError
 
 from .conftest import RawServer, answer_bytes, response
 
+Make = Callable[..., AsyncLLMClient]
 FINE = response(answer_bytes("H"))
 LIST = response(json.dumps({"data": [{"id": "other"}]}).encode())
 
@@ -21,12 +25,26 @@ def refusal(status: str, **error: Any) -> bytes:
     return response(json.dumps({"error": error}).encode(), status=status)
 
 
-def check(*script: bytes, model: str = "m", **settings: Any) -> list[str]:
-    """The first lines of what the check sends to a server with this script."""
+def http_client(base_url: str, **settings: Any) -> AsyncLLMClient:
+    return AsyncHTTPClient(base_url, **settings)
+
+
+def openai_client(base_url: str, query: Any = None, **settings: Any) -> AsyncLLMClient:
+    return AsyncOpenAIClient(base_url=base_url, **{"api_key": "k", "default_query": query, **settings})
+
+
+@pytest.fixture(params=[http_client, openai_client], ids=["http", "openai"])
+def make(request: pytest.FixtureRequest) -> Make:
+    maker: Make = request.param
+    return maker
+
+
+def check(make: Make, *script: bytes, model: str = "m", **settings: Any) -> list[str]:
+    """The first lines of what the check of one type of client sends to a server with this script."""
 
     async def scenario() -> list[str]:
         async with RawServer(*([answer] for answer in script)) as server:
-            client = AsyncHTTPClient(server.base_url, **settings)
+            client = make(server.base_url, **settings)
             try:
                 await client.check(model)
             finally:
@@ -73,9 +91,9 @@ PASSED = {
 
 
 @pytest.mark.parametrize("script", PASSED.values(), ids=PASSED.keys())
-def test_what_proves_nothing_passes(script: tuple[bytes, ...]) -> None:
+def test_what_proves_nothing_passes(make: Make, script: tuple[bytes, ...]) -> None:
     """The list is a hint; so is every refusal that rows might not get."""
-    assert [line.split()[1] for line in check(*script)] == ["/v1/models", "/v1/chat/completions"]
+    assert [line.split()[1] for line in check(make, *script)] == ["/v1/models", "/v1/chat/completions"]
 
 
 UNKNOWN = {
@@ -100,33 +118,64 @@ UNKNOWN = {
 
 @pytest.mark.parametrize("answer", UNKNOWN.values(), ids=UNKNOWN.keys())
 @pytest.mark.parametrize("models", [LIST, refusal("404 Not Found", message="Not Found")], ids=["listed", "no list"])
-def test_an_unknown_model_stops(models: bytes, answer: bytes) -> None:
+def test_an_unknown_model_stops(make: Make, models: bytes, answer: bytes) -> None:
     """Where the route for rows says so."""
     with pytest.raises(NotFoundError, match="m"):
-        check(models, answer)
+        check(make, models, answer)
 
 
 @pytest.mark.parametrize("models", [LIST, refusal("401 No", message="no"), refusal("404 Not Found", message="none")])
-def test_a_wrong_key_stops(models: bytes) -> None:
+def test_a_wrong_key_stops(make: Make, models: bytes) -> None:
     """Where the route for rows says so."""
     with pytest.raises(AuthenticationError, match="API key"):
-        check(models, refusal("401 Unauthorized", message="Incorrect API key provided"))
+        check(make, models, refusal("401 Unauthorized", message="Incorrect API key provided"))
 
 
-def test_a_listed_model_costs_no_token() -> None:
+def test_a_listed_model_costs_no_token(make: Make) -> None:
     """Its name in the list is enough."""
-    assert check(response(b'{"data": [{"id": "m"}]}')) == ["GET /v1/models HTTP/1.1"]
+    assert check(make, response(b'{"data": [{"id": "m"}]}')) == ["GET /v1/models HTTP/1.1"]
 
 
-def test_the_query_is_part_of_the_check() -> None:
+def test_the_query_is_part_of_the_check(make: Make) -> None:
     """A server may want its key or its version there."""
-    lines = check(LIST, FINE, query={"api-version": "1"})
+    lines = check(make, LIST, FINE, query={"api-version": "1"})
     assert [line.split()[1] for line in lines] == [
         "/v1/models?api-version=1",
         "/v1/chat/completions?api-version=1",
     ]
 
 
-def test_the_check_can_be_left_out() -> None:
+def test_the_check_can_be_left_out(make: Make) -> None:
     """Nothing is sent then."""
-    assert check(LIST, check_server=False) == []
+    assert check(make, LIST, check_server=False) == []
+
+
+def test_a_server_that_is_not_there_stops(make: Make) -> None:
+    """At once, with a hint."""
+
+    async def scenario() -> None:
+        client = make("http://127.0.0.1:9/v1")
+        try:
+            await client.check("m")
+        finally:
+            await client.aclose()
+
+    with pytest.raises(ConnectionFailedError, match="Is the server up"):
+        asyncio.run(scenario())
+
+
+def test_a_key_in_a_header_of_its_own_is_the_only_one(make: Make) -> None:
+    """The check sends what rows will send."""
+
+    async def scenario() -> list[str]:
+        async with RawServer([LIST], [FINE]) as server:
+            client = make(server.base_url, api_key="secret", api_key_header="api-key")
+            try:
+                await client.check("m")
+            finally:
+                await client.aclose()
+            return [head.lower() for head in server.heads]
+
+    heads = asyncio.run(scenario())
+    assert len(heads) == 2
+    assert all("api-key: secret" in head and "authorization" not in head for head in heads)

@@ -30,7 +30,7 @@ def config_of(client: Any, **settings: Any) -> JobConfig:
             {"type": "local", "base_url": URL, "api_key_env": "KEY"},
             "client: base_url and api_key_env are for `type: http` or `type: openai`, not for `type: local`",
         ),
-        ({"type": "openai", "base_url": URL, "check_server": False}, "client: check_server is for `type: http`"),
+        ({"type": "local", "check_server": False}, "client: check_server is for `type: http` or `type: openai`"),
         ({"type": "openai", "base_url": [URL, URL]}, "takes one base_url; use `type: http` for several"),
         ({"type": "local", "base_ulr": URL}, "unknown key 'client.base_ulr'"),
         ({"type": "local", "ggfu": "m"}, "unknown key 'client.ggfu'; did you mean 'gguf'?"),

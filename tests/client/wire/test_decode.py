@@ -135,8 +135,8 @@ def test_the_values_of_an_answer_are_bounded(unit: bytes) -> None:
 
 
 def test_a_long_text_is_an_answer() -> None:
-    """10 MB of prose have 60,000 commas; 20 MB were asked for by nobody."""
-    prose = "Moles, who are small, dig. " * 380_000
+    """10 MB of prose are one value, and its commas are few; 20 MB were asked for by nobody."""
+    prose = "Moles who are small and dig all day need no eyes to speak of, or so it is said. " * 120_000
     assert completion_of_answer(decode_answer(json.dumps(answer({"content": prose})).encode())).texts == (prose,)
     with pytest.raises(InvalidResponseError, match="longer than 16777216 bytes"):
         decode_answer(json.dumps(answer({"content": prose * 2})).encode())
