@@ -90,6 +90,10 @@ class Members:
         self.sick = [member for member in own if not member.breaker.is_usable] if usable else []
         self.usable = usable or own or list(self.all)
 
+    def has_last_resort(self, member: Member) -> bool:
+        """Whether another worker's server is well, which gets requests once `member`, an own one, counts as down."""
+        return member.is_own and any(other.breaker.is_usable for other in self.all if not other.is_own)
+
     def recall_from_silent(self) -> bool:
         """Take the requests from servers that are silent while their peers answer; return whether there are any."""
         now_s = self._now_s()
@@ -115,9 +119,13 @@ class Members:
         member.breaker.rejoin(now_s)
         return member
 
+    def _last_resort(self) -> int:
+        """Most requests at another worker's server: one, since they come on top of its limit, unless limits adapt."""
+        return 1 if self._govern is None else Share(0, self._worker.count).of(self._max_per_endpoint)
+
     def _set_limit(self, member: Member, share: Share | None, count: int) -> None:
         member.is_own = share is not None
-        limit = (share or Share(0, self._worker.count)).of(self._max_per_endpoint * count)
+        limit = self._last_resort() if share is None else share.of(self._max_per_endpoint * count)
         if member.cap != limit:
             member.cap = limit
             if member.governed is None:

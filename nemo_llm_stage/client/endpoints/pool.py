@@ -23,7 +23,7 @@ from nemo_llm_stage.client.endpoints.state import EndpointPolicy
 from nemo_llm_stage.client.endpoints.trail import AVOIDED, NOWHERE, Trail, choices, is_blameless, is_fault
 from nemo_llm_stage.client.governor.governed import Governed
 from nemo_llm_stage.client.limit import Limit, Permit
-from nemo_llm_stage.errors import RequestError, TransientError
+from nemo_llm_stage.errors import ConnectionFailedError, RequestError, TransientError
 
 
 class EndpointPool(Limit):
@@ -172,8 +172,9 @@ class EndpointPool(Limit):
         elif error.status is not None:
             self._note_alive(member)
         tried = (*lease.trail.tried, member)
-        others = [other for other in choices(tried, self._members.usable, self._members.all) if other not in tried]
-        error.goes_elsewhere = bool(others) and is_blameless(error, lease)
+        others = [other for other in choices(tried, self._members.usable) if other not in tried]
+        goes_on = others or (isinstance(error, ConnectionFailedError) and self._members.has_last_resort(member))
+        error.goes_elsewhere = bool(goes_on) and is_blameless(error, lease)
         error.server = member.breaker if len(self._members.all) > 1 else None
         lease.trail = lease.trail.after(lease, others)
 
@@ -225,7 +226,7 @@ class EndpointPool(Limit):
             for member in self._members.sick:
                 if member not in tried and member.breaker.is_due(now_s):
                     return member
-        usable = choices(tried, self._members.usable, self._members.all) if tried else self._members.usable
+        usable = choices(tried, self._members.usable) if tried else self._members.usable
         if len(usable) == 1:
             member, limit = usable[0], usable[0].limit
             has_permit = limit.in_flight < limit.max_concurrent_requests

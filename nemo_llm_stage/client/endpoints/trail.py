@@ -60,17 +60,16 @@ AVOIDED: ContextVar[str | None] = ContextVar("AVOIDED", default=None)
 """Base URL of a server that the running task's requests go to last; None for none."""
 
 
-def choices(tried: Sequence[Member], usable: Sequence[Member], members: Sequence[Member]) -> Sequence[Member]:
+def choices(tried: Sequence[Member], usable: Sequence[Member]) -> Sequence[Member]:
     """
     Return the servers for a request that has failed at others.
 
     Args:
         tried: Where it has failed.
-        usable: The servers that get requests now: returned where all of `members` are tried or down.
-        members: All servers, those of other workers too.
+        usable: The servers that get requests now: returned where all of them are tried. Those of other workers are not
+            among them while one of this worker's own is well, or the request would come on top of their limits.
     """
-    untried = [member for member in usable if member not in tried]
-    return untried or [member for member in members if member.breaker.is_usable and member not in tried] or usable
+    return [member for member in usable if member not in tried] or usable
 
 
 def is_fault(error: TransientError) -> bool:

@@ -279,6 +279,31 @@ def test_a_worker_whose_own_servers_are_dead_asks_others() -> None:
         assert other.stats.num_requests == 30
 
 
+def test_a_failure_at_an_own_server_stays_with_it() -> None:
+    """A request that came to another worker's server would come on top of its limit."""
+    with servers(2, faults=[Fault("drop", contains="3", attempts=1)]) as both:
+        clients = [client_of(urls(both), EndpointPolicy(), max_retries=1, base_delay=0.01) for _ in range(2)]
+        for index, client in enumerate(clients):
+            client.take_place(WorkerPlace(index, 2))
+        runs = [Run(client, 29) for client in clients]
+        assert [len(run.end()) for run in runs] == [1, 1]
+        assert [server.stats.num_requests for server in both] == [32, 32]
+
+
+def test_an_outage_of_the_own_servers_brings_others_one_request_at_a_time() -> None:
+    """It comes on top of their limit, which their worker uses up."""
+    with servers(2) as both:
+        clients = [client_of(urls(both)) for _ in range(3)]
+        for index, client in enumerate(clients):
+            client.take_place(WorkerPlace(index % 2, 2))
+        first = set(Run(clients[0], 5).end())
+        own, other = sorted(both, key=lambda server: server.base_url not in first)
+        with own.outage():
+            runs = [Run(clients[1], 200), Run(clients[2], 20, give_up_after_s=0.0)]
+            assert [other.base_url in run.end() for run in runs] == [True, True]
+        assert other.stats.max_in_flight == 9
+
+
 def test_requests_of_one_group_go_to_one_server_while_it_has_room() -> None:
     """Another group may go elsewhere, and a full home is no reason to wait."""
 
