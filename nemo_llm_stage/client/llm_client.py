@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from nemo_llm_stage.client.clock import SYSTEM_CLOCK, Clock
-from nemo_llm_stage.client.curators import count_as_curators
+from nemo_llm_stage.client.curators import SEMAPHORE, SEMAPHORE_LOOP, count_as_curators
 from nemo_llm_stage.client.errors.foreign import as_request_error
 from nemo_llm_stage.client.generation import ConversationFormatter, GenerationConfig
 from nemo_llm_stage.client.limit import HELD, Limit, LoopLocal, Permit
@@ -61,6 +61,7 @@ class AsyncLLMClient(ServerView, ABC):
 
     clock: Clock = SYSTEM_CLOCK
     _limits: LoopLocal[Limit] | None = None
+    _semaphore, _semaphore_loop = SEMAPHORE, SEMAPHORE_LOOP
 
     _runtime_attributes: frozenset[str] = frozenset({"_limits"})
     """Names of the attributes that live in one process; pickling leaves them out."""

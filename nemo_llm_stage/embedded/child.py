@@ -47,7 +47,8 @@ def _serve(settings: dict[str, Any]) -> Any:
     try:
         return xllamacpp.Server(params)
     except RuntimeError as error:
-        sys.exit(str(error))
+        # llama.cpp's log says which of them it is, if its thread gets to writing that before the process ends
+        sys.exit(f"{error} model: {settings['gguf']}, port: {settings['port']}")
 
 
 def _wait_for_parent(parent_pid: int) -> None:

@@ -12,7 +12,7 @@ from unittest.mock import AsyncMock, MagicMock, Mock, patch
 
 import pytest
 
-from nemo_llm_stage.client.llm_client import LLMClient
+from nemo_llm_stage.client.llm_client import AsyncLLMClient, LLMClient
 from nemo_llm_stage.client.openai_client import AsyncOpenAIClient, OpenAIClient
 from nemo_llm_stage.core import Completion, Usage
 from nemo_llm_stage.errors import BadRequestError, InvalidResponseError
@@ -134,3 +134,40 @@ def test_the_module_loads_without_the_sdk() -> None:
     code = f"import sys, {MODULE} as m; print(m.OpenAI, m.AsyncOpenAI, 'openai' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.split()[-1] == "False"
+
+
+def test_names_that_curators_own_tests_read_are_there() -> None:
+    """Its clients hold their limit as a semaphore, made by the first request and kept for the event loop."""
+
+    class Client(AsyncLLMClient):
+        def setup(self) -> None:
+            """Nothing to open."""
+
+        async def _query_model_impl(self, **_: Any) -> list[str]:
+            return ["x"]
+
+    def names(client: AsyncLLMClient) -> list[Any]:
+        return [getattr(client, name) for name in ("_semaphore", "_semaphore_loop")]
+
+    async def scenario(client: AsyncLLMClient) -> None:
+        assert names(client) == [None, None]
+        for _ in range(2):
+            assert await client.query_model(messages=MESSAGES, model="m") == ["x"]
+            assert names(client) == [client.limit, asyncio.get_running_loop()]
+            assert getattr(names(client)[0], "_value") == 3  # noqa: B009 - the name is private
+
+    client = Client(max_concurrent_requests=3)
+    asyncio.run(scenario(client))
+    assert names(client) == [None, None]
+
+
+def test_a_subclass_may_have_a_semaphore_of_its_own() -> None:
+    """The name is nobody's."""
+
+    class Client(AsyncOpenAIClient):
+        def __init__(self) -> None:
+            super().__init__()
+            self._semaphore = own
+
+    own = object()
+    assert getattr(Client(), "_semaphore") is own  # noqa: B009 - likewise

@@ -163,7 +163,7 @@ def test_serving_by_hand_ends_cleanly(signum: signal.Signals) -> None:
 
 @pytest.mark.local_model
 def test_a_taken_port_is_told() -> None:
-    """The error carries the server's own words."""
+    """By the error, also where llama.cpp's own words come too late."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(RunError, match=f"port: {port}"):
@@ -175,7 +175,7 @@ def test_a_broken_model_file_is_told(tmp_path: Path) -> None:
     """A download that was cut short shows as what it is."""
     gguf = tmp_path / "cut.gguf"
     gguf.write_bytes(b"GGUF\x03\x00\x00\x00")
-    with pytest.raises(RunError, match="failed to load model"):
+    with pytest.raises(RunError, match=f"model: {gguf}"):
         LocalServer(gguf).start()
 
 

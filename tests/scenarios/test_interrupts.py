@@ -21,6 +21,7 @@ from nemo_llm_stage.cli import main
 from nemo_llm_stage.testing import Fault, SimulatedServer, expected_answer
 
 NUM_ROWS = 60
+MAX_IN_FLIGHT = 4
 
 
 class BusyServer(SimulatedServer):
@@ -53,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
 def arguments(server: BusyServer, folder: Path, *more: str) -> list[str]:
     words = ["run", "--input", str(folder / "in.parquet"), "--output", str(folder / "out")]
     words += ["--base-url", server.base_url, "--model", "sim", "--prompt", "{{ text }}", "--output-column", "x"]
-    words += ["--rows-per-partition", "10", "--max-concurrent-requests", "4", "--show-rows", "0"]
+    words += ["--rows-per-partition", "10", "--max-concurrent-requests", str(MAX_IN_FLIGHT), "--show-rows", "0"]
     return [*words, *(more or ("--engine", "local"))]
 
 
@@ -118,12 +119,16 @@ def test_the_grace_period_bounds_the_wait(server: BusyServer, folder: Path) -> N
 def test_signals_end_a_run_on_ray_in_order(
     server: BusyServer, folder: Path, shared_cluster: RayCluster, signums: tuple[int, ...], is_own_ray: bool
 ) -> None:
-    """With the same exit codes and without a traceback; a second run in this process resumes."""
+    """
+    With the same exit codes and without a traceback; a second run in this process resumes.
+
+    A second signal breaks off what is in flight: the server may just have answered it.
+    """
     env = dict(os.environ) if is_own_ray else {**shared_cluster.env, "RAY_ADDRESS": shared_cluster.address}
     process = start(server, folder, "--engine", "ray", "--actors", "2", env=env)
     said = interrupt(process, server, *signums)
     assert process.returncode == 128 + signums[0], said
     again = CliRunner().invoke(main, arguments(server, folder))
     assert again.exit_code == 0, again.output
-    assert server.stats.num_repaid == 0
+    assert server.stats.num_repaid <= (MAX_IN_FLIGHT if len(signums) > 1 else 0)
     assert pq.read_table(folder / "out").num_rows == NUM_ROWS
