@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from typing import Any
 
 import pytest
 import uvloop
 
 from nemo_llm_stage.client.http import dial as dialling
 from nemo_llm_stage.client.http.dial import dial
+from nemo_llm_stage.client.http.http1 import HTTP1Transport
+from nemo_llm_stage.client.http.transport import TransportConfig
+from nemo_llm_stage.errors import ConnectionFailedError
 
 Address = tuple[str, int]
 
@@ -39,14 +44,20 @@ def refusing() -> Iterator[Address]:
         yield unused.getsockname()
 
 
-def connect(addresses: list[Address], loop_factory: object) -> Address | str:
-    """Whom a host with these addresses is reached at, or the words of the failure."""
+def with_addresses(loop_factory: Any, addresses: list[Address]) -> Any:
+    """A kind of loop that finds these addresses for several.example."""
 
-    class Loop(loop_factory):  # type: ignore[misc, valid-type]
+    class Loop(loop_factory):  # type: ignore[misc]
         async def getaddrinfo(self, host: object, *args: object, **kwargs: object) -> list[object]:
             if host != "several.example":  # uvloop looks up addresses too
                 return await super().getaddrinfo(host, *args, **kwargs)  # type: ignore[no-any-return]
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses]
+
+    return Loop
+
+
+def connect(addresses: list[Address], loop_factory: object) -> Address | str:
+    """Whom a host with these addresses is reached at, or the words of the failure."""
 
     async def scenario() -> Address | str:
         try:
@@ -57,7 +68,7 @@ def connect(addresses: list[Address], loop_factory: object) -> Address | str:
         with connected:
             return connected.getpeername()  # type: ignore[no-any-return]
 
-    with asyncio.Runner(loop_factory=Loop) as runner:
+    with asyncio.Runner(loop_factory=with_addresses(loop_factory, addresses)) as runner:
         return runner.run(scenario())
 
 
@@ -71,6 +82,33 @@ def test_a_dead_first_address_is_passed_over(dead: object, loop_factory: object)
     with dead() as first, closing(socket.create_server(("127.0.0.1", 0))) as server:  # type: ignore[operator]
         alive = server.getsockname()
         assert connect([first, alive], loop_factory) == alive
+
+
+@LOOPS
+@pytest.mark.parametrize("dead", [black_hole, refusing])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxys_dead_first_address_is_passed_over(scheme: str, dead: object, loop_factory: object) -> None:
+    """With a tunnel and without one."""
+    heads: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 407 No\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    async def scenario(addresses: list[Address]) -> None:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            addresses.append(server.sockets[0].getsockname())
+            transport = HTTP1Transport(TransportConfig({}, 5.0, 5.0, None, 1000, proxy="http://several.example:80"))
+            with contextlib.suppress(ConnectionFailedError):
+                await transport.send(f"{scheme}://far.example/x", b"")
+            await transport.aclose()
+
+    with dead() as first:  # type: ignore[operator]
+        addresses = [first]
+        with asyncio.Runner(loop_factory=with_addresses(loop_factory, addresses)) as runner:
+            runner.run(scenario(addresses))
+    assert [head.partition(b" ")[0] for head in heads] == [b"CONNECT" if scheme == "https" else b"POST"]
 
 
 @LOOPS
