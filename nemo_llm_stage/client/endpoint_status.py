@@ -50,6 +50,8 @@ class EndpointStatus:
         moved: Why the limit was moved the last time; None where it is fixed.
         held_s: Bottleneck → seconds, about, for which it held the work back; nothing where the limit is fixed.
         num_ghosts: Requests that the server had lost: it showed none while they were open; they were sent again.
+        num_unasked: Connections that were closed because it, or a proxy before it, sent what no request had asked for,
+            e.g. an answer a second time.
         in_flight: Requests in flight there.
         num_answered: Answers.
         num_failed: Sends that failed, of every kind.
@@ -78,6 +80,7 @@ class EndpointStatus:
     moved: str | None = None
     held_s: Mapping[str, int] = field(default_factory=dict)
     num_ghosts: int = 0
+    num_unasked: int = 0
 
     @property
     def is_down(self) -> bool:
@@ -166,6 +169,7 @@ def _merge(one: EndpointStatus, other: EndpointStatus) -> EndpointStatus:
         failures=dict(Counter(one.failures) + Counter(other.failures)),
         held_s=dict(Counter(one.held_s) + Counter(other.held_s)),
         num_ghosts=one.num_ghosts + other.num_ghosts,
+        num_unasked=one.num_unasked + other.num_unasked,
         in_flight=one.in_flight + other.in_flight,
         num_answered=one.num_answered + other.num_answered,
         num_failed=one.num_failed + other.num_failed,

@@ -114,9 +114,7 @@ class AsyncHTTPClient(AsyncLLMClient):
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ConfigError(f"{name} is {value}; it must be seconds above 0.")
         self._servers = Servers(base_url, max_concurrent_requests)
-        self.timeout = timeout
-        self.connect_timeout = connect_timeout
-        self.read_timeout = read_timeout
+        self.timeout, self.connect_timeout, self.read_timeout = timeout, connect_timeout, read_timeout
         self.max_response_bytes, self.check_server = max_response_bytes, check_server
         self._credentials = Credentials(
             KeySource(api_key, api_key_env, api_key_file),
@@ -240,7 +238,8 @@ class AsyncHTTPClient(AsyncLLMClient):
 
     def endpoint_statuses(self) -> tuple[EndpointStatus, ...]:
         """Return how each server stands, also those that have left. Can be called from any thread."""
-        return merge_endpoints(status for pool in pools_of(self._limits) for status in pool.statuses())
+        statuses = merge_endpoints(status for pool in pools_of(self._limits) for status in pool.statuses())
+        return statuses if self._session is None else self._session.with_unasked(statuses)
 
     def server_urls(self, place: WorkerPlace = ALONE) -> tuple[str, ...]:
         """See `AsyncLLMClient.server_urls`; nothing where each worker asks its own node's."""

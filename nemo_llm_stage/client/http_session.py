@@ -7,10 +7,13 @@ Knows nothing of requests.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from http import HTTPStatus
 
 from nemo_llm_stage.client.credentials import Credentials, Sent
+from nemo_llm_stage.client.endpoint_status import EndpointStatus
 from nemo_llm_stage.client.endpoints.address import Endpoint
+from nemo_llm_stage.client.http.route import find_route
 from nemo_llm_stage.client.http.transport import HTTPResponse, Transport, TransportStatistics
 from nemo_llm_stage.client.limit import LoopLocal
 from nemo_llm_stage.client.server_check import CHECK_TIMEOUT_S, GREETING, ONE_TOKEN, ServerCheck
@@ -99,6 +102,17 @@ class HTTPSession:
         all_of_them = [*self._retired, self._transports]
         parts = [transport.statistics() for transports in all_of_them for transport in transports.values()]
         return TransportStatistics.sum_of([self._closed, *parts])
+
+    def with_unasked(self, statuses: tuple[EndpointStatus, ...]) -> tuple[EndpointStatus, ...]:
+        """Return `statuses` with the connections that were closed because a server sent what nobody had asked for."""
+        num_unasked = self.statistics().num_unasked
+        if not num_unasked:
+            return statuses
+        servers = [find_route(status.url, None).server for status in statuses]
+        return tuple(
+            replace(status, num_unasked=num_unasked.get(server, 0))
+            for status, server in zip(statuses, servers, strict=True)
+        )
 
     async def aclose(self) -> None:
         """Close the running event loop's connections."""

@@ -101,6 +101,10 @@ def _costs(result: JobResult) -> Table:
     limit = found_limit(result.endpoints)
     if limit is not None:
         table.add_row("in flight", f"{limit[0]:,}", *[""] * (not is_alone), shown(limit[1]))
+    num_unasked = sum(endpoint.num_unasked for endpoint in result.endpoints)
+    if num_unasked:
+        note = "connections dropped: a server or proxy sent what no request had asked for, e.g. an answer twice"
+        table.add_row("unasked bytes", f"{num_unasked:,}", *[""] * (not is_alone), note)
     return table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -179,3 +180,16 @@ def test_a_key_in_a_header_of_its_own_is_the_only_one(make: Make) -> None:
     heads = asyncio.run(scenario())
     assert len(heads) == 2
     assert all("api-key: secret" in head and "authorization" not in head for head in heads)
+
+
+@pytest.mark.parametrize("status", ["401 Unauthorized", "404 Not Found"])
+def test_a_server_that_repeats_the_key_does_not_get_it_into_the_message(make: Make, status: str) -> None:
+    """Nor the value of a query parameter, under any header."""
+    echo = "model m not found; you sent Bearer sk-canary-1 and key=query-canary-2"
+    answer = refusal(status, message=echo, code="model_not_found")
+    settings = {"api_key": "sk-canary-1", "query": {"key": "query-canary-2"}}
+    with pytest.raises((AuthenticationError, NotFoundError)) as caught:
+        check(make, refusal("404 Not Found", message=echo), answer, **settings)
+    told = "".join(traceback.format_exception(caught.value))
+    assert "you sent" in str(caught.value)
+    assert "canary" not in told

@@ -272,7 +272,7 @@ def test_a_server_that_repeats_everything_in_every_field_gets_no_secret_out(
             "query": {"key": {"env": "CANARY_QUERY"}},
             "max_retries": 0,
             "max_concurrent_requests": 1,
-            **({"check_server": False} if client == "http" else {}),
+            "check_server": False,
         }
         (tmp_path / "job.yaml").write_text(json.dumps(settings))
         result = CliRunner().invoke(main, ["run", str(tmp_path / "job.yaml"), "--show-rows", str(NUM_ANSWERS)])

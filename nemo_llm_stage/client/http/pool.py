@@ -84,6 +84,7 @@ class ConnectionPool:
         self._open: set[Connection] = set()
         self._num_connects = 0
         self._drops: Counter[DropCause] = Counter()
+        self._num_unasked: Counter[str] = Counter()
         self.deadlines = Deadlines()
 
     def add(self, connection: Connection) -> None:
@@ -181,6 +182,7 @@ class ConnectionPool:
             single_use_servers=tuple(
                 name for name, known in list(self._servers.items()) if known.num_unasked >= MAX_UNASKED
             ),
+            num_unasked=dict(self._num_unasked),
         )
 
     async def aclose(self) -> None:
@@ -201,6 +203,7 @@ class ConnectionPool:
     def _note_unasked(self, server: str) -> None:
         known = self._known(server)
         known.num_unasked += 1
+        self._num_unasked[server] += 1
         if known.num_unasked == 1:
             logger.warning(
                 "%s, or a proxy before it, sent bytes that no request had asked for; the connection was closed so that "

@@ -7,6 +7,7 @@ Every failure comes out as one of our types. Knows nothing of LLMs; `http1` is t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -77,6 +78,7 @@ class TransportStatistics:
         drops: Connections closed so far, by cause; the causes are the values of `connection.DropCause`.
         single_use_servers: ``http(s)://host:port`` of each server whose connections are used once, because it sent
             bytes that no request had asked for again and again.
+        num_unasked: ``http(s)://host:port`` of a server → connections to it that were closed for such bytes.
     """
 
     num_open: int = 0
@@ -84,21 +86,25 @@ class TransportStatistics:
     num_connects: int = 0
     drops: Mapping[str, int] = field(default_factory=dict)
     single_use_servers: tuple[str, ...] = ()
+    num_unasked: Mapping[str, int] = field(default_factory=dict)
 
     @staticmethod
     def sum_of(parts: Iterable[TransportStatistics]) -> TransportStatistics:
         """Return the sum of the statistics of several transports."""
-        num_open = num_idle = num_connects = 0
-        drops: dict[str, int] = {}
-        servers: dict[str, None] = {}
-        for part in parts:
-            num_open += part.num_open
-            num_idle += part.num_idle
-            num_connects += part.num_connects
-            servers.update(dict.fromkeys(part.single_use_servers))
-            for cause, count in part.drops.items():
-                drops[cause] = drops.get(cause, 0) + count
-        return TransportStatistics(num_open, num_idle, num_connects, drops, tuple(servers))
+        whole = list(parts)
+        servers = dict.fromkeys(server for part in whole for server in part.single_use_servers)
+        drops, num_unasked = Counter[str](), Counter[str]()
+        for part in whole:
+            drops.update(part.drops)
+            num_unasked.update(part.num_unasked)
+        return TransportStatistics(
+            sum(part.num_open for part in whole),
+            sum(part.num_idle for part in whole),
+            sum(part.num_connects for part in whole),
+            dict(drops),
+            tuple(servers),
+            dict(num_unasked),
+        )
 
 
 class Transport(ABC):

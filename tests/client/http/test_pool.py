@@ -7,11 +7,16 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from nemo_llm_stage import AsyncHTTPClient
+from nemo_llm_stage.cli import main
 from nemo_llm_stage.client.http.pool import NUM_ALIKE
 from nemo_llm_stage.errors import RequestError
 from tests.client.conftest import response
@@ -207,6 +212,20 @@ def test_an_error_that_is_sent_twice_fails_one_row() -> None:
 
     ends = own_or_failed(answers, 10)
     assert ends == [f"row {row}" if row != 3 else "BadRequestError" for row in range(10)]
+
+
+def test_the_summary_says_that_a_server_sends_answers_twice(tmp_path: Path) -> None:
+    """By how many connections were closed for it, although no row failed."""
+    pq.write_table(pa.table({"text": [f"row {row}" for row in range(40)]}), tmp_path / "in.parquet")
+    words = ["run", "--input", str(tmp_path / "in.parquet"), "--output", str(tmp_path / "out"), "--engine", "local"]
+    words += ["--model", "m", "--prompt", "{{ text }}", "--output-column", "x", "--no-check-server"]
+    with ThreadedServer(delayed) as server:
+        result = CliRunner(env={"COLUMNS": "200"}).invoke(main, [*words, "--base-url", server.base_url])
+    assert result.exit_code == 0, result.output
+    [line] = [line for line in result.output.splitlines() if "unasked bytes" in line]
+    assert int(line.split()[2]) >= 3
+    assert "an answer twice" in line
+    assert pq.read_table(tmp_path / "out")["x"].to_pylist() == [f"row {row}" for row in range(40)]
 
 
 def test_the_farewell_of_a_proxy_is_no_unasked_answer() -> None:
