@@ -30,6 +30,7 @@ from nemo_llm_stage.client.http.transport import HTTPResponse, Transport, Transp
 from nemo_llm_stage.client.http_session import HTTPSession
 from nemo_llm_stage.client.limit import HELD, Limit, Permit
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
+from nemo_llm_stage.client.retry import ask_for_another_send
 from nemo_llm_stage.client.secret import KeySource, Value
 from nemo_llm_stage.client.server_check import check_all
 from nemo_llm_stage.client.wire import encode_request
@@ -170,7 +171,7 @@ class AsyncHTTPClient(AsyncLLMClient):
         conversation_formatter: ConversationFormatter | None,
         generation_config: GenerationConfig,
     ) -> Completion:
-        """Make one attempt; once more with another name for ``max_tokens``, or with a new key, where that may help."""
+        """Make one attempt; ask for another with another name for ``max_tokens``, or a new key, where that may help."""
         assert isinstance(permit, Lease)
         pool, member, session = permit.pool, permit.member, self._opened()
         sent = session.sent
@@ -184,20 +185,19 @@ class AsyncHTTPClient(AsyncLLMClient):
         except RequestError as error:
             secrets.clean(error)
             pool.note_failure(permit, error)
-            if not (session.token_limit.learn(error, config, model) or session.renew(error, sent)):
-                raise
+            if session.token_limit.learn(error, config, model) or session.renew(error, sent):
+                ask_for_another_send(error)
+            raise
         except asyncio.CancelledError:
             if not permit.was_recalled():
                 raise
             silent = RequestTimeoutError(f"{member.endpoint.base_url} {permit.why}.")
             pool.note_failure(permit, silent)
             raise silent from None
-        else:
-            pool.note_answer(permit, completion.latency_s or 0.0)
-            return secrets.cleaned(completion)
         finally:
             permit.task = None
-        return await self._complete_under(permit, messages, model, conversation_formatter, generation_config)
+        pool.note_answer(permit, completion.latency_s or 0.0)
+        return secrets.cleaned(completion)
 
     async def _query_model_impl(
         self,

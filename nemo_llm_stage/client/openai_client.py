@@ -17,6 +17,7 @@ from nemo_llm_stage.client.credentials import secrets_of_request
 from nemo_llm_stage.client.http.loop_end import LoopEnd
 from nemo_llm_stage.client.limit import LoopLocal
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig, LLMClient
+from nemo_llm_stage.client.retry import ask_for_another_send
 from nemo_llm_stage.client.sdk_answer import SDKClass, ask, ask_async
 from nemo_llm_stage.client.sdk_check import check_of_sdk, is_sdk_client
 from nemo_llm_stage.client.sdk_settings import SDKSettings
@@ -192,29 +193,21 @@ class AsyncOpenAIClient(SDKSettings, AsyncLLMClient):
         conversation_formatter: ConversationFormatter | None,
         generation_config: GenerationConfig,
     ) -> Completion:
-        """Make one attempt; once more with another name for ``max_tokens``, or with a new key, where that may help."""
+        """Make one attempt; ask for another with another name for ``max_tokens``, or a new key, where that may help."""
         client = self._sdk_client()
         if self._ends is not None:
             await self._ends.get().watch()
-        turns = messages if isinstance(messages, list) else list(messages)
         config = self._token_limit.put_into(generation_config, model)
-        kwargs = self.create_kwargs(turns, model, conversation_formatter, config)
+        kwargs = self.create_kwargs(messages, model, conversation_formatter, config)
         secrets, key = secrets_of_request(self.secrets, config.extra_kwargs), client.api_key
         try:
-            completion = await self._ask(client, kwargs)
+            return secrets.cleaned(await self._ask(client, kwargs))
         except Exception as error:
             secrets.clean(error)
             typed = self._as_request_error(error)
-            if not (self._token_limit.learn(typed, config, model) or self.renew_key(client, key, typed)):
-                raise
-        else:
-            return secrets.cleaned(completion)
-        return await self._complete_impl(
-            messages=turns,
-            model=model,
-            conversation_formatter=conversation_formatter,
-            generation_config=generation_config,
-        )
+            if self._token_limit.learn(typed, config, model) or self.renew_key(client, key, typed):
+                ask_for_another_send(error)
+            raise
 
     async def _ask(self, client: AsyncOpenAI, kwargs: dict[str, Any]) -> Completion:
         timeout = kwargs["timeout"]

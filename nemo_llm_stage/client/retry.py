@@ -157,6 +157,14 @@ class Server(Protocol):
         """Remember, for people to see, that a request waits to be sent again."""
 
 
+_ANOTHER_SEND = "asks_for_another_send"
+
+
+def ask_for_another_send(error: Exception) -> None:
+    """Have `send` send the request that failed with `error` again at once: the client has learned to send it better."""
+    setattr(error, _ANOTHER_SEND, True)
+
+
 async def send(
     request: Callable[[Permit], Awaitable[T]],
     limit: Limit,
@@ -189,9 +197,8 @@ async def send(
     while True:
         permit = limit.permit(permit)
         to_enter = permit if sends is None or server is None else _both(server.alongside(sends), permit)
-        is_probe = False
-        if gate is not None and gate.is_down:
-            is_probe = await gate.wait_until_up(started_monotonic_s + policy.give_up_after_s)
+        give_up_at_s = started_monotonic_s + policy.give_up_after_s
+        is_probe = await gate.wait_until_up(give_up_at_s) if gate is not None and gate.is_down else False
         try:
             async with to_enter:
                 if gate is not None and gate.is_down and not is_probe:
@@ -201,6 +208,8 @@ async def send(
                 if limit.allowance is not None:  # before the permit goes to the next
                     limit.allowance.note_answer(answer.usage if isinstance(answer, Completion) else None)
         except Exception as raised:
+            if getattr(raised, _ANOTHER_SEND, False):
+                continue
             error = raised if as_error is None or isinstance(raised, LLMStageError) else as_error(raised)
             sends = sends or Sends(started_monotonic_s)
             sends.note(error, clock.monotonic(), is_gated=gate is not None)
