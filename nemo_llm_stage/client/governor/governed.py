@@ -194,14 +194,15 @@ class Governed:
 
     def note_answer(self, sending: Sending, usage: Usage | None) -> None:
         """Take note of an answer's numbers."""
-        tokens = 1.0
+        tokens = output_tokens = 1.0
         latency_s = self._clock.monotonic() - sending.sent_at_s
         if usage is not None and usage.output_tokens is not None:
-            tokens = usage.output_tokens + PROMPT_WORK * (usage.input_tokens or 0)
+            output_tokens = usage.output_tokens
+            tokens = output_tokens + PROMPT_WORK * (usage.input_tokens or 0)
             self._expected.learn(sending.num_bytes, sending.config, usage.input_tokens, usage.output_tokens)
             if latency_s >= SLOW_S or self._timeouts.is_slow:
                 self._timeouts.note_answer(latency_s, usage.output_tokens)
-        self.governor.note_answer(sending.sent_at_s, latency_s, tokens)
+        self.governor.note_answer(sending.sent_at_s, latency_s, tokens, output_tokens)
 
     def note_headers(self, sending: Sending, headers: Mapping[bytes, bytes]) -> None:
         """Take note of what the response to `sending` says of rate limits."""

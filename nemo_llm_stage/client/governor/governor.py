@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, replace
 
-from nemo_llm_stage.client.governor.by_queue import MAX_FRONT_SHARE, ByQueue
+from nemo_llm_stage.client.governor.by_queue import FULL_KV, MAX_FRONT_SHARE, ByQueue
 from nemo_llm_stage.client.governor.by_throughput import ByThroughput
 from nemo_llm_stage.client.governor.metrics import ServerLoad
 from nemo_llm_stage.client.governor.signals import BUSY_SHARE, SATURATED_SHARE, Bottleneck, LimitStatus, Mode, Signals
@@ -44,17 +44,15 @@ HELD = 1.25
 COOLDOWN_S = 15.0
 """After a refusal the limit does not grow for so long, or for as long as the server asks. Source: inspect_ai."""
 
-ROUND_S = 5.0
-GROWTH = 1.05
+ROUND_S, GROWTH = 5.0, 1.05
 """After refusals the limit grows by this factor in each round without another one."""
 
-NUM_MISSING = 3
-"""Readings in a row that show too few of our requests before the metrics are not trusted."""
+NUM_MISSING, NUM_SHOWN_AGAIN = 3, 30
+"""Readings in a row that show too few of our requests until the metrics are not trusted, or enough until they are."""
 
 MIN_SHOWN_SHARE = 0.65
 """Of the requests in flight, averaged: one of two replicas shows half of them."""
 
-NUM_SHOWN_AGAIN = 30
 KV_SLACK = 1.1
 """Expected tokens in flight per token of the KV cache: expectations are rough, and a small queue should wait."""
 
@@ -104,7 +102,8 @@ class Governor:
         self._cut_at_s = self._grown_at_s = self._calm_at_s = -math.inf
         self._kv_slack = KV_SLACK
         self._max_tokens: float | None = None
-        self._is_pinned = False
+        self._is_pinned = self._is_told = False
+        self._num_answers = 0
         self._moved = "the start"
         self._held_s: Counter[str] = Counter()
         self._status = LimitStatus(self.limit, "throughput", "the start", "unknown")
@@ -127,9 +126,9 @@ class Governor:
     @property
     def hit_rate(self) -> float:
         """Share of the prompt tokens that the server has in its prefix cache, as far as it tells."""
-        return 0.0 if self._load is None or self._load.hit_rate is None else self._load.hit_rate
+        return (self._load.hit_rate or 0.0) if self._load is not None else 0.0
 
-    def note_answer(self, sent_at_s: float, latency_s: float, tokens: float) -> None:
+    def note_answer(self, sent_at_s: float, latency_s: float, tokens: float, output_tokens: float) -> None:
         """
         Take note of an answer.
 
@@ -137,8 +136,11 @@ class Governor:
             sent_at_s: When its request was sent.
             latency_s: From sending on.
             tokens: Its work: those of the answer, and a part of the prompt's.
+            output_tokens: Those of the answer.
         """
-        self._by_throughput.note_answer(sent_at_s, latency_s, tokens)
+        self._num_answers += 1
+        if not self._is_told:
+            self._by_throughput.note_answer(sent_at_s, latency_s, tokens, output_tokens)
 
     def note_refusal(
         self,
@@ -153,7 +155,7 @@ class Governor:
         Take note that the server refused a request because it has too many, and lower the limit once an episode.
 
         Args:
-            sent_at_s: When the request was sent. One that was sent before the last cut says nothing new.
+            sent_at_s: When the request was sent. One that was not sent after the last cut says nothing new.
             now_s: The time now.
             num_held: Other requests in flight: the server has not refused them.
             retry_after_s: Seconds that the server asked for.
@@ -165,10 +167,10 @@ class Governor:
         if self._is_pinned:
             return False
         self._calm_at_s = max(self._calm_at_s, now_s + max(COOLDOWN_S, retry_after_s or 0.0))
-        is_known = sent_at_s < self._cut_at_s
-        if is_known and not (is_full and num_held < self._limit):
+        is_new = sent_at_s > self._cut_at_s
+        if not is_new and not (is_full and num_held < self._limit):
             return False
-        if not is_known:
+        if is_new:
             self._cut_at_s = now_s
             self._by_queue.note_cut(is_full=is_full)
             self._by_throughput.reset()
@@ -196,7 +198,8 @@ class Governor:
         is_calm = signals.now_s >= self._calm_at_s
         may_grow = is_saturated and not is_busy and is_calm
         load = self._load if signals.now_s - self._load_at_s <= STALE_S else None
-        if load is not None and load.is_queue and self._trust.is_trusted:
+        self._is_told = load is not None and load.is_queue and self._trust.is_trusted
+        if load is not None and self._is_told:
             self._tick_by_queue(signals, load, may_grow=may_grow)
         elif not is_calm or self._calm_at_s > -math.inf:
             self._tick_by_refusals(signals, may_grow=may_grow)
@@ -216,10 +219,12 @@ class Governor:
     def _tick_by_queue(self, signals: Signals, load: ServerLoad, *, may_grow: bool) -> None:
         if signals.load is None:
             return
-        move = self._by_queue.next(self._limit, signals, load, may_grow=may_grow)
-        limit = move.limit if load.max_running is None else min(move.limit, 1.1 * load.max_running + 4)
+        move = self._by_queue.next(self._limit, signals, load, self._num_answers, may_grow=may_grow)
+        self._num_answers = 0
+        most = math.inf if load.max_running is None else 1.1 * load.max_running + 4
+        limit = min(move.limit, max(most, GROWTH * self._limit))  # more than `most` where more run in spite of it
+        self._limit_tokens(signals, load, is_full=move.bottleneck == "kv cache" and limit < self._limit)
         self._set(limit, "metrics", move.reason, move.bottleneck)
-        self._limit_tokens(signals, load, is_full=move.bottleneck == "kv cache" and limit < self._limit + 1)
 
     def _tick_by_refusals(self, signals: Signals, *, may_grow: bool) -> None:
         if may_grow and signals.now_s - max(self._grown_at_s, self._cut_at_s) >= ROUND_S:
@@ -231,10 +236,10 @@ class Governor:
         """Bound the tokens in flight by the KV cache, which others may use too."""
         if load.kv_tokens is None and not is_full and self._max_tokens is None:
             return
-        if is_full and self._status.bottleneck == "kv cache" and load.kv_usage is not None:
+        if is_full and load.kv_usage is not None:
             self._kv_slack = max(0.5, 0.98 * self._kv_slack)
-        elif signals.is_token_bound and (load.kv_usage or 1.0) < CUT and load.waiting < 1:  # less is held than expected
-            self._kv_slack = min(4.0, 1.05 * self._kv_slack)
+        elif signals.is_token_bound and (load.kv_usage or 1.0) < FULL_KV and load.waiting < 1:  # less than expected
+            self._kv_slack = min(4.0, (1.05 if (load.kv_usage or 1.0) < CUT else 1.01) * self._kv_slack)
         seen = max(1.0, signals.in_flight, load.running + load.waiting)
         if load.kv_tokens is not None:
             self._max_tokens = self._kv_slack * load.kv_tokens * signals.in_flight / seen if signals.in_flight else None

@@ -36,7 +36,8 @@ class ServerLoad:
         server: "vllm", "sglang", "llama.cpp", "tgi", "dynamo" or "nim".
         running: Requests that generate.
         waiting: Requests in its queue.
-        is_queue: Whether `waiting` counts a queue. False: it counts requests without a first token, prefill included.
+        is_queue: Whether `waiting` counts a queue. False: it counts requests without a first token, prefill included,
+            and how many may run is not known.
         kv_usage: Share of the KV cache in use, 0 to 1; of several ranks the fullest.
         kv_tokens: Size of the KV cache in tokens.
         max_running: Most requests that generate at the same time.
@@ -67,7 +68,11 @@ class _Names:
         running: Requests that generate, or with `is_inclusive` all that it has.
         waiting: Requests in the queue.
         is_inclusive: Whether `running` counts the waiting ones too.
-        is_queue: See `ServerLoad`.
+        is_queue: Whether `waiting` counts a queue; False: requests without a first token.
+        workers: Series of which there is one for each worker and rank that generates.
+        running_per_worker: Gauges: most requests that generate at one of `workers`.
+        blocks_per_worker: Gauges: the KV cache of one of `workers`, in blocks.
+        block_tokens: Gauges: tokens in a block.
         kv_usage: Gauges from 0 to 1.
         kv_tokens: Gauges.
         kv_info: Gauges with the labels ``block_size`` and ``num_gpu_blocks``.
@@ -91,6 +96,10 @@ class _Names:
     output_tokens: tuple[str, ...] = ()
     hits: tuple[str, ...] = ()
     queries: tuple[str, ...] = ()
+    workers: tuple[str, ...] = ()
+    running_per_worker: tuple[str, ...] = ()
+    blocks_per_worker: tuple[str, ...] = ()
+    block_tokens: tuple[str, ...] = ()
 
 
 _SERVERS = (
@@ -135,6 +144,12 @@ _SERVERS = (
         is_inclusive=True,
         is_queue=False,
         output_tokens=("dynamo_frontend_output_tokens_total",),
+        hits=("dynamo_frontend_cached_tokens_sum",),
+        queries=("dynamo_frontend_input_sequence_tokens_sum",),
+        workers=("dynamo_frontend_worker_last_time_to_first_token_seconds",),
+        running_per_worker=("dynamo_frontend_model_max_num_seqs",),
+        blocks_per_worker=("dynamo_frontend_model_total_kv_blocks",),
+        block_tokens=("dynamo_frontend_model_kv_cache_block_size",),
     ),
     _Names(  # docs.nvidia.com/nim, "Observability", 1.x; later ones have vLLM's names
         "nim",
@@ -170,16 +185,21 @@ def _load_of(names: _Names, series: dict[str, list[tuple[Labels, float]]]) -> Se
     if running is None or waiting is None:
         return None
     usage = [value for _, value in find(names.kv_usage) if value <= 1]
-    kv_tokens = _sum(find(names.kv_tokens)) or sum(_kv_tokens_of(labels) for labels, _ in find(names.kv_info))
+    num_workers = _num_workers(find(names.workers))
+    blocks = num_workers * (_sum(find(names.blocks_per_worker)) or 0.0) * (_sum(find(names.block_tokens)) or 0.0)
+    kv_info = sum(_kv_tokens_of(labels) for labels, _ in find(names.kv_info))
+    max_running = _sum(find(names.max_running)) or num_workers * (_sum(find(names.running_per_worker)) or 0.0)
+    if max_running and not names.is_queue:  # of those without a first token the others are in their prefill
+        waiting = min(waiting, max(0.0, running - max_running))
     hits, queries = _sum(find(names.hits)), _sum(find(names.queries))
     return ServerLoad(
         names.server,
         max(0.0, running - waiting) if names.is_inclusive else running,
         waiting,
-        names.is_queue,
+        names.is_queue or max_running > 0,
         kv_usage=max(usage) if usage else None,
-        kv_tokens=kv_tokens or None,
-        max_running=_sum(find(names.max_running)) or None,
+        kv_tokens=_sum(find(names.kv_tokens)) or kv_info or blocks or None,
+        max_running=max_running or None,
         num_preemptions=_sum(find(names.preemptions)),
         output_tokens=_sum(find(names.output_tokens)),
         hit_rate=min(1.0, hits / queries) if hits is not None and queries else None,
@@ -221,6 +241,15 @@ def _sum(series: Iterable[tuple[Labels, float]]) -> float | None:
     return sum(values.values()) if values else None
 
 
+def _num_workers(series: Iterable[tuple[Labels, float]]) -> int:
+    """Workers that generate; one with ranks counts as so many."""
+    ranks: dict[bytes, set[bytes]] = {}
+    for labels, _ in series:
+        if labels.get(b"worker_type", b"decode") == b"decode":
+            ranks.setdefault(labels.get(b"worker_id", b""), set()).add(labels.get(b"dp_rank", b"none"))
+    return sum(max(1, len(names - {b"none"})) for names in ranks.values())
+
+
 def _kv_tokens_of(labels: Labels) -> float:
     size, blocks = labels.get(b"block_size", b""), labels.get(b"num_gpu_blocks", b"")
     is_known = size.isdigit() and blocks.isdigit() and len(size) + len(blocks) < 16
@@ -241,6 +270,10 @@ _KNOWN = frozenset(
         names.output_tokens,
         names.hits,
         names.queries,
+        names.workers,
+        names.running_per_worker,
+        names.blocks_per_worker,
+        names.block_tokens,
     )
     for name in group
 )

@@ -192,7 +192,7 @@ class Pace:
         accepted = self._accepted_per_s(now_s)
         if self._rate is None:
             self._rate, self._credit, self._credit_at_s = accepted, 0.0, now_s
-        if sent_at_s >= self._cut_at_s:  # a new episode
+        if sent_at_s > self._cut_at_s:  # a new episode
             self._cut_at_s = self._grown_at_s = now_s
             self._rate = KEPT * accepted
             self._credit = min(0.0, self._credit)

@@ -1,9 +1,12 @@
 """
 Continuous batching: the step loop, KV cache and preemption of a GPU engine, in simulated time.
 
-Each step computes one token of every decoding sequence and, within `max_num_batched_tokens`, pieces of new prompts; it
-takes ``step_base_s + step_per_seq_s · decoding + prefill_per_token_s · prefilled`` seconds. The n choices of a request
-count as one sequence. Knows jobs; nothing of HTTP.
+Each step computes one token of every decoding sequence and, within `max_num_batched_tokens`, pieces of new prompts. A
+step that decodes takes ``step_base_s + step_per_seq_s · sequences``, and up to `step_full_kv_s` more, the more of the
+KV cache they attend to; one with new prompts takes ``prefill_base_s + prefill_per_token_s · tokens`` more, and a little
+that grows with their square. The n choices of a request count as one sequence. Knows jobs; nothing of HTTP.
+
+Source: the shapes are those of the default timing model of NVIDIA Dynamo's engine emulator (lib/mocker, 1.6).
 """
 
 from __future__ import annotations
@@ -17,6 +20,10 @@ from nemo_llm_stage.testing.simulator.answers import CHARS_PER_TOKEN
 from nemo_llm_stage.testing.simulator.config import BLOCK_TOKENS, ServerConfig
 from nemo_llm_stage.testing.simulator.slots import Engine, Job
 from nemo_llm_stage.testing.simulator.stats import StatsRecorder
+
+_KV_CONCAVITY = 0.91
+_PREFILL_PER_SQUARE = 2.77e-5
+"""Of `prefill_per_token_s`, for each token, for each other token."""
 
 _MAX_STEPS_AT_ONCE = 64  # so that connections are heard even where the steps cannot be simulated in time
 
@@ -116,6 +123,7 @@ class BatchingEngine(Engine):
         self._running: list[_Sequence] = []
         self._producing: list[_Sequence] = []
         self._step_ends_s: float | None = None
+        self._has_preempted = False
 
     @property
     def kv_cache_usage(self) -> float:
@@ -161,8 +169,9 @@ class BatchingEngine(Engine):
     def _plan_step(self) -> float:
         config = self._config
         budget = config.max_num_batched_tokens
-        num_decoding = num_prefilled = 0
+        num_prefilled = num_decoding = num_attended = 0
         self._producing = []
+        self._has_preempted = False
         index = 0
         while index < len(self._running) and budget > 0:
             sequence = self._running[index]
@@ -174,15 +183,31 @@ class BatchingEngine(Engine):
             elif self._grow(sequence):
                 self._producing.append(sequence)
                 num_decoding += 1
+                num_attended += sequence.num_tokens
                 budget -= 1
-        while budget > 0 and self._waiting and len(self._running) < self.max_num_seqs:
+        while budget > 0 and self._waiting and len(self._running) < self.max_num_seqs and not self._has_preempted:
             admitted = self._admit(self._waiting[0])
             if admitted is None:
                 break
             tokens = self._prefill(admitted, budget)
             num_prefilled += tokens
             budget -= tokens
-        return config.step_base_s + config.step_per_seq_s * num_decoding + config.prefill_per_token_s * num_prefilled
+        return self._decoding_s(num_decoding, num_attended) + self._prefilling_s(num_prefilled)
+
+    def _decoding_s(self, num_sequences: int, num_attended: int) -> float:
+        if not num_sequences:
+            return 0.0
+        config = self._config
+        share = min(1.0, num_attended / (config.num_kv_blocks * BLOCK_TOKENS))
+        full = config.step_full_kv_s * ((1 + _KV_CONCAVITY) * share - _KV_CONCAVITY * share * share)
+        return config.step_base_s + config.step_per_seq_s * num_sequences + full
+
+    def _prefilling_s(self, num_tokens: int) -> float:
+        if not num_tokens:
+            return 0.0
+        config = self._config
+        per_token_s = config.prefill_per_token_s * (1 + _PREFILL_PER_SQUARE * num_tokens)
+        return config.prefill_base_s + per_token_s * num_tokens
 
     def _prefill(self, sequence: _Sequence, budget: int) -> int:
         tokens = min(budget, sequence.to_prefill)
@@ -220,6 +245,7 @@ class BatchingEngine(Engine):
             newest = self._running[-1]
             self._leave(newest)
             self._waiting.appendleft(newest.job)
+            self._has_preempted = True
             self.stats.seen.num_preemptions += 1
             if newest is sequence:
                 return False

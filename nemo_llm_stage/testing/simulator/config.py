@@ -24,8 +24,8 @@ class ServerConfig:
     """
     How a simulated server behaves. The defaults answer at once; `scheduler="batching"` decodes step by step.
 
-    The step times are fitted to about 6.6, 8.2 and 13.2 ms a token at 1, 16 and 64 running sequences: about an 8B model
-    on one H100 as NVIDIA Dynamo's engine emulator 1.6.1 simulates it.
+    The step times are those of NVIDIA Dynamo's engine emulator 1.6, about an 8B model on one H100;
+    benchmarks/bench_emulator.py compares the two.
 
     Attributes:
         model: Name, or names, that the server answers to.
@@ -44,8 +44,10 @@ class ServerConfig:
         num_kv_blocks: batching: size of the KV cache in blocks of 16 tokens.
         prefix_caching: batching: reuse the blocks of equal prompt beginnings.
         max_num_batched_tokens: batching: most tokens that one step computes; longer prompts take several steps.
-        step_base_s: batching: seconds of an empty step.
+        step_base_s: batching: seconds of a step that decodes.
         step_per_seq_s: batching: seconds that each decoding sequence adds to a step.
+        step_full_kv_s: batching: seconds that all of the KV cache adds to a step that decodes; a part of it adds less.
+        prefill_base_s: batching: seconds that new prompts add to a step, however short they are.
         prefill_per_token_s: batching: seconds that each uncached prompt token adds to a step.
         speedup: batching: simulated seconds per real second.
         keep_alive_s: Close a connection after so many idle seconds; None: never.
@@ -73,9 +75,11 @@ class ServerConfig:
     num_kv_blocks: int = 25_000
     prefix_caching: bool = True
     max_num_batched_tokens: int = 8_192
-    step_base_s: float = 0.0065
-    step_per_seq_s: float = 0.000_105
-    prefill_per_token_s: float = 0.000_03
+    step_base_s: float = 0.005_74
+    step_per_seq_s: float = 0.0
+    step_full_kv_s: float = 0.028_27
+    prefill_base_s: float = 0.016_5
+    prefill_per_token_s: float = 0.000_015_2
     speedup: float = 1.0
     keep_alive_s: float | None = None
     startup_delay_s: float = 0.0

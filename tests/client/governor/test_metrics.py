@@ -110,6 +110,39 @@ def test_what_tells_no_load_is_nothing(text: bytes) -> None:
     assert parse_load(text) is None
 
 
+DYNAMO = b"""dynamo_frontend_inflight_requests{model="m"} 160
+dynamo_frontend_queued_requests{model="m"} 34
+dynamo_frontend_model_max_num_seqs{model="m"} 64
+dynamo_frontend_model_total_kv_blocks{model="m"} 1000
+dynamo_frontend_model_kv_cache_block_size{model="m"} 64
+dynamo_frontend_cached_tokens_sum{model="m"} 30
+dynamo_frontend_input_sequence_tokens_sum{model="m"} 120
+dynamo_frontend_worker_last_time_to_first_token_seconds{dp_rank="none",worker_id="1",worker_type="decode"} 0.6
+dynamo_frontend_worker_last_time_to_first_token_seconds{dp_rank="none",worker_id="2",worker_type="decode"} 0.7
+dynamo_frontend_worker_last_time_to_first_token_seconds{dp_rank="none",worker_id="3",worker_type="prefill"} 0.7
+"""
+
+
+def test_dynamos_queue_is_what_its_workers_have_no_slot_for() -> None:
+    """Of those without a first token the others are in their prefill; the KV cache is that of all workers."""
+    load = parse_load(DYNAMO)
+    assert load == ServerLoad("dynamo", 128, 32, kv_tokens=128_000, max_running=128, hit_rate=0.25)
+    load = parse_load(DYNAMO.replace(b" 160\n", b" 100\n"))
+    assert load is not None
+    assert (load.running, load.waiting, load.is_queue) == (100, 0, True)
+
+
+def test_the_ranks_of_dynamos_workers_have_slots_of_their_own() -> None:
+    """A worker that tells its ranks counts as so many."""
+    load = parse_load(
+        DYNAMO.replace(b'"none",worker_id="2"', b'"0",worker_id="1"').replace(
+            b'"none",worker_id="3",worker_type="prefill"', b'"1",worker_id="1",worker_type="decode"'
+        )
+    )
+    assert load is not None
+    assert load.max_running == 128
+
+
 def test_odd_side_values_cost_nothing_else() -> None:
     """A usage beyond 1 or a block size of "None" is left out."""
     odd = VLLM.replace(b"0.75", b"75").replace(b'num_gpu_blocks="1000"', b'num_gpu_blocks="None"')

@@ -230,4 +230,5 @@ class _Run:
         self.tokens_in_flight -= self.held(request)
         self.tokens += request.output_tokens
         if not isinstance(self.governor, int):
-            self.governor.note_answer(request.sent_s, now_s - request.sent_s, request.output_tokens)
+            tokens = request.output_tokens
+            self.governor.note_answer(request.sent_s, now_s - request.sent_s, tokens, tokens)
