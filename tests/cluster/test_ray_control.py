@@ -69,3 +69,25 @@ def test_four_actors_pause_go_on_and_end_at_a_limit(tmp_path: Path) -> None:
     assert status is not None
     assert status.phase == "stopped"
     assert status.spending["num_requests"] == server.stats.num_requests
+
+
+@pytest.mark.slow
+def test_four_actors_spend_no_more_than_what_is_in_flight_over_the_cost(tmp_path: Path) -> None:
+    """And not less, though each is granted its part before it has rows; the limit is named."""
+    pd.DataFrame({"text": [f"row {i}" for i in range(1000)]}).to_parquet(tmp_path / "in.parquet")
+    num_in_flight, most_tokens = 16, 12
+    with SimulatedServer(service_time_s=0.05) as server:
+        client = AsyncHTTPClient(server.base_url, max_concurrent_requests=num_in_flight)
+        stage = LLMStage(client=client, model="sim", prompt="Say {{ text }}", output_column="x")
+        with pytest.raises(RunStoppedError, match="max_cost = 3000 is reached"):
+            run_job(
+                stage=stage,
+                input=tmp_path / "in.parquet",
+                output=tmp_path / "out",
+                rows_per_partition=50,
+                actors=4,
+                progress=False,
+                max_cost=3000,
+                price_output=1e6,  # a dollar for an output token
+            )
+        assert 3000 <= server.stats.output_tokens <= 3000 + num_in_flight * most_tokens
