@@ -49,6 +49,11 @@ def test_more_failures_than_at_first_are_told_once() -> None:
     assert "rows failed; of the first 500 it was" in text
 
 
+def test_fewer_failures_are_no_news() -> None:
+    """The servers have recovered."""
+    assert watch((3000, 0.3, 100), (3000, 0.02, 100)) == []
+
+
 def test_other_lengths_are_told() -> None:
     """Twice as long, or a third."""
     for tokens in (200, 30):

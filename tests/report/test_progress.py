@@ -117,6 +117,19 @@ def test_in_an_outage_no_time_left_is_told() -> None:
     assert run.work(10, 20).rows_per_s == pytest.approx(20, rel=0.15)
 
 
+def test_a_pause_is_no_speed() -> None:
+    """No time left is told in it, and afterwards the speed is that of the rows that come."""
+    run = Run()
+    run.work(60, 10)
+    run.status = RunStatus(phase="paused")
+    view = run.work(30, 0)
+    assert (view.left_s, view.rows_per_s, time_left(view)) == (None, 0.0, "paused")
+    run.status = RunStatus()
+    view = run.work(10, 10)
+    assert view.rows_per_s == pytest.approx(10, rel=0.15)
+    assert view.left_s is not None
+
+
 def test_the_cost_of_the_whole_job_is_expected_from_the_rows_of_this_run() -> None:
     """What earlier runs paid is part of it."""
     run = Run(before=Counters(num_rows=400, input_tokens=1_000_000))
@@ -181,7 +194,7 @@ def test_everything_is_visible_at_80_columns() -> None:
         "cost $0.15 of about $1.03",
         "answered 306   failed 22 (6.47 %)   skipped 12   cut off 3",
         "in flight 32 of 32   waiting to retry 11   429s 25   refused 38   wasted",
-        "localhost:21501  DOWN 34 s, next try in 1 s",
+        "localhost:21501  DOWN 34 s, retry in 1 s",
         "localhost:21502  ok, 20 % 429",
         r"bad_request ×21  HTTP 400: too\x1b[2J long",  # noqa: RUF001
         "since 14 s, next try in 1 s, gives up in 9 min 46 s",

@@ -82,10 +82,11 @@ class Meter:
         counters = sum_counters([self._before, run])
         stalled_since = self._stalled_since(status, monotonic_s, now)
         is_draining = drain_left_s is not None
-        if self._was_stalled and not stalled_since:  # the speed is that of the servers that are back
+        stands_still = stalled_since is not None or status.phase == "paused"
+        if self._was_stalled and not stands_still:  # the speed is that of the servers that are back
             self._window = deque([sample])
             self._is_back_s = monotonic_s
-        self._was_stalled = stalled_since is not None
+        self._was_stalled = stands_still
         has_rates = sample.num_rows > 0
         return View(
             title=self._title,
@@ -99,7 +100,7 @@ class Meter:
             rows_per_s=self._rate([each.num_rows for each in self._window]) if has_rates else None,
             input_per_s=self._rate([each.input_tokens for each in self._window]) if has_rates else 0.0,
             output_per_s=self._rate([each.output_tokens for each in self._window]) if has_rates else 0.0,
-            left_s=None if stalled_since or is_draining else self._left_s(counters, sample),
+            left_s=None if stands_still or is_draining else self._left_s(counters, sample),
             stalled_since=stalled_since,
             cost=self._title.cost(counters.input_tokens, counters.output_tokens) if self._title.has_prices else None,
             expected_cost=self._expected_cost(counters, sample),

@@ -61,4 +61,4 @@ def wait_words(view: View) -> tuple[str, str] | None:
 def _next_try(at: float | None, now: float) -> str:
     if at is None:
         return ""
-    return f", next try in {duration(at - now)}" if at - now >= 0.5 else ", next try now"
+    return f", retry in {duration(at - now)}" if at - now >= 0.5 else ", retry now"

@@ -28,6 +28,9 @@ RATES: tuple[tuple[str, Callable[[Counters], tuple[int, int]]], ...] = (
 )
 """Words, and of counts the part and the whole."""
 
+ONLY_MORE = {"rows failed", "requests were wasted"}
+"""Of these less is no news: an outage is over."""
+
 
 class Drift:
     """Compares the newest rows with the first ones. Not for several threads."""
@@ -66,7 +69,8 @@ class Drift:
             (part, whole), (old_part, old_whole) = of(now), of(self._window[0])
             part, whole = part - old_part, whole - old_whole
             before_part, before_whole = of(first)
-            if whole and before_whole and differ(before_part, before_whole, part, whole):
+            is_better = words in ONLY_MORE and part * before_whole < before_part * whole
+            if whole and before_whole and not is_better and differ(before_part, before_whole, part, whole):
                 text = f"{part / whole:.0%} of the last {whole:,} {words}; of the first {before_whole:,} it was "
                 texts.append((words, f"{text}{before_part / before_whole:.0%}"))
         return texts
