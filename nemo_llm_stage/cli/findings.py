@@ -6,14 +6,15 @@ Each look gives one `Finding`; nothing is changed. Servers are looked at in `ser
 
 from __future__ import annotations
 
+import math
 import os
 import platform
-import resource
 from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
+from nemo_llm_stage.client.open_files import lack_of_files, open_file_limits
 from nemo_llm_stage.errors import LLMStageError
 
 EXTRAS = {
@@ -32,7 +33,6 @@ EXTRAS = {
 }
 """Extra → a module that it brings, and nothing else of the package does."""
 
-_OTHER_FILES = 256
 """File descriptors that a process needs beside one for each request: Python, Ray, input and output files."""
 
 
@@ -84,23 +84,12 @@ def _is_there(module: str) -> bool:
 
 def open_files(max_concurrent_requests: int) -> Finding:
     """Return whether the limit of open files is high enough for this many requests in flight in one process."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = max_concurrent_requests + _OTHER_FILES
-    limits = (
-        f"soft limit {_shown(soft)}, hard limit {_shown(hard)}; {wanted:,} are enough for {max_concurrent_requests:,}"
-    )
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        way = f"run `ulimit -n {wanted}` first, on a cluster before `ray start`"
-        if hard != resource.RLIM_INFINITY and hard < wanted:
-            way = (
-                "lower max_concurrent_requests, or have the hard limit raised (limits.conf, or the container's ulimits)"
-            )
-        return Finding("open files", f"{limits} requests in flight: {way}", is_ok=False)
-    return Finding("open files", f"{limits} requests in flight")
-
-
-def _shown(limit: int) -> str:
-    return "none" if limit == resource.RLIM_INFINITY else f"{limit:,}"
+    lack = lack_of_files(max_concurrent_requests)
+    if lack is not None:
+        return Finding("open files", lack, is_ok=False)
+    soft, _ = open_file_limits()
+    limit = "no limit" if soft == math.inf else f"up to {soft:,.0f}"
+    return Finding("open files", f"{limit}, enough for {max_concurrent_requests:,} requests in flight")
 
 
 def cluster(address: str | None, actors: int, num_cpus_per_actor: float) -> Finding:

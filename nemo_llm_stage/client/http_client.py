@@ -30,6 +30,7 @@ from nemo_llm_stage.client.http.transport import HTTPResponse, Transport, Transp
 from nemo_llm_stage.client.http_session import HTTPSession
 from nemo_llm_stage.client.limit import HELD, Limit, Permit
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig
+from nemo_llm_stage.client.open_files import raise_open_file_limit
 from nemo_llm_stage.client.retry import ask_for_another_send
 from nemo_llm_stage.client.secret import KeySource, Value
 from nemo_llm_stage.client.server_check import check_all
@@ -136,6 +137,7 @@ class AsyncHTTPClient(AsyncLLMClient):
         Raises:
             ConfigError: A variable or file is missing; named in the message.
         """
+        raise_open_file_limit()
         self._session = HTTPSession(self._credentials, self._make_transport, self.timeout == USUAL_S)
         exposed = [e.base_url for e in self._servers.at_start() if not e.is_tls and not e.is_private]
         if self._session.sent.key is not None and exposed:

@@ -62,9 +62,14 @@ class ServerProcess:
         """Wait for its end, for so long at most; return whether it has ended. Not for several threads."""
         if self.exit_code is not None:
             return True
-        if select.select([self._report_fd], [], [], timeout_s)[0]:
+        if self._has_news(timeout_s):
             self._hear(os.read(self._report_fd, 4096))
         return self.exit_code is not None
+
+    def _has_news(self, timeout_s: float) -> bool:
+        poll = select.poll()  # not select(), which knows only the first 1,024 files
+        poll.register(self._report_fd, select.POLLIN)
+        return bool(poll.poll(1000 * timeout_s))
 
     def _hear(self, data: bytes) -> None:
         *lines, self._told = (self._told + data).split(b"\n")
@@ -81,7 +86,7 @@ class ServerProcess:
             with suppress(OSError):
                 self._stdin.close()
         while self.exit_code is None and self._report_fd >= 0:
-            if not select.select([self._report_fd], [], [], self._grace_s + _AFTER_KILL_S)[0]:
+            if not self._has_news(self._grace_s + _AFTER_KILL_S):
                 break
             self._hear(os.read(self._report_fd, 4096))
         if self._report_fd >= 0:

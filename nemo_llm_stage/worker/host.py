@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nemo_llm_stage import errors
+from nemo_llm_stage.client.open_files import lack_of_files
 from nemo_llm_stage.client.throttle import Spending
 from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.stage.status import StageStatus
@@ -99,6 +100,8 @@ class WorkerHost:
         self._pool = ThreadPoolExecutor(2 * MAX_TASKS_OPEN, "partition")  # files are made beside open tasks
         self._changed = self._worker.backlog.changed
         self._reports: list[Report | Failure] = []
+        if lack := lack_of_files(spec.max_concurrent_requests):
+            self._reports.append(Failure("ConfigError", lack))
         self._num_open = 0
         self._is_stopped = False
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable
 from http import HTTPStatus
@@ -20,6 +19,7 @@ from nemo_llm_stage.client.governor.governor import TICK_S
 from nemo_llm_stage.client.governor.metrics import ServerLoad, parse_load
 from nemo_llm_stage.client.http.transport import HTTPResponse
 from nemo_llm_stage.client.limit import Limit
+from nemo_llm_stage.client.open_files import OTHER_FILES, open_file_limits
 from nemo_llm_stage.errors import LLMStageError
 
 logger = logging.getLogger(__name__)
@@ -39,9 +39,6 @@ IDLE_S = 10.0
 HEALTH_KEPT_S = 2.0
 """What ``/health`` said counts for so long."""
 
-
-NUM_OTHER_FILES = 256
-"""Files of a process that are no connections of a client."""
 
 FILES_SHARE = 0.6
 """Of the other files; from there on the limits do not grow. At the start they double."""
@@ -112,18 +109,9 @@ class Poller:
             cpu_s, wall_s = time.thread_time(), time.monotonic()
             busy = (cpu_s - cpu_before_s) / max(1e-6, wall_s - wall_before_s)
             num_in_flight = sum(source.governed.in_flight for source in self._sources)
-            is_out_of_files = num_in_flight > FILES_SHARE * (_max_open_files() - NUM_OTHER_FILES)
+            is_out_of_files = num_in_flight > FILES_SHARE * (open_file_limits()[0] - OTHER_FILES)
             for source in self._sources:
                 source.governed.tick(self._num_waiting(), busy, is_out_of_files=is_out_of_files)
-
-
-def _max_open_files() -> float:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return math.inf
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return math.inf if soft == resource.RLIM_INFINITY else soft
 
 
 class _Source:
