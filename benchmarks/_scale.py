@@ -32,6 +32,9 @@ from nemo_llm_stage.worker.task import GivenBack, OverdueRequest, PartitionRepor
 MAKE_FILE_S = 1.0
 """To make a file from the journals of its pieces."""
 
+STATUS_S = 1.0
+"""A worker tells its server's latencies as they were at most so long ago; the real one is asked as rarely."""
+
 
 class World:
     """Events in the order of their times."""
@@ -45,23 +48,24 @@ class World:
         """Plan an event."""
         heapq.heappush(self._events, (time_s, next(self._numbers), do, arguments))
 
-    def run(self, until_s: float, is_over: Callable[[], bool]) -> None:
-        """Let events happen until something is over, or until `until_s`."""
-        while not is_over():
-            if not self._events or self._events[0][0] > until_s:
+    def run(self, until_s: float, news: list[Any]) -> None:
+        """Let events happen until there is news, or until `until_s`."""
+        events, pop = self._events, heapq.heappop
+        while not news:
+            if not events or events[0][0] > until_s:
                 self.now_s = max(self.now_s, until_s)
                 return
-            self.now_s, _, do, arguments = heapq.heappop(self._events)
+            self.now_s, _, do, arguments = pop(events)
             do(*arguments)
 
 
 class SimulatedCalls(Calls[Any]):
-    """The driver's pending calls in a world; `cpu_s` is what the world itself takes, which is not the driver's."""
+    """The driver's pending calls in a world; `world_s` is what the world itself takes, which is not the driver's."""
 
     def __init__(self, world: World) -> None:
         super().__init__()
         self.world = world
-        self.cpu_s = 0.0
+        self.world_s = 0.0
         self._news: list[Any] = []
 
     def now_s(self) -> float:
@@ -74,9 +78,9 @@ class SimulatedCalls(Calls[Any]):
 
     def wait(self, timeout_s: float) -> list[Any]:
         """See `Calls`."""
-        started_s = time.process_time()
-        self.world.run(self.world.now_s + max(0.0, timeout_s), lambda: bool(self._news))
-        self.cpu_s += time.process_time() - started_s
+        started_s = time.perf_counter()
+        self.world.run(self.world.now_s + max(0.0, timeout_s), self._news)
+        self.world_s += time.perf_counter() - started_s
         news, self._news = self._news, []
         return news
 
@@ -112,6 +116,7 @@ class SimulatedWorker:
         self._times_s = itertools.islice(itertools.cycle(times_s), number * 7919 % len(times_s), None)
         self._url = f"http://server-{number}/v1"
         self._meter = EndpointMeter(self._url)
+        self._known: tuple[float, EndpointStatus] = (float("-inf"), self._meter.status())
         self._breaker = Breaker(EndpointPolicy(), 0.0)
         self._queue: deque[tuple[_Open, int]] = deque()
         self._open: dict[int, _Open] = {}
@@ -132,7 +137,7 @@ class SimulatedWorker:
         self, tasks: Sequence[Task], num_rows_ahead: int, timeout_s: float, orders: Orders = NO_ORDERS
     ) -> Future[WorkerStatus]:
         """See `WorkerSlot`."""
-        started_s = time.process_time()
+        started_s = time.perf_counter()
         self._obey(orders)
         for task in tasks:
             self._take(task)
@@ -141,7 +146,7 @@ class SimulatedWorker:
         self._start_rows()
         self._world.at(self._world.now_s + timeout_s, self._time_out, self.num_calls)
         self._tell()
-        self._calls.cpu_s += time.process_time() - started_s
+        self._calls.world_s += time.perf_counter() - started_s
         return call
 
     def go_down(self) -> None:
@@ -271,13 +276,17 @@ class SimulatedWorker:
             self._tell(is_late=True)
 
     def _tell(self, *, is_late: bool = False) -> None:
+        if self._call is None:
+            return
         is_dry = len(self._open) < MAX_TASKS_OPEN and len(self._queue) < self._ahead
-        if self._call is None or not (is_late or is_dry or self._reports or self._overdue):
+        if not (is_late or is_dry or self._reports or self._overdue):
             return
         call, self._call = self._call, None
         reports, self._reports = tuple(self._reports), []
         outage = Outage("connection_failed: down", 0.0, 0.0, 0.0) if self._breaker.is_down else None
-        endpoint = self._meter.status()
+        if self._world.now_s - self._known[0] >= STATUS_S:
+            self._known = (self._world.now_s, self._meter.status())
+        endpoint = self._known[1]
         stage = StageStatus(
             num_in_flight=len(self._in_flight),
             max_in_flight=self.num_slots,

@@ -26,6 +26,7 @@ from nemo_llm_stage.worker.drive import drive
 MEAN_S = 10.0
 SIGMA = 0.3
 SLOW = 0.1
+MAX_GREEDY_ROWS = 2_000_000
 FLAP_UP_S, FLAP_DOWN_S = 60.0, 20.0
 COLUMNS = (
     "servers x slots",
@@ -36,7 +37,7 @@ COLUMNS = (
     "sent twice",
     "driver CPU",
     "calls/s",
-    "wall",
+    "CPU in all",
 )
 
 
@@ -48,18 +49,21 @@ class Scene:
     Attributes:
         name: For people.
         is_slow: Whether the first one is ten times slower.
-        is_odd: Whether one dies at half-time, one flaps and one joins after a quarter.
+        is_odd: Whether one dies at half-time and one joins after a quarter.
+        flaps: Whether one fails and comes back again and again.
     """
 
     name: str
     is_slow: bool = False
     is_odd: bool = False
+    flaps: bool = False
 
 
 SCENES = (
     Scene("all alike"),
     Scene("one 10 times slower", is_slow=True),
-    Scene("slow, dead, flapping, joining", is_slow=True, is_odd=True),
+    Scene("slow, dead, joining", is_slow=True, is_odd=True),
+    Scene("slow, dead, flapping, joining", is_slow=True, is_odd=True, flaps=True),
 )
 
 
@@ -76,10 +80,11 @@ def simulate(scene: Scene, num_servers: int, num_slots: int, num_rows: int, *, h
     if scene.is_odd:
         ups[1].stop_s = ideal_s / 2
         world.at(ups[1].stop_s, workers[1].go_down)
-        ups[2].flaps = True
-        _flap(world, workers[2])
         world.at(ideal_s / 4, workers[3].grow, num_slots)
         ups.append(_Up(num_slots, start_s=ideal_s / 4))
+    if scene.flaps:
+        ups[2].flaps = True
+        _flap(world, workers[2])
     rows = max(1_000, min(10_000, num_rows // (4 * num_servers)))
     partitions = [
         Partition(index, "in.parquet", "parquet", start, min(start + rows, num_rows), min(rows, num_rows - start))
@@ -100,7 +105,8 @@ def simulate(scene: Scene, num_servers: int, num_slots: int, num_rows: int, *, h
 
     started_s, started_cpu_s = time.perf_counter(), time.process_time()
     reports = list(drive(workers, handout, monitor, pending=calls))
-    cpu_s = time.process_time() - started_cpu_s - calls.cpu_s
+    wall_s, all_cpu_s = time.perf_counter() - started_s, time.process_time() - started_cpu_s
+    cpu_s = all_cpu_s * (1.0 - calls.world_s / wall_s)  # by wall time: the clock of the CPU costs more than a row
     counters = [report.counters for report in reports]
     assert len(reports) == len(partitions)
     num_answered = sum(counter.num_rows for counter in counters)
@@ -113,11 +119,12 @@ def simulate(scene: Scene, num_servers: int, num_slots: int, num_rows: int, *, h
         "num_rows": num_rows,
         "makespan_s": makespan_s,
         "bound_s": _bound_s(num_rows * mean_s, ups),
-        "greedy_s": _greedy_s(times_s, ups, num_rows),
+        "greedy_s": _greedy_s(times_s, ups, num_rows) if num_rows <= MAX_GREEDY_ROWS else None,
         "num_second_sends": sum(counter.num_second_sends for counter in counters),
         "driver_cpu_s": cpu_s,
         "num_calls": sum(worker.num_calls for worker in workers),
-        "wall_s": time.perf_counter() - started_s,
+        "cpu_s": all_cpu_s,
+        "wall_s": wall_s,
     }
 
 
@@ -179,11 +186,11 @@ def _row(result: dict[str, Any]) -> list[object]:
         result["scene"],
         f"{result['num_rows']:,}",
         f"{makespan_s / result['bound_s']:.3f}",
-        f"{makespan_s / result['greedy_s']:.3f}",
+        "" if result["greedy_s"] is None else f"{makespan_s / result['greedy_s']:.3f}",
         f"{result['num_second_sends']:,}",
         f"{result['driver_cpu_s'] / makespan_s:.3f} cores",
         f"{result['num_calls'] / makespan_s:,.0f}",
-        f"{result['wall_s']:.0f} s",
+        f"{result['cpu_s']:.0f} s",
     ]
 
 
@@ -193,11 +200,13 @@ def main() -> None:
     parser.add_argument("--servers", type=int, default=1000, help="(%(default)s)")
     parser.add_argument("--slots", type=int, default=256, help="of each server (%(default)s)")
     parser.add_argument("--rows-per-slot", type=int, default=12, help="rows for each slot (%(default)s)")
+    parser.add_argument("--scenes", type=int, nargs="+", default=[*range(len(SCENES))], help="which, from 0 (all)")
     parser.add_argument("--no-hedge", action="store_true", help="send no row a second time")
     options = parser.parse_args()
     num_rows = options.servers * options.slots * options.rows_per_slot
     hedges = not options.no_hedge
-    results = [simulate(scene, options.servers, options.slots, num_rows, hedges=hedges) for scene in SCENES]
+    chosen = [SCENES[number] for number in options.scenes]
+    results = [simulate(scene, options.servers, options.slots, num_rows, hedges=hedges) for scene in chosen]
     show("scale", options=options, columns=COLUMNS, rows=map(_row, results), results=results)
 
 

@@ -7,6 +7,7 @@ Pure. Knows how servers stand; knows nothing of rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
 
 from nemo_llm_stage.client.endpoint_status import EndpointStatus
@@ -39,18 +40,37 @@ class Slowness:
     def look(self, endpoints: Sequence[EndpointStatus]) -> None:
         """See anew how the servers of all workers stand."""
         self.overdue_s, self._slow = {}, set()
-        known = [endpoint for endpoint in endpoints if endpoint.num_answered >= MIN_ANSWERS]
+        known = [_Latency.of(endpoint) for endpoint in endpoints if endpoint.num_answered >= MIN_ANSWERS]
+        of_all = _Latency.of_peers(known) if len(known) > _FEW else None  # one more or less changes nothing
         for endpoint in endpoints:
-            peers = [peer for peer in known if peer is not endpoint] if len(known) <= _FEW else known
-            if not peers or not endpoint.in_flight:
+            peers = of_all or _Latency.of_peers([peer for peer in known if peer.url != endpoint.url])
+            if peers is None or not endpoint.in_flight:
                 continue
-            usual_s = median(peer.p50_s or 0.0 for peer in peers)
-            if endpoint.num_answered < MIN_ANSWERS or (endpoint.p50_s or 0.0) < SLOW_FACTOR * usual_s:
-                self.overdue_s[endpoint.url] = LONG_FACTOR * median(peer.p99_s or 0.0 for peer in peers)
+            if endpoint.num_answered < MIN_ANSWERS or (endpoint.p50_s or 0.0) < SLOW_FACTOR * peers.p50_s:
+                self.overdue_s[endpoint.url] = LONG_FACTOR * peers.p99_s
             else:
-                self.overdue_s[endpoint.url] = usual_s
+                self.overdue_s[endpoint.url] = peers.p50_s
                 self._slow.add(endpoint.url)
 
     def has_quick(self, endpoints: Sequence[EndpointStatus]) -> bool:
         """Whether a worker with these servers has one that is not slow; also where they are not known."""
         return not endpoints or any(not one.is_down and one.url not in self._slow for one in endpoints)
+
+
+@dataclass(frozen=True, slots=True)
+class _Latency:
+    """How long a server takes, or what is usual among several."""
+
+    url: str
+    p50_s: float
+    p99_s: float
+
+    @classmethod
+    def of(cls, endpoint: EndpointStatus) -> _Latency:
+        return cls(endpoint.url, endpoint.p50_s or 0.0, endpoint.p99_s or 0.0)
+
+    @classmethod
+    def of_peers(cls, peers: Sequence[_Latency]) -> _Latency | None:
+        if not peers:
+            return None
+        return cls("", median(peer.p50_s for peer in peers), median(peer.p99_s for peer in peers))
