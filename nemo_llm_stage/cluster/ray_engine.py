@@ -64,7 +64,10 @@ class RayEngine:
         num_actors = handout.num_workers
         specs = [spec.at(index, num_actors) for index in range(num_actors)]
         nodes = [node_of(one.stage.server_urls(one.place)) for one in specs]
-        slots = [_Slot(one, self.num_cpus_per_actor, node) for one, node in zip(specs, nodes, strict=True)]
+        slots = [
+            ActorSlot(PartitionActor, one, self.num_cpus_per_actor, node)
+            for one, node in zip(specs, nodes, strict=True)
+        ]
         try:
             yield from drive(slots, handout, monitor, control)
         except ray.exceptions.RayError as error:
@@ -74,21 +77,30 @@ class RayEngine:
                 _stop(slots)
 
 
-class _Slot:
-    """See `nemo_llm_stage.worker.drive.WorkerSlot`; the worker is an actor."""
+class ActorSlot:
+    """
+    See `nemo_llm_stage.worker.drive.WorkerSlot`; the worker is an actor.
 
-    def __init__(self, spec: WorkerSpec, num_cpus: float, node_id: str | None) -> None:
+    Args:
+        worker_class: A `WorkerHost`, or what is called like one.
+        spec: What makes the worker.
+        num_cpus: That Ray reserves for it.
+        node_id: Where it should be, if there is room; None for anywhere.
+    """
+
+    def __init__(self, worker_class: type[Any], spec: Any, num_cpus: float, node_id: str | None) -> None:
         import ray
 
         remote: Any = ray.remote
         # Two calls at once: the call to stop must not wait for the pending `collect`.
         options = {"num_cpus": num_cpus, "max_concurrency": 2, "scheduling_strategy": place_at(node_id)}
-        self._actor_class = remote(**options)(PartitionActor)
+        self._actor_class = remote(**options)(worker_class)
         self._spec = spec
         self._actor: Any = None
         self._is_up = False
 
     def start(self) -> Future[WorkerStatus]:
+        """See `WorkerSlot`."""
         self.kill()
         self._is_up = False
         self._actor = self._actor_class.remote(self._spec)
@@ -97,12 +109,14 @@ class _Slot:
     def collect(
         self, tasks: Sequence[Task], num_rows_ahead: int, timeout_s: float, orders: Orders = NO_ORDERS
     ) -> Future[WorkerStatus]:
+        """See `WorkerSlot`."""
         status: Future[WorkerStatus] = Future()
         call: Future[WorkerStatus] = self._actor.collect.remote(tasks, num_rows_ahead, timeout_s, orders).future()
         call.add_done_callback(lambda call: self._pass_on(call, status))
         return status
 
     def stop(self) -> None:
+        """See `WorkerSlot`."""
         _stop([self])
 
     def begin_stop(self) -> Any:
@@ -131,7 +145,7 @@ class _Slot:
             status.set_exception(error)
 
 
-def _stop(slots: Sequence[_Slot]) -> None:
+def _stop(slots: Sequence[ActorSlot]) -> None:
     import ray
 
     calls = [call for slot in slots if (call := slot.begin_stop()) is not None]
