@@ -26,6 +26,7 @@ from _report import make_parser, show
 from nemo_llm_stage import AsyncHTTPClient, LLMStage, LLMStageError, run_job
 from nemo_llm_stage.dataset.files import ARROW_SUFFIXES, JSONL_SUFFIXES, PARQUET_SUFFIXES, format_of
 from nemo_llm_stage.dataset.jsonl import read_lines
+from nemo_llm_stage.dataset.parquet_file import EMPTY_KEY, schema_of
 from nemo_llm_stage.run import verify_output
 from nemo_llm_stage.testing import SimulatedServer
 
@@ -91,7 +92,9 @@ def _differences(path: Path, output: Path, kind: str) -> Iterator[tuple[str, str
             yield "a line", ""
     elif kind == "arrow":
         table = _read_arrow(path)
-        if not pq.read_table(written).select(table.schema.names).equals(table):
+        output = pq.ParquetFile(written).read()
+        names = output.schema.names[: table.num_columns]
+        if names != table.schema.names or output.columns[: len(names)] != table.columns:
             yield "pyarrow", ""
     else:
         columns = pq.read_metadata(path).schema.to_arrow_schema().names
@@ -99,6 +102,10 @@ def _differences(path: Path, output: Path, kind: str) -> Iterator[tuple[str, str
             before, after = view(reader, path, columns), view(reader, written, columns)
             if before != after:
                 yield name, _way_of_reader(path, written, name, before, after)
+        if len(set(columns)) < len(columns):  # only by their places
+            before, after = pq.ParquetFile(path).read().columns, pq.ParquetFile(written).read().columns
+            if before != after[: len(columns)]:
+                yield "pyarrow", ""
 
 
 def _read_arrow(path: Path) -> pa.Table:
@@ -113,13 +120,23 @@ def _way_of_reader(path: Path, written: Path, name: str, before: Any, after: Any
     if isinstance(before, str) and before.startswith("fails with"):
         return "does not read the input"
     if not _has_int96(path):
-        return ""
+        return _way_of_empty_structs(path, written, name)
     as_it_is = pq.read_table(path, coerce_int96_timestamp_unit="us")
     output = pq.read_table(written, columns=as_it_is.schema.names)
     if output.schema.types != as_it_is.schema.types:  # in nanoseconds, as all times fit these
         same_text = name == "duckdb" and str(after[0]).replace("TIMESTAMP_NS", "TIMESTAMP") == str(before[0])
         return "reads INT96 in microseconds" if same_text and after[1] == before[1] else ""
     return "INT96 beyond the range of nanoseconds wraps, or has no Python value" if output.equals(as_it_is) else ""
+
+
+def _way_of_empty_structs(path: Path, written: Path, name: str) -> str:
+    """Return that columns made of structs without fields, which no library writes, are null: all else is the same."""
+    with path.open("rb") as file:
+        schema = schema_of(file)[0]
+    columns = [field.name for field in schema if EMPTY_KEY not in (field.metadata or {})]
+    reader = READERS[name]
+    is_same = len(columns) < len(schema) and view(reader, path, columns) == view(reader, written, columns)
+    return "structs without fields are null" if is_same else ""
 
 
 def _has_int96(path: Path) -> bool:

@@ -62,11 +62,12 @@ def finish(
         missing = f"{verification.num_missing} partitions are not committed yet; run the job again to resume it"
         problems = verification.problems or [missing]
         raise RunError("the output does not hold every row exactly once:\n  " + "\n  ".join(problems[:20]))
+    job.output.owner.check(job.id)
     job.output.tidy(keep_raw=job.settings.keep_raw)
     _write_report(job, verification)
     if failure_limit is not None and not job.output.is_complete():
         failure_limit.check_end(verification.counters)
-        job.output.write_success()
+        job.output.write_success(job.id)
     settings = job.settings
     result = JobResult(
         output=job.output.url,

@@ -21,6 +21,7 @@ _UNPRINTABLE = re.compile(
 """Unicode TR9 (bidirectional formatting characters); ECMA-48 (C0, C1)."""
 
 _SECRET_NAME = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:_|$)", re.IGNORECASE)
+_COLOR = re.compile("\x1b\\[[0-9;]*m")
 
 
 def printable(text: str) -> str:
@@ -38,6 +39,11 @@ def one_line(text: str, max_chars: int | None = None) -> str:
     """Return `text` printable, on one line, and cut at `max_chars` with an ellipsis."""
     folded = printable(" ".join(text.split()))
     return folded if max_chars is None else shorten(folded, max_chars)
+
+
+def without_colors(text: str) -> str:
+    """Return `text` without the sequences that set a terminal's colours."""
+    return _COLOR.sub("", text)
 
 
 def shorten(text: str, max_chars: int) -> str:

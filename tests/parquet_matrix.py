@@ -57,6 +57,7 @@ def times(path: Path) -> None:
         path,
         {
             "date32": pa.array([dt.date(2020, 2, 29), None, dt.date(1, 1, 1)]),
+            "date64": pa.array([dt.date(2020, 2, 29), None, dt.date(1, 1, 1)], pa.date64()),
             "ms": pa.array([1_577_836_800_123, None, 0], pa.timestamp("ms")),
             "us": pa.array([1_577_836_800_123_456, None, 0], pa.timestamp("us")),
             "ns": pa.array(ns, pa.timestamp("ns")),

@@ -15,6 +15,7 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from nemo_llm_stage.dataset.arrow_types import with_schema
+from nemo_llm_stage.dataset.parquet_file import with_unique_names
 from nemo_llm_stage.dataset.parquet_footer import EXTENSION_KEY, HIDDEN_KEY
 from nemo_llm_stage.dataset.storage import open_filesystem
 
@@ -30,7 +31,8 @@ class ArrowFile:
         path: As fsspec takes it. Of a local file, only the parts that are read come into memory.
 
     Attributes:
-        schema: Its columns; extension types have their storage types, and stand in the metadata as `HIDDEN_KEY`.
+        schema: Its columns, each with a name of its own; extension types have their storage types, and stand in the
+            metadata as `HIDDEN_KEY`.
 
     Raises:
         OSError: The file cannot be read.
@@ -46,7 +48,7 @@ class ArrowFile:
         except BaseException:
             self._raw.close()
             raise
-        self.schema = hide_extensions(self._reader.schema)
+        self.schema = with_unique_names(hide_extensions(self._reader.schema))
 
     def starts(self) -> Sequence[int]:
         """Return the row that each record batch starts at, and the number of rows; a stream is taken as one batch."""

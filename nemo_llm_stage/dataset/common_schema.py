@@ -6,7 +6,7 @@ Knows contents and tables; knows nothing of partitions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
@@ -16,6 +16,8 @@ from nemo_llm_stage.dataset.folder_columns import folder_fields
 from nemo_llm_stage.dataset.json_types import declared_field
 from nemo_llm_stage.dataset.look import Contents
 from nemo_llm_stage.dataset.merge import SchemaMerger
+from nemo_llm_stage.dataset.parquet_file import EMPTY_KEY, NAME_KEY
+from nemo_llm_stage.dataset.renames import SOURCE_ID_KEY, as_named, has_ids, is_renamed
 from nemo_llm_stage.dataset.tables import Table
 from nemo_llm_stage.errors import InputError
 
@@ -31,11 +33,27 @@ def check_alone(files: Sequence[InputFile], tables: Sequence[Table]) -> None:
 
 
 def in_table(content: Contents, table: Table | None) -> Contents:
-    """Return the contents of a file without the columns that its table does not have."""
+    """
+    Return the contents of a file under the names of its table, without the columns that this does not have.
+
+    Raises:
+        InputError: The file does not tell which of its columns is which, or lacks one that the table's log may hold.
+    """
     if table is None:
         return content
-    fields = [field for field in content.schema if field.name in table.schema.names]
-    return replace(content, schema=pa.schema(fields, metadata=content.schema.metadata))
+    if is_renamed(table.schema) and SOURCE_ID_KEY in table.schema.field(0).metadata and not has_ids(content.schema):
+        raise InputError(
+            f"{content.file.path!r} has no ids of columns, though the table {table.folder!r} has renamed some: rewrite "
+            "its files with the engine that writes it."
+        )
+    schema = as_named(content.schema, table.schema)
+    if missing := set(table.required) - set(schema.names):
+        raise InputError(
+            f"{content.file.path!r} lacks the column {min(missing)!r}, by which the table {table.folder!r} is "
+            "partitioned: rewrite its files with the engine that writes it."
+        )
+    fields = [field for field in schema if field.name in table.schema.names]
+    return replace(content, schema=pa.schema(fields, metadata=schema.metadata))
 
 
 def common_schema(contents: Sequence[Contents], tables: Mapping[str, Table]) -> pa.Schema:
@@ -49,6 +67,15 @@ def common_schema(contents: Sequence[Contents], tables: Mapping[str, Table]) -> 
     fields = [field if field.name in typed else declared_field(field) for field in merger.schema]
     fields += folder_fields([content.file for content in contents], merger.schema.names)
     return pa.schema(fields, metadata=merger.schema.metadata)
+
+
+def notices_of(schema: pa.Schema) -> Iterator[str]:
+    """Yield what a person should know of columns that do not stand in the files as they do here."""
+    for field in schema:
+        if name := (field.metadata or {}).get(NAME_KEY):
+            yield f"a second column {name.decode()!r} is called {field.name!r} in prompts and JSONL."
+        if EMPTY_KEY in (field.metadata or {}):
+            yield f"column {field.name!r}, a struct without fields, is null: Parquet holds nothing of its values."
 
 
 def fitting_schema(contents: Sequence[Contents], schema: pa.Schema) -> pa.Schema:

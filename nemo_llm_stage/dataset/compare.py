@@ -62,7 +62,7 @@ def first_misplaced_in_duckdb(
     output: OutputFolder, name: str, partition: Partition, schema: pa.Schema, *, repeats: bool
 ) -> int | None:
     """Return what `first_misplaced` does, by DuckDB; None also where it is not installed or does not read the files."""
-    if output.format != "parquet" or not can_use_duckdb(partition, output.folder.fs):
+    if output.format != "parquet" or not can_use_duckdb(partition, output.folder.fs, schema):
         return None
     try:
         rows = rows_in_duckdb(partition, output.folder.path(name), schema.names)
@@ -147,7 +147,7 @@ def _plain_rows(table: pa.Table) -> Iterator[Sequence[Any]]:
     except (pa.ArrowException, ValueError, OverflowError, TypeError, LookupError):
         yield from ((object(),),) * table.num_rows
     else:
-        yield from zip(*columns, strict=True)
+        yield from zip(*columns, strict=True) if columns else ((),) * table.num_rows
 
 
 def _dumped(values: Sequence[Any]) -> bytes:

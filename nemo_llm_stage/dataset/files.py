@@ -17,9 +17,11 @@ from urllib.parse import unquote
 
 from fsspec.implementations.local import LocalFileSystem
 
+from nemo_llm_stage.dataset.object_versions import pinned, without_version
+from nemo_llm_stage.dataset.open_table import kind_of_table, open_table
 from nemo_llm_stage.dataset.other_formats import check_no_table, check_not_in_table, conversion_of
 from nemo_llm_stage.dataset.storage import open_filesystem
-from nemo_llm_stage.dataset.tables import Table, kind_of_table, open_table
+from nemo_llm_stage.dataset.tables import Table
 from nemo_llm_stage.errors import InputError, LLMStageError
 
 PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
@@ -91,18 +93,18 @@ class FoundFiles:
 
 def is_sequential(path: str) -> bool:
     """Whether a file of text can only be read from its start: packed, or ``.json``, maybe an array."""
-    return path.lower().endswith((*PACKED_SUFFIXES, ".json"))
+    return without_version(path).lower().endswith((*PACKED_SUFFIXES, ".json"))
 
 
 def format_of(path: str) -> str:
     """Return the format of the file at `path`, by its name: ``parquet``, ``jsonl``, ``csv`` or ``arrow``."""
-    name = path.lower()
+    name = without_version(path).lower()
     return next((kind for kind, suffixes in _SUFFIXES.items() if name.endswith(suffixes)), "jsonl")
 
 
 def unpacked_name(path: str) -> str:
     """Return `path` in small letters, without the ending of a compressed file."""
-    name = path.lower()
+    name = without_version(path).lower()
     return next((name.removesuffix(packed) for packed in PACKED_SUFFIXES if name.endswith(packed)), name)
 
 
@@ -119,7 +121,7 @@ def find_input(inputs: str | Path | Sequence[str | Path], versions: Mapping[str,
         inputs: Files, globs or folders (read with all their subfolders), as paths or fsspec URLs. In a folder, files
             of other kinds, names that begin with ``_`` or ``.`` and folders that are links are ignored. So are CSV
             and Arrow files beside Parquet or JSONL, and ``.json`` beside other files. A folder may be a table.
-        versions: Folder of a table → the version to read; the newest where there is none.
+        versions: Folder of a table, or object of a bucket with versions → the version to read; else the newest.
 
     Raises:
         InputError: Nothing matches, a named file is of a kind that cannot be read, or the place cannot be reached.
@@ -173,7 +175,7 @@ def _is_unchanged(file: InputFile) -> bool:
     fs, path = open_filesystem(file.path)
     try:
         fs.invalidate_cache(path.rsplit("/", 1)[0])
-        return _input_file("", fs.info(path), "") == InputFile(path, file.size, file.version)
+        return _input_file("", {**fs.info(path), "name": path}, "") == InputFile(path, file.size, file.version)
     except FileNotFoundError:
         return False
 
@@ -211,7 +213,7 @@ def _find(name: str, passed_over: Counter[str], tables: list[Table], versions: M
     if not infos:
         listed = ", ".join(f"{num:,} {why}" for why, num in sorted(passed_over.items()))
         raise InputError(f"{where}{f'; ignored: {listed}' if listed else ''}.")
-    return [_input_file(prefix, info, fixed) for info in infos]
+    return [_input_file(prefix, info, fixed) for info in pinned(fs, prefix, infos, versions, passed_over)]
 
 
 def _files_of(

@@ -148,10 +148,16 @@ class JobFolder:
         """Return the names of all files that a reader of the folder takes for rows of the job, of any format."""
         return {name for name in self.folder.names() if name.startswith(PREFIX)}
 
-    def write_success(self) -> None:
-        """Tell readers that the output is complete."""
+    def write_success(self, job_id: str) -> None:
+        """
+        Tell readers that the output of the job `job_id` is complete.
+
+        Raises:
+            RunError: Another job has taken the folder over, and its output is not.
+        """
         with writing_to(self.url):
             reach("finish.before")
+            self.owner.check(job_id)
             self.folder.make(self.layout.success.rpartition("/")[0])
             self.folder.fs.pipe_file(self.folder.path(self.layout.success), b"")
         reach("finish.after")

@@ -14,10 +14,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from nemo_llm_stage.dataset.arrow_types import conform
 from nemo_llm_stage.dataset.bad_input import BadInput, OnBad, unreadable
 from nemo_llm_stage.dataset.files import is_sequential
 from nemo_llm_stage.dataset.json_text import dump, elements, parse
 from nemo_llm_stage.dataset.json_types import JSON_TEXT_KEY, converter, unknown_key
+from nemo_llm_stage.dataset.object_versions import without_version
 from nemo_llm_stage.dataset.storage import open_filesystem
 from nemo_llm_stage.errors import InputError
 
@@ -134,7 +136,7 @@ class LineParser:
             texts = dict(lines)
             kept = [texts[offset].strip().removeprefix(_BOM) for offset, _ in rows]
             table = table.append_column(LINE_FIELD, pa.array(kept, LINE_FIELD.type))
-        return pa.table([table.column(name) for name in schema.names], schema=schema)
+        return conform(table, schema)
 
     def line_number(self, offset: int) -> int:
         """Return the number of the line that begins at `offset`, counted from 1. Reads on from the last one."""
@@ -190,6 +192,8 @@ def _needs_digits(schema: pa.Schema) -> bool:
 
 def _table(rows: Sequence[tuple[int, dict[str, Any]]], schema: pa.Schema) -> pa.Table | None:
     """Return the rows as a table; None where one of them does not fit."""
+    if not len(schema):  # rows of dicts without keys would be no rows
+        return pa.Table.from_struct_array(pa.array([{} for _ in rows], pa.struct([])))
     try:
         return pa.Table.from_pylist([row for _, row in rows], schema=schema)
     except _MISFITS:
@@ -225,7 +229,7 @@ def open_unpacked(path: str) -> Any:
     """Return the file at `path`, open for reading, without its compression; raises what a store's library raises."""
     fs, inner = open_filesystem(path)
     file = fs.open(inner, "rb")
-    lowered = path.lower()
+    lowered = without_version(path).lower()
     if lowered.endswith(".xz"):
         return io.BufferedReader(lzma.open(file), _BUFFER_BYTES)
     for suffix, codec in _CODECS.items():
@@ -236,7 +240,7 @@ def open_unpacked(path: str) -> Any:
 
 def _is_array(path: str, file: Any) -> bool:
     """Whether the file is one JSON array of rows, which only a ``.json`` file may be."""
-    if not is_sequential(path) or ".json" not in Path(path.lower()).suffixes:
+    if not is_sequential(path) or ".json" not in Path(without_version(path).lower()).suffixes:
         return False
     return bool(file.peek(_BUFFER_BYTES).removeprefix(_BOM).lstrip().startswith(b"["))
 

@@ -20,6 +20,7 @@ from nemo_llm_stage.dataset.bad_input import unreadable
 from nemo_llm_stage.dataset.parquet_file import open_parquet, read_metadata, read_options
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.read import finished
+from nemo_llm_stage.dataset.renames import is_renamed, with_names
 from nemo_llm_stage.dataset.storage import open_filesystem
 
 _ROWS_PER_BATCH = 997
@@ -38,7 +39,7 @@ def read_otherwise(partition: Partition, schema: pa.Schema) -> Iterator[pa.Table
     fs, path = open_filesystem(partition.path)
     try:
         with fs.open(path, "rb") as raw:
-            texts = _texts(read_metadata(raw), schema)
+            texts = [] if is_renamed(schema) else _texts(read_metadata(raw), schema)
             file = open_parquet(raw, pre_buffer=True, read_dictionary=texts, **read_options(schema))
             sizes = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
             place = 0
@@ -70,13 +71,15 @@ def _within(
     for batch in batches:
         low, high = max(0, partition.start - place), min(batch.num_rows, partition.stop - place)
         if low < high:
-            table = pa.Table.from_batches([batch.slice(low, high - low)])
+            table = pa.Table.from_batches([with_names(batch.slice(low, high - low), schema)])
             yield finished(conform(table, schema), partition, place + low)
         place += batch.num_rows
 
 
-def can_use_duckdb(partition: Partition, output: Any) -> bool:
-    """Whether DuckDB can read a partition's file and the output's."""
+def can_use_duckdb(partition: Partition, output: Any, schema: pa.Schema) -> bool:
+    """Whether DuckDB can read a partition's file and the output's, and knows the columns of both by their names."""
+    if is_renamed(schema):
+        return False
     is_local = isinstance(output, LocalFileSystem) and isinstance(open_filesystem(partition.path)[0], LocalFileSystem)
     return partition.format == "parquet" and is_local and importlib.util.find_spec("duckdb") is not None
 

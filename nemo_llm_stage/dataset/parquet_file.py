@@ -6,6 +6,8 @@ Knows files and their schemas; knows nothing of partitions.
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pyarrow.parquet as pq
 
 from nemo_llm_stage.dataset import parquet_footer
 from nemo_llm_stage.dataset.arrow_types import map_fields
-from nemo_llm_stage.dataset.parquet_footer import EXTENSION_KEY, HIDDEN_KEY, Annotation
+from nemo_llm_stage.dataset.parquet_footer import EXTENSION_KEY, HIDDEN_KEY, Annotation, unique_names
 
 ANNOTATIONS_KEY = b"nemo_llm_stage:parquet"
 """Metadata of a field while a job runs: the logical types that Arrow has no type for, as JSON."""
@@ -25,6 +27,12 @@ PLAIN_KEY = b"nemo_llm_stage:plain"
 
 INT96_KEY = b"nemo_llm_stage:int96"
 """Metadata of a schema while a job runs: INT96 columns are read as microseconds, as nanoseconds do not reach."""
+
+NAME_KEY = b"nemo_llm_stage:name"
+"""Metadata of a field while a job runs: its name in the files, where an earlier column has it too."""
+
+EMPTY_KEY = b"nemo_llm_stage:empty"
+"""Metadata of a field while a job runs: it is made of structs without fields, of which Parquet holds nothing: null."""
 
 IN_MICROSECONDS = {"coerce_int96_timestamp_unit": "us"}
 
@@ -71,7 +79,9 @@ def schema_of(raw: Any, **options: Any) -> tuple[pa.Schema, pq.ParquetFile]:
     if footer is None:
         return file.schema_arrow, file
     found = parquet_footer.lost_types(footer)
-    fields = [_annotated(field, found[field.name]) if field.name in found else field for field in file.schema_arrow]
+    schema = map(_without_empty_struct, _with_stored_dates(file))
+    names = parquet_footer.names_of(footer)
+    fields = [_described(field, name, found.get(field.name)) for field, name in zip(schema, names, strict=True)]
     metadata = dict(file.schema_arrow.metadata or {})
     if b"ARROW:schema" not in (file.metadata.metadata or {}):
         metadata[PLAIN_KEY] = b""
@@ -79,7 +89,8 @@ def schema_of(raw: Any, **options: Any) -> tuple[pa.Schema, pq.ParquetFile]:
 
 
 def written_schema(schema: pa.Schema) -> pa.Schema:
-    """Return `schema` as it stands in a file: without what is known only while a job runs."""
+    """Return `schema` as it stands in a file: without what is known only while a job runs, a name twice if it was."""
+    names = _written_names(schema)
 
     def shown(field: pa.Field) -> pa.Field:
         metadata = {
@@ -90,7 +101,22 @@ def written_schema(schema: pa.Schema) -> pa.Schema:
         return field.with_metadata(metadata or None) if field.metadata else field
 
     metadata = {key: value for key, value in (schema.metadata or {}).items() if not key.startswith(b"nemo_llm_stage:")}
-    return map_fields(schema, shown).with_metadata(metadata or None)
+    fields = [field.with_name(name) for field, name in zip(map_fields(schema, shown), names, strict=True)]
+    return pa.schema(fields, metadata=metadata or None)
+
+
+def with_unique_names(schema: pa.Schema) -> pa.Schema:
+    """Return `schema` with `parquet_footer.unique_names` for its columns, and their names in the file beside these."""
+    if len(set(schema.names)) == len(schema):
+        return schema
+    names = unique_names(schema.names)
+    fields = [_described(field.with_name(name), field.name, None) for field, name in zip(schema, names, strict=True)]
+    return pa.schema(fields, metadata=schema.metadata)
+
+
+def _written_names(schema: pa.Schema) -> list[str]:
+    names = [(field.metadata or {}).get(NAME_KEY, field.name.encode()).decode() for field in schema]
+    return names if unique_names(names) == schema.names else list(schema.names)
 
 
 def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
@@ -111,11 +137,11 @@ def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 def annotations_of(schema: pa.Schema) -> dict[str, dict[int, Annotation]]:
     """Return what `schema_of` found and `parquet_footer.annotate` writes: column → element → annotation."""
     return {
-        field.name: {
+        name: {
             int(number): {int(key): bytes.fromhex(value) for key, value in carried.items()}
             for number, carried in orjson.loads(field.metadata[ANNOTATIONS_KEY]).items()
         }
-        for field in schema
+        for field, name in zip(schema, unique_names(_written_names(schema)), strict=True)
         if field.metadata and ANNOTATIONS_KEY in field.metadata
     }
 
@@ -128,11 +154,59 @@ def _open(raw: Any, footer: bytes | None, options: dict[str, Any]) -> pq.Parquet
 
 
 def _parse(footer: bytes) -> pq.FileMetaData:
-    return pq.read_metadata(pa.BufferReader(parquet_footer.as_file(parquet_footer.hide_extensions(footer))))
+    hidden = parquet_footer.hide_extensions(footer)
+    metadata = pq.read_metadata(pa.BufferReader(parquet_footer.as_file(hidden)))
+    names = metadata.schema.to_arrow_schema().names
+    if len(set(names)) == len(names):
+        return metadata
+    return pq.read_metadata(pa.BufferReader(parquet_footer.as_file(parquet_footer.with_unique_names(hidden))))
 
 
-def _annotated(field: pa.Field, found: dict[int, Annotation]) -> pa.Field:
-    plain = {
-        str(number): {str(key): value.hex() for key, value in carried.items()} for number, carried in found.items()
-    }
-    return field.with_metadata({**(field.metadata or {}), ANNOTATIONS_KEY: orjson.dumps(plain)})
+def _with_stored_dates(file: pq.ParquetFile) -> pa.Schema:
+    """Return the schema with date64 where the file says so, which polars sees there; Arrow reads date32 from it."""
+    text = (file.metadata.metadata or {}).get(b"ARROW:schema")
+    schema = file.schema_arrow
+    if text is None or not any(map(pa.types.is_date32, schema.types)):
+        return schema
+    stored = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+    if len(stored) != len(schema):
+        return schema
+    fields = [
+        field.with_type(pa.date64()) if pa.types.is_date32(field.type) and pa.types.is_date64(kind) else field
+        for field, kind in zip(schema, stored.types, strict=True)
+    ]
+    return pa.schema(fields, metadata=schema.metadata)
+
+
+def _without_empty_struct(field: pa.Field) -> pa.Field:
+    """Return a column as it is, but null where it consists of structs without fields, as Arrow reads it."""
+    leaves = list(_leaves(field.type))
+    if not any(map(_is_empty_struct, leaves)):
+        return field
+    if not all(map(_is_empty_struct, leaves)):
+        raise pa.ArrowInvalid(f"column {field.name!r} ({field.type}) has a struct without fields beside other fields")
+    return pa.field(field.name, pa.null(), metadata={EMPTY_KEY: b""})
+
+
+def _leaves(kind: pa.DataType) -> Iterator[pa.DataType]:
+    if not kind.num_fields:
+        yield kind
+    for number in range(kind.num_fields):
+        yield from _leaves(kind.field(number).type)
+
+
+def _is_empty_struct(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_struct(kind)) and not kind.num_fields
+
+
+def _described(field: pa.Field, name: str, found: dict[int, Annotation] | None) -> pa.Field:
+    """Return a field with what the file says of it beside its type."""
+    metadata = dict(field.metadata or {})
+    if found is not None:
+        plain = {
+            str(number): {str(key): value.hex() for key, value in carried.items()} for number, carried in found.items()
+        }
+        metadata[ANNOTATIONS_KEY] = orjson.dumps(plain)
+    if name != field.name:
+        metadata[NAME_KEY] = name.encode()
+    return field.with_metadata(metadata) if metadata else field

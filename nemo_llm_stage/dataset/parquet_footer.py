@@ -4,16 +4,30 @@ The footer of a Parquet file as bytes: what Arrow does not carry from a file tha
 Arrow has no type for some logical types (INTERVAL, ENUM, TIME with a zone …) and would drop them. They are annotations
 of a column's bytes, so they are copied as they stand. Knows the footer's encoding; knows nothing of rows.
 
-Source: https://github.com/apache/parquet-format (``parquet.thrift``) and the Thrift compact protocol.
+Source: https://github.com/apache/parquet-format (``parquet.thrift``).
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from nemo_llm_stage.dataset.thrift import (
+    BINARY,
+    LIST,
+    STRUCT,
+    Fields,
+    encode,
+    encode_text,
+    fields_of,
+    list_header,
+    varint,
+    zigzag,
+)
 
 MAGIC = b"PAR1"
 EXTENSION_KEY = b"ARROW:extension:name"
@@ -22,18 +36,16 @@ HIDDEN_KEY = b"ARROW_extension:name"
 
 _SCHEMA_KEY = b"ARROW:schema"
 _TAIL_BYTES = 64 << 10
-_STOP, _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = 0, 1, 2, 3, 7, 8, 9, 10, 11, 12
 _TYPE, _TYPE_LENGTH, _NAME, _NUM_CHILDREN, _CONVERTED, _LOGICAL = 1, 2, 4, 5, 6, 10
 _CARRIED = {_TYPE, _TYPE_LENGTH, _CONVERTED, _LOGICAL}
 _LOST_LOGICAL = {4, 7, 12, 13, 14, 16, 17, 18}
 """ENUM, TIME, JSON, BSON, UUID, VARIANT, GEOMETRY, GEOGRAPHY."""
+_WITH_CONVERTED = {1, 5, 6, 10}
+"""STRING, DECIMAL, DATE, INTEGER. Arrow writes the older annotation too, without which DuckDB sees bytes for text."""
 _LOST_CONVERTED = {4, 19, 20, 21}
 """ENUM, JSON, BSON, INTERVAL."""
 _OLD_CONVERTED = {7, 8, 9, 10}
 """TIME and TIMESTAMP, in ms and µs. Without a logical type DuckDB and polars see no zone; Arrow would write one."""
-
-Fields = dict[int, tuple[int, bytes]]
-"""Of a Thrift struct: id → (wire type, the value's bytes)."""
 
 Annotation = dict[int, bytes]
 """What is carried of a column: id of the field in ``SchemaElement`` → the value's bytes. Physical type included."""
@@ -80,7 +92,7 @@ def hide_extensions(footer: bytes) -> bytes:
     while place >= 0:
         start = place + len(_SCHEMA_KEY)
         if footer[start : start + 1] == b"\x18":  # the next field, a string
-            num_bytes, value = _varint(footer, start + 1)
+            num_bytes, value = varint(footer, start + 1)
             text = footer[value : value + num_bytes]
             try:
                 schema = base64.b64decode(text, validate=True)
@@ -93,19 +105,52 @@ def hide_extensions(footer: bytes) -> bytes:
     return footer
 
 
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Return the names of columns as they are, but for those that came before: ``a, a, b`` → ``a, a_1, b``."""
+    taken, seen, unique = set(names), set[str](), list[str]()
+    for name in names:
+        if name in seen:
+            name = next(other for number in itertools.count(1) if (other := f"{name}_{number}") not in taken)
+            taken.add(name)
+        seen.add(name)
+        unique.append(name)
+    return unique
+
+
+def names_of(footer: bytes) -> list[str]:
+    """Return the names of the top-level columns."""
+    schema = _schema_of(footer)[2]
+    return [_name_of(schema[place]) for place in _tops(schema)]
+
+
+def with_unique_names(footer: bytes) -> bytes:
+    """Return `footer` with `unique_names` for its top-level columns."""
+    start, stop, schema = _schema_of(footer)
+    tops = _tops(schema)
+    names = [_name_of(schema[place]) for place in tops]
+    for place, name, unique in zip(tops, names, unique_names(names), strict=True):
+        if unique != name:
+            schema[place][_NAME] = (BINARY, encode_text(unique))
+    return footer[:start] + b"".join(map(encode, schema)) + footer[stop:]
+
+
 def lost_types(footer: bytes) -> dict[str, dict[int, Annotation]]:
     """Return the logical types that Arrow would drop: column → number of the schema element in it → annotation."""
     found: dict[str, dict[int, Annotation]] = {}
     for element in _elements(_schema_of(footer)[2]):
-        logical, converted = element.fields.get(_LOGICAL), element.fields.get(_CONVERTED)
-        is_lost = (logical is not None and next(_fields_of(logical[1], 0), (0,))[0] in _LOST_LOGICAL) or (
-            converted is not None
-            and _zigzag(converted[1]) in (_LOST_CONVERTED if logical is not None else _LOST_CONVERTED | _OLD_CONVERTED)
-        )
-        if is_lost:
+        if _is_lost(element.fields):
             carried = {key: value for key, (_, value) in element.fields.items() if key in _CARRIED}
             found.setdefault(element.column, {})[element.number] = carried
     return found
+
+
+def _is_lost(fields: Fields) -> bool:
+    """Whether Arrow writes other annotations than these of an element."""
+    logical = next(fields_of(fields[_LOGICAL][1], 0), (0,))[0] if _LOGICAL in fields else None
+    if _CONVERTED not in fields:
+        return logical in _LOST_LOGICAL | _WITH_CONVERTED
+    converted = zigzag(fields[_CONVERTED][1])
+    return logical in _LOST_LOGICAL or converted in _LOST_CONVERTED or (logical is None and converted in _OLD_CONVERTED)
 
 
 def annotate(path: Path, wanted: dict[str, dict[int, Annotation]]) -> None:
@@ -124,13 +169,13 @@ def annotate(path: Path, wanted: dict[str, dict[int, Annotation]]) -> None:
             carried = wanted.get(element.column, {}).get(element.number)
             if carried is not None and all(_value(element.fields, key) == carried.get(key) for key in (1, 2)):
                 is_changed = True
-                for key, wire in ((_CONVERTED, 5), (_LOGICAL, _STRUCT)):
+                for key, wire in ((_CONVERTED, 5), (_LOGICAL, STRUCT)):
                     element.fields.pop(key, None)
                     if key in carried:
                         element.fields[key] = (wire, carried[key])
         if not is_changed:
             return
-        new = footer[:start] + b"".join(_encode(fields) for fields in schema) + footer[stop:]
+        new = footer[:start] + b"".join(encode(fields) for fields in schema) + footer[stop:]
         file.seek(-len(footer) - 8, 2)
         file.truncate()
         file.write(as_file(new)[len(MAGIC) :])
@@ -143,13 +188,13 @@ def _value(fields: Fields, key: int) -> bytes | None:
 def _schema_of(footer: bytes) -> tuple[int, int, list[Fields]]:
     """Return where the schema's elements begin and end in the footer, and the elements."""
     place = 0
-    for key, wire, start, stop in _fields_of(footer, 0):
-        if key == 2 and wire == _LIST:
-            num, place = _list_header(footer, start)
+    for key, wire, start, stop in fields_of(footer, 0):
+        if key == 2 and wire == LIST:
+            num, place = list_header(footer, start)
             first, elements = place, []
             for _ in range(num):
                 fields: Fields = {}
-                for inner, kind, low, high in _fields_of(footer, place):
+                for inner, kind, low, high in fields_of(footer, place):
                     fields[inner] = (kind, footer[low:high])
                     place = high
                 place += 1
@@ -161,94 +206,33 @@ def _schema_of(footer: bytes) -> tuple[int, int, list[Fields]]:
 
 def _elements(schema: list[Fields]) -> Iterator[_Element]:
     """Number what may carry an annotation: a column's leaves, in an order that nesting keeps, and its top, as -1."""
-    place = 1
+    tops = _tops(schema)
+    names = unique_names([_name_of(schema[place]) for place in tops])
+    for name, (start, stop) in zip(names, itertools.pairwise([*tops, len(schema)]), strict=True):
+        leaves = itertools.count()
+        for place in range(start, stop):
+            if not _num_children(schema[place]):
+                yield _Element(name, next(leaves), schema[place])
+            elif place == start:
+                yield _Element(name, -1, schema[place])
 
-    def below(column: str, counter: list[int], *, is_top: bool) -> Iterator[_Element]:
-        nonlocal place
-        fields = schema[place]
-        place += 1
-        num_children = _zigzag(fields[_NUM_CHILDREN][1]) if _NUM_CHILDREN in fields else 0
-        if num_children == 0:
-            yield _Element(column, counter[0], fields)
-            counter[0] += 1
-        elif is_top:
-            yield _Element(column, -1, fields)
-        for _ in range(num_children):
-            yield from below(column, counter, is_top=False)
 
+def _tops(schema: list[Fields]) -> list[int]:
+    """Return the places of the elements that top-level columns begin with."""
+    tops, place = [], 1
     while place < len(schema):
-        num_bytes, start = _varint(schema[place][_NAME][1], 0)
-        name = schema[place][_NAME][1][start : start + num_bytes].decode("utf-8", "replace")
-        yield from below(name, [0], is_top=True)
+        tops.append(place)
+        num_left = 1
+        while num_left:
+            num_left += _num_children(schema[place]) - 1
+            place += 1
+    return tops
 
 
-def _encode(fields: Fields) -> bytes:
-    parts, last = [], 0
-    for key, (wire, value) in sorted(fields.items()):
-        assert 0 < key - last < 16
-        parts.append(bytes([(key - last) << 4 | wire]) + value)
-        last = key
-    return b"".join(parts) + bytes([_STOP])
+def _num_children(fields: Fields) -> int:
+    return zigzag(fields[_NUM_CHILDREN][1]) if _NUM_CHILDREN in fields else 0
 
 
-def _fields_of(data: bytes, place: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (id, wire type, start, stop) for each field of the struct at `place`."""
-    key = 0
-    while data[place] != _STOP:
-        delta, wire = data[place] >> 4, data[place] & 15
-        place += 1
-        if delta:
-            key += delta
-        else:
-            value, place = _varint(data, place)
-            key = (value >> 1) ^ -(value & 1)
-        stop = _skip(data, place, wire)
-        yield key, wire, place, stop
-        place = stop
-
-
-def _skip(data: bytes, place: int, wire: int) -> int:
-    """Return where the value of a field ends."""
-    if wire in (_TRUE, _FALSE):
-        return place
-    if wire == _BYTE:
-        return place + 1
-    if wire == _DOUBLE:
-        return place + 8
-    if wire == _BINARY:
-        num, place = _varint(data, place)
-        return place + num
-    if wire == _STRUCT:
-        for *_, stop in _fields_of(data, place):
-            place = stop
-        return place + 1
-    if wire in (_LIST, _SET):
-        kind = data[place] & 15
-        num, place = _list_header(data, place)
-        for _ in range(num):
-            place = place + 1 if kind in (_TRUE, _FALSE) else _skip(data, place, kind)
-        return place
-    if wire == _MAP:
-        raise ValueError("a Parquet footer has no maps")
-    return _varint(data, place)[1]
-
-
-def _list_header(data: bytes, place: int) -> tuple[int, int]:
-    num = data[place] >> 4
-    return (num, place + 1) if num < 15 else _varint(data, place + 1)
-
-
-def _varint(data: bytes, place: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[place]
-        place += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, place
-        shift += 7
-
-
-def _zigzag(data: bytes) -> int:
-    value = _varint(data, 0)[0]
-    return (value >> 1) ^ -(value & 1)
+def _name_of(fields: Fields) -> str:
+    num_bytes, start = varint(fields[_NAME][1], 0)
+    return fields[_NAME][1][start : start + num_bytes].decode("utf-8", "replace")

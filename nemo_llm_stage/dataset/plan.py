@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from nemo_llm_stage.dataset.bad_input import BadInput, OnBad
-from nemo_llm_stage.dataset.common_schema import TEXTS, check_alone, common_schema, fitting_schema, in_table
+from nemo_llm_stage.dataset.common_schema import TEXTS, check_alone, common_schema, fitting_schema, in_table, notices_of
 from nemo_llm_stage.dataset.files import InputFile, is_sequential
 from nemo_llm_stage.dataset.look import (
     Contents,
@@ -28,6 +28,7 @@ from nemo_llm_stage.dataset.look import (
     look_into_table,
 )
 from nemo_llm_stage.dataset.look_csv import look_into_csv
+from nemo_llm_stage.dataset.object_versions import versions_in
 from nemo_llm_stage.dataset.prove import check_types, prove_casts
 from nemo_llm_stage.dataset.tables import Table
 from nemo_llm_stage.errors import InputError
@@ -84,7 +85,7 @@ class Plan:
         num_rows: Of all partitions; estimated where `is_exact` is false.
         is_exact: Whether `num_rows` was counted.
         notices: What a person should know of the input.
-        versions: Folder of each table that is read → its version.
+        versions: Folder of each table, and object of each bucket with versions, that is read → its version.
     """
 
     files: tuple[InputFile, ...]
@@ -152,8 +153,12 @@ def make_plan(
         (*before.partitions, *partitions),
         before.num_rows + num_rows - sum(len(partition.deleted) for partition in partitions),
         before.is_exact and all(content.is_exact for content in contents),
-        tuple(notices),
-        {**before.versions, **{table.folder: table.version for table in tables}},
+        (*notices, *notices_of(schema)),
+        {
+            **before.versions,
+            **{table.folder: table.version for table in tables},
+            **versions_in([f.path for f in files]),
+        },
     )
 
 

@@ -19,6 +19,7 @@ from nemo_llm_stage.dataset.csv_records import read_records
 from nemo_llm_stage.dataset.files import InputFile
 from nemo_llm_stage.dataset.merge import is_widening
 from nemo_llm_stage.dataset.parquet_file import open_parquet, read_options
+from nemo_llm_stage.dataset.renames import is_renamed, with_names
 from nemo_llm_stage.dataset.storage import open_filesystem
 from nemo_llm_stage.errors import InputError
 
@@ -94,7 +95,7 @@ def prove_casts(file: InputFile, schema: pa.Schema, wanted: pa.Schema) -> None:
     if not names or file.format == "jsonl":
         return
     try:
-        for batch in _batches(file, schema, names):
+        for batch in _batches(file, schema, names, wanted):
             for name in names:
                 _check(file.path, name, batch.column(name), wanted.field(name).type)
     except InputError:
@@ -103,7 +104,9 @@ def prove_casts(file: InputFile, schema: pa.Schema, wanted: pa.Schema) -> None:
         raise unreadable(file.path, error) from error
 
 
-def _batches(file: InputFile, schema: pa.Schema, names: list[str]) -> Iterator[pa.RecordBatch | pa.Table]:
+def _batches(
+    file: InputFile, schema: pa.Schema, names: list[str], wanted: pa.Schema
+) -> Iterator[pa.RecordBatch | pa.Table]:
     if file.format == "csv":
         types = {field.name: field.type for field in schema}
         yield from (records.table for records in read_records(file.path, types=types, on_bad=lambda _: None))
@@ -113,7 +116,9 @@ def _batches(file: InputFile, schema: pa.Schema, names: list[str]) -> Iterator[p
     else:
         fs, path = open_filesystem(file.path)
         with fs.open(path, "rb") as raw, open_parquet(raw, pre_buffer=False, **read_options(schema)) as parquet:
-            yield from parquet.iter_batches(batch_size=_ROWS_PER_BATCH, columns=names)
+            columns = None if is_renamed(wanted) else names
+            for batch in parquet.iter_batches(batch_size=_ROWS_PER_BATCH, columns=columns):
+                yield with_names(batch, wanted)
 
 
 def _check(path: str, name: str, values: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> None:

@@ -21,6 +21,7 @@ from nemo_llm_stage.dataset.files import is_sequential
 from nemo_llm_stage.dataset.folder_columns import with_folder_values
 from nemo_llm_stage.dataset.parquet_file import read_options
 from nemo_llm_stage.dataset.plan import Partition
+from nemo_llm_stage.dataset.renames import with_names
 from nemo_llm_stage.errors import InputError
 
 BYTES_PER_CHUNK = 4 << 20
@@ -121,7 +122,8 @@ def _read_groups(partition: Partition, schema: pa.Schema, cursors: Cursors, *, i
         try:
             place = partition.start
             for batch in cursor.read(partition.start, partition.stop):
-                yield _without(conform(pa.Table.from_batches([batch]), schema), partition.deleted, place)
+                table = pa.Table.from_batches([with_names(batch, schema)])
+                yield _without(conform(table, schema), partition.deleted, place)
                 place += batch.num_rows
         except BaseException:
             cursor.close()

@@ -209,7 +209,7 @@ class PartitionWriter:
         table = pa.concat_tables(self._waiting)
         self._waiting = []
         if self._is_parquet:
-            self._file.write_table(table)
+            self._file.write_table(table.rename_columns(self._file.schema.names))
         else:
             data = b"".join(line + b"\n" for line in beside_lines(table))
             self._checksum = zlib.crc32(data, self._checksum)

@@ -80,7 +80,7 @@ def test_pandas_reads_the_folder_as_it_is(tmp_path: Path) -> None:
     output.check_writable()
     commit(output, "part-00000001.parquet", [2])
     commit(output, "part-00000000.parquet", [1])
-    output.write_success()
+    output.write_success("job")
     assert pd.read_parquet(tmp_path)["a"].tolist() == [1, 2]
 
 

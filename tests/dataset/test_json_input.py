@@ -207,3 +207,12 @@ def test_ranges_of_a_file_are_looked_at_by_several_processes(tmp_path: Path) -> 
     assert merge_all(part.shape for part in parts).as_json() == whole.shape.as_json()
     lines = [offset for offset, _ in read_lines(str(path))]
     assert all(mark in lines for part in parts for mark in part.marks)
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
+def test_rows_without_fields_are_rows(job: Any, tmp_path: Path, output_format: str) -> None:
+    """Each gets its answer."""
+    (tmp_path / "a.jsonl").write_text("{}\n{}\n")
+    job.run(job.stage(prompt="Say yes"), input=tmp_path / "a.jsonl", output_format=output_format)
+    assert [row["x_error"] for row in job.rows()] == [None, None]
+    assert verify_output(str(job.folder / "out"), compares_rows=True).problems == []

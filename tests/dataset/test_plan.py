@@ -151,8 +151,8 @@ def test_half_a_gzip_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
-    """Nobody could say which one a prompt means."""
-    pq.write_table(pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"]), tmp_path / "a.parquet")
+    """In a file of text; Parquet may have it."""
+    (tmp_path / "a.csv").write_text("a,a\n1,2\n")
     with pytest.raises(InputError, match="more than one column 'a'"):
         make_plan(find_files(tmp_path))
 

@@ -17,6 +17,7 @@ from _nursery import CrashJob, Nursery
 
 from nemo_llm_stage import AsyncHTTPClient, ConfigError, LLMStage, retry_failed, run_job
 from nemo_llm_stage.dataset import failpoints
+from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.testing import Fault, SimulatedServer, SimulatedServerProcess
 
 
@@ -133,6 +134,27 @@ def test_the_late_file_of_a_job_thrown_away_is_replaced(
     crash_server.reset()
     new_pid = another.attempt(replace(new, takeover=True), "commit.before_publish", is_stopped=True)["pid"]
     assert nursery.wake(old_pid)["code"] == 1
+    assert another.wake(new_pid)["code"] == 0
+    tally = Tally()
+    check_output(new, NUM_ROWS, tally)
+    assert tally.is_clean, tally
+    assert crash_server.stats.num_repaid == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["retire.before", "finish.before"])
+def test_a_job_thrown_away_at_its_end_does_not_mark_the_next_one(
+    nursery: Nursery, another: Nursery, crash_server: SimulatedServerProcess, tmp_path: Path, place: str
+) -> None:
+    """Its rows were whole as it fell asleep; those of the job that has the folder as it wakes up are not."""
+    write_input(tmp_path, NUM_ROWS)
+    old = CrashJob(crash_server.base_url, str(tmp_path), rows_per_partition=NUM_ROWS)  # nothing is left to run
+    new = replace(old, prompt="Tell", action="restart")
+    old_pid = nursery.attempt(old, place, is_stopped=True)["pid"]
+    crash_server.reset()
+    new_pid = another.attempt(replace(new, takeover=True), "commit.before_publish", is_stopped=True)["pid"]
+    assert nursery.wake(old_pid)["code"] == 1
+    assert not OutputFolder(str(tmp_path / "out"), "parquet").is_complete()
     assert another.wake(new_pid)["code"] == 0
     tally = Tally()
     check_output(new, NUM_ROWS, tally)
