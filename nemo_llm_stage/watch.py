@@ -119,9 +119,10 @@ class WatchedRun:
         view = self._shown.update(shown, self._run, self._interrupts.seconds_left, control.newest_rows())
         is_start = status.num_workers_up < status.num_workers
         self._keeper.update(Standing(status.phase, view.counters, status.stage, _pace_of(view), is_start))
-        if self._awaits_row and control.rows:
+        first = next((row for row in view.rows if row["values"]), None) if self._awaits_row else None
+        if first is not None:
             self._awaits_row = False
-            self._shown.remark(_first_row_words(control.rows[0], view.elapsed_s))
+            self._shown.remark(_first_row_words(first, view.elapsed_s))
         control.check(self._run)
 
     def _how_far(self) -> str:
@@ -146,7 +147,7 @@ class WatchedRun:
 
 
 def _first_row_words(row: Mapping[str, Any], elapsed_s: float) -> str:
-    """Return what the first finished row holds, so that a prompt that goes wrong is seen at once."""
+    """Return what the first answered row holds, so that a prompt that goes wrong is seen at once."""
     return f"first row after {elapsed_s:.1f} s   {'   '.join(words_of(row))}"
 
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.request import urlopen
@@ -15,7 +16,10 @@ import pytest
 from ray_cluster import RayCluster
 from slow_job import SlowJob, end
 
+from nemo_llm_stage.dataset.folder import OutputFolder
+from nemo_llm_stage.dataset.state.orders import give_order
 from nemo_llm_stage.report.metrics.dashboard import dashboard
+from nemo_llm_stage.report.metrics.figures import LEFT
 from nemo_llm_stage.testing import Fault, SimulatedServer
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -29,7 +33,7 @@ def asked_for() -> set[str]:
 
 
 def test_the_dashboard_finds_its_series_in_rays_metrics(tmp_path: Path, shared_cluster: RayCluster) -> None:
-    """Every one of them, with the job's output as their label."""
+    """Every one of them, with the job's output as their label; a time left that nobody knows is not there."""
     with ExitStack() as stack:
         server = stack.enter_context(SimulatedServer(service_time_s=0.1, faults=[Fault(400, contains="row 7")]))
         job = SlowJob(tmp_path, server, stack)
@@ -40,13 +44,21 @@ def test_the_dashboard_finds_its_series_in_rays_metrics(tmp_path: Path, shared_c
             words, env=shared_cluster.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         stack.callback(end, driver)
-        give_up_s = time.monotonic() + PATIENCE_S
-        missing = asked_for()
-        while missing and time.monotonic() < give_up_s and driver.poll() is None:
-            with urlopen(shared_cluster.metrics, timeout=30) as answer:
-                lines = answer.read().decode().splitlines()
-            own = [line for line in lines if json.dumps(str(job.output)) in line]
-            missing = asked_for() - {re.split(r"[{ ]", line)[0] for line in own}
-            time.sleep(0.5)
+
+        def wait_for(is_there: Callable[[set[str]], bool]) -> set[str]:
+            """Return the names of the job's series as soon as they are as they should be, or after a while."""
+            give_up_s = time.monotonic() + PATIENCE_S
+            names: set[str] = set()
+            while not is_there(names) and time.monotonic() < give_up_s and driver.poll() is None:
+                with urlopen(shared_cluster.metrics, timeout=30) as answer:
+                    lines = answer.read().decode().splitlines()
+                names = {re.split(r"[{ ]", line)[0] for line in lines if json.dumps(str(job.output)) in line}
+                time.sleep(0.5)
+            return names
+
+        assert not asked_for() - wait_for(lambda names: asked_for() <= names)
+        give_order(OutputFolder(str(job.output)).state, "pause")
+        time_left = f"ray_{LEFT.prometheus_name}"
+        names = wait_for(lambda names: bool(names) and time_left not in names)
+        assert asked_for() - names == {time_left}
         assert driver.poll() is None
-        assert not missing
