@@ -106,3 +106,16 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     code = "import sys, nemo_llm_stage; print([m for m in ('ray', 'pandas', 'openai', 'pydantic') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+SAME_NAMES = {
+    *("foreign", "json_text", "metrics", "orders", "pool", "schema", "servers", "source", "state", "status"),
+    *("figures", "health", "host", "plan", "process", "summary", "trail", "words"),
+}
+"""Names that files in several rooms have; a further one would make the search for a file longer."""
+
+
+def test_no_further_rooms_have_a_file_of_the_same_name() -> None:
+    """A command of the CLI has the name of what it runs, and the simulator has names of its own."""
+    names = [module.stem for module in MODULES if module.parts[0] not in {"cli", "testing"} and module.stem[0] != "_"]
+    assert {name for name in names if names.count(name) > 1} == SAME_NAMES

@@ -19,7 +19,7 @@ from nemo_llm_stage.client.hiding import Secrets
 from nemo_llm_stage.client.http.transport import HTTPResponse
 from nemo_llm_stage.client.http_session import HTTPSession
 from nemo_llm_stage.client.wire import StreamedAnswer, WireRequest, completion_of_answer, decode_answer
-from nemo_llm_stage.client.wire.load import LARGE_BYTES
+from nemo_llm_stage.client.wire.lenient_json import LARGE_BYTES
 from nemo_llm_stage.core import Completion
 from nemo_llm_stage.errors import RequestError, TransientError
 

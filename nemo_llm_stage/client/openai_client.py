@@ -18,7 +18,7 @@ from nemo_llm_stage.client.http.loop_end import LoopEnd
 from nemo_llm_stage.client.limit import LoopLocal
 from nemo_llm_stage.client.llm_client import AsyncLLMClient, ConversationFormatter, GenerationConfig, LLMClient
 from nemo_llm_stage.client.retry import ask_for_another_send
-from nemo_llm_stage.client.sdk_answer import SDKClass, ask, ask_async
+from nemo_llm_stage.client.sdk_answer import SDKClass, fetch, fetch_async
 from nemo_llm_stage.client.sdk_check import check_of_sdk, is_sdk_client
 from nemo_llm_stage.client.sdk_settings import SDKSettings
 from nemo_llm_stage.client.server_check import CHECK_TIMEOUT_S, GREETING, ONE_TOKEN, check_all
@@ -84,7 +84,7 @@ class OpenAIClient(SDKSettings, LLMClient):
         kwargs = self.create_kwargs(messages, model, conversation_formatter, config)
         secrets = secrets_of_request(self.secrets, config.extra_kwargs)
         try:
-            whole = ask(self.client, {**kwargs, "timeout": self.sdk_timeout(kwargs["timeout"])})
+            whole = fetch(self.client, {**kwargs, "timeout": self.sdk_timeout(kwargs["timeout"])})
             return list(secrets.cleaned(completion_of_answer(whole)).texts)
         except Exception as error:
             secrets.clean(error)
@@ -201,7 +201,7 @@ class AsyncOpenAIClient(SDKSettings, AsyncLLMClient):
         kwargs = self.create_kwargs(messages, model, conversation_formatter, config)
         secrets, key = secrets_of_request(self.secrets, config.extra_kwargs), client.api_key
         try:
-            return secrets.cleaned(await self._ask(client, kwargs))
+            return secrets.cleaned(await self._send(client, kwargs))
         except Exception as error:
             secrets.clean(error)
             typed = self._as_request_error(error)
@@ -209,11 +209,11 @@ class AsyncOpenAIClient(SDKSettings, AsyncLLMClient):
                 ask_for_another_send(error)
             raise
 
-    async def _ask(self, client: AsyncOpenAI, kwargs: dict[str, Any]) -> Completion:
+    async def _send(self, client: AsyncOpenAI, kwargs: dict[str, Any]) -> Completion:
         timeout = kwargs["timeout"]
         kwargs = {**kwargs, "timeout": self.sdk_timeout(timeout)}
         started_monotonic_s = time.monotonic()
-        whole = await ask_async(client, kwargs, timeout)
+        whole = await fetch_async(client, kwargs, timeout)
         latency_s = time.monotonic() - started_monotonic_s
         return completion_of_answer(whole, endpoint=str(client.base_url).rstrip("/"), latency_s=latency_s)
 

@@ -97,7 +97,7 @@ def _get(value: Any, name: str) -> Any:
     return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
 
 
-def ask(client: OpenAI, kwargs: dict[str, Any]) -> dict[str, Any]:
+def fetch(client: OpenAI, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return the answer to one request, streamed where `kwargs` say so."""
     response = client.chat.completions.create(**kwargs)
     if not kwargs["stream"]:
@@ -109,7 +109,7 @@ def ask(client: OpenAI, kwargs: dict[str, Any]) -> dict[str, Any]:
     return stream.whole()
 
 
-async def ask_async(client: AsyncOpenAI, kwargs: dict[str, Any], limit_s: Any) -> dict[str, Any]:
+async def fetch_async(client: AsyncOpenAI, kwargs: dict[str, Any], limit_s: Any) -> dict[str, Any]:
     """
     Return the answer to one request, streamed where `kwargs` say so.
 

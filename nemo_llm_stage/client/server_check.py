@@ -22,7 +22,7 @@ from nemo_llm_stage.client.hiding import Secrets
 from nemo_llm_stage.client.http.transport import HTTPResponse
 from nemo_llm_stage.client.scheme import url_that_answers
 from nemo_llm_stage.client.wire.encode import CHAT_PATH
-from nemo_llm_stage.client.wire.load import load_json
+from nemo_llm_stage.client.wire.lenient_json import load_json
 from nemo_llm_stage.errors import (
     ConnectionFailedError,
     InvalidResponseError,
@@ -102,7 +102,7 @@ class ServerCheck:
             raise ConnectionFailedError(f"{self.endpoint.base_url} answers HTTP 400. {other}")
         names = _names_in(answer.body) if answer.status == HTTPStatus.OK else None
         if names is None or self.model not in names:
-            await self._ask_for_one_token(names)
+            await self._send_for_one_token(names)
 
     async def _list_models(self) -> HTTPResponse:
         """Send the first request; if it hangs at https, find out meanwhile whether the server speaks http."""
@@ -125,7 +125,7 @@ class ServerCheck:
         url = await url_that_answers(self.endpoint)
         return None if url is None else f"The server speaks {url.partition(':')[0]}: write base_url: {url}"
 
-    async def _ask_for_one_token(self, names: list[str] | None) -> None:
+    async def _send_for_one_token(self, names: list[str] | None) -> None:
         try:
             answer = await self.ask_for_one_token()
         except RequestError:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from nemo_llm_stage.client.endpoint_status import EndpointStatus
-from nemo_llm_stage.worker.control.limits import LimitNews
+from nemo_llm_stage.worker.control.limit_news import LimitNews
 
 STATUS = EndpointStatus("http://a/v1", limit=64, mode="metrics", moved="it has room")
 

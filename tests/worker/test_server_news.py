@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nemo_llm_stage.client.endpoint_status import EndpointStatus
-from nemo_llm_stage.worker.control.servers import ServerNews
+from nemo_llm_stage.worker.control.server_news import ServerNews
 
 
 def status(name: str, state: Any = "healthy", reason: str | None = None) -> EndpointStatus:

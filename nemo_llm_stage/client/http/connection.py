@@ -15,8 +15,8 @@ from collections.abc import Callable
 from enum import Enum, StrEnum
 from typing import cast
 
+from nemo_llm_stage.client.http.bounds import MAX_UNREAD_SLICES
 from nemo_llm_stage.client.http.deadlines import Deadlines
-from nemo_llm_stage.client.http.limits import MAX_UNREAD_SLICES
 from nemo_llm_stage.client.http.reader import ResponseReader
 from nemo_llm_stage.client.http.transport import HTTPResponse, OnEventBytes
 from nemo_llm_stage.client.http.turns import Turns

@@ -13,8 +13,7 @@ import zlib
 import httptools
 
 from nemo_llm_stage.client.http.body import Body, appended
-from nemo_llm_stage.client.http.inflate import Inflater
-from nemo_llm_stage.client.http.limits import (
+from nemo_llm_stage.client.http.bounds import (
     COMPARED_BYTES,
     LINGER_S,
     MAX_ERROR_BYTES,
@@ -23,6 +22,7 @@ from nemo_llm_stage.client.http.limits import (
     MAX_INTERIM_RESPONSES,
     SLICE_BYTES,
 )
+from nemo_llm_stage.client.http.inflate import Inflater
 from nemo_llm_stage.client.http.transport import HTTPResponse, OnEventBytes
 from nemo_llm_stage.errors import ConnectionDroppedError, InvalidResponseError, RequestTimeoutError
 

@@ -8,7 +8,7 @@ nothing of connections.
 
 from nemo_llm_stage.client.wire.decode import completion_of_answer, decode_answer
 from nemo_llm_stage.client.wire.encode import CHAT_PATH, TEXT_PATH, WireRequest, encode_request
-from nemo_llm_stage.client.wire.finish import Finish, finish_of
+from nemo_llm_stage.client.wire.finish_reason import Finish, finish_of
 from nemo_llm_stage.client.wire.stream import StreamedAnswer
 
 __all__ = [

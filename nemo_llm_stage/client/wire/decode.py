@@ -12,8 +12,8 @@ import orjson
 
 from nemo_llm_stage.client.errors.refusal import error_of_refusal, read_refusal
 from nemo_llm_stage.client.errors.words import shorten
-from nemo_llm_stage.client.wire.finish import Finish, finish_of
-from nemo_llm_stage.client.wire.load import BOM, load_object, shown
+from nemo_llm_stage.client.wire.finish_reason import Finish, finish_of
+from nemo_llm_stage.client.wire.lenient_json import BOM, load_object, shown
 from nemo_llm_stage.client.wire.parts import content_of, text_in, thinking_in
 from nemo_llm_stage.client.wire.stream import MAX_CHOICES, StreamedAnswer
 from nemo_llm_stage.core import Completion, Usage

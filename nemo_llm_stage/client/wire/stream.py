@@ -10,7 +10,7 @@ from io import StringIO
 from typing import Any
 
 from nemo_llm_stage.client.sse import DONE, EventReader
-from nemo_llm_stage.client.wire.load import load_json, shown
+from nemo_llm_stage.client.wire.lenient_json import load_json, shown
 from nemo_llm_stage.client.wire.parts import THINKING_KEYS, content_of, text_in
 from nemo_llm_stage.errors import ConnectionDroppedError, InvalidResponseError
 

@@ -120,7 +120,7 @@ class SimulatedServerProcess:
     @property
     def stats(self) -> ServerStats:
         """What it saw since it was started."""
-        return ServerStats.from_dict(orjson.loads(self._ask("GET", "/stats")))
+        return ServerStats.from_dict(orjson.loads(self._call("GET", "/stats")))
 
     @property
     def faults(self) -> tuple[Fault, ...]:
@@ -130,13 +130,13 @@ class SimulatedServerProcess:
     @faults.setter
     def faults(self, faults: Sequence[Fault]) -> None:
         self._faults = tuple(faults)
-        self._ask("POST", "/faults", orjson.dumps(self._faults))
+        self._call("POST", "/faults", orjson.dumps(self._faults))
 
     def reset(self) -> None:
         """Forget what was seen."""
-        self._ask("POST", "/reset")
+        self._call("POST", "/reset")
 
-    def _ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
+    def _call(self, method: str, path: str, body: bytes | None = None) -> bytes:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_TIMEOUT_S)
         try:
             connection.request(method, path, body)

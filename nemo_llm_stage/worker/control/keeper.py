@@ -32,8 +32,8 @@ from nemo_llm_stage.errors import LLMStageError, RunStoppedError
 from nemo_llm_stage.job.result import GpuTime
 from nemo_llm_stage.text import one_line
 from nemo_llm_stage.worker.control.control import RunControl
-from nemo_llm_stage.worker.control.limits import LimitNews
-from nemo_llm_stage.worker.control.servers import ServerNews
+from nemo_llm_stage.worker.control.limit_news import LimitNews
+from nemo_llm_stage.worker.control.server_news import ServerNews
 from nemo_llm_stage.worker.control.standing import JobFacts, Standing
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_llm_stage.client.wire import StreamedAnswer, completion_of_answer, decode_answer
-from nemo_llm_stage.client.wire.load import MAX_VALUES
+from nemo_llm_stage.client.wire.lenient_json import MAX_VALUES
 from nemo_llm_stage.core import Completion, Usage
 from nemo_llm_stage.errors import (
     BadRequestError,
