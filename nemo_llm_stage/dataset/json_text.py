@@ -7,6 +7,7 @@ own parser. Pure.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -82,27 +83,46 @@ def fields_before(line: bytes, name: str) -> bytes:
     raise ValueError(f"there is no field {name!r}")
 
 
-def elements(text: bytes) -> Iterator[tuple[int, bytes]]:
+def is_lines(head: bytes) -> bool:
+    """Whether JSON text that begins with `head` has a value on each line, and not one that goes over several."""
+    with contextlib.suppress(ValueError):
+        parse(head.partition(b"\n")[0])
+        return True
+    text = head.decode("utf-8", "replace").rstrip()
+    try:
+        json.JSONDecoder().raw_decode(text)
+    except json.JSONDecodeError as error:  # at its end it goes on; elsewhere the first line is broken
+        return error.pos < len(text) and not error.msg.startswith("Unterminated string")
+    return False
+
+
+def values(text: bytes) -> Iterator[tuple[int, bytes]]:
     """
-    Yield (offset, element) for each element of a JSON array, as it stands there.
+    Yield (offset, value) for each value of JSON text: the elements of its array, or one value after the other.
 
     Raises:
-        ValueError: It is no JSON array.
+        ValueError: It is no JSON.
     """
     decoder = json.JSONDecoder()
-    array = text.decode("utf-8-sig")
-    place = _skip_space(array, array.index("[") + 1)
-    num_bytes, counted = len(text) - len(array.encode()), 0
-    while array[place : place + 1] != "]":
-        _, end = decoder.raw_decode(array, place)
-        num_bytes += len(array[counted:place].encode())
+    shown = text.decode("utf-8-sig")
+    place = _skip_space(shown, 0)
+    is_array = shown[place : place + 1] == "["
+    place = _skip_space(shown, place + 1) if is_array else place
+    num_bytes, counted = len(text) - len(shown.encode()), 0
+    while place < len(shown) and not (is_array and shown[place] == "]"):
+        _, end = decoder.raw_decode(shown, place)
+        num_bytes += len(shown[counted:place].encode())
         counted = place
-        yield num_bytes, array[place:end].replace("\n", " ").replace("\r", " ").encode()
-        place = _skip_space(array, end)
-        if array[place : place + 1] == ",":
-            place = _skip_space(array, place + 1)
-        elif array[place : place + 1] != "]":
+        yield num_bytes, shown[place:end].replace("\n", " ").replace("\r", " ").encode()
+        place = _skip_space(shown, end)
+        if is_array and shown[place : place + 1] == ",":
+            place = _skip_space(shown, place + 1)
+        elif is_array and shown[place : place + 1] != "]":
             raise ValueError(f"a JSON array is not closed, or has no comma, at character {place}")
+    if is_array and _skip_space(shown, place + 1) < len(shown):
+        raise ValueError(f"there is more after the JSON array, which ends at character {place}")
+    if is_array and place >= len(shown):
+        raise ValueError("a JSON array is not closed")
 
 
 def _skip_space(text: str, place: int) -> int:

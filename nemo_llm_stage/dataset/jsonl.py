@@ -17,7 +17,7 @@ import pyarrow as pa
 from nemo_llm_stage.dataset.arrow_types import conform
 from nemo_llm_stage.dataset.bad_input import BadInput, OnBad, unreadable
 from nemo_llm_stage.dataset.files import is_sequential
-from nemo_llm_stage.dataset.json_text import dump, elements, parse
+from nemo_llm_stage.dataset.json_text import dump, is_lines, parse, values
 from nemo_llm_stage.dataset.json_types import JSON_TEXT_KEY, converter, unknown_key
 from nemo_llm_stage.dataset.object_versions import without_version
 from nemo_llm_stage.dataset.storage import open_filesystem
@@ -52,8 +52,8 @@ def read_lines(path: str, start: int = 0, stop: int | None = None) -> Iterator[t
     """
     try:
         with open_unpacked(path) as file:
-            if _is_array(path, file):
-                yield from elements(file.read())
+            if _is_document(path, file):
+                yield from values(file.read())
                 return
             offset = 0
             if start > 0:
@@ -101,7 +101,8 @@ class LineParser:
             try:
                 row = parse(line.removeprefix(_BOM) if offset == 0 else line, is_exact=is_exact)
             except ValueError as error:
-                self._leave_out(offset, f"is not JSON ({error}): {_shown(line)}")
+                advice = " Rows of several lines must be in a .json file." if line.strip() in (b"{", b"[") else ""
+                self._leave_out(offset, f"is not JSON ({error}): {_shown(line)}{advice}")
                 continue
             if isinstance(row, dict):
                 yield offset, row
@@ -238,11 +239,12 @@ def open_unpacked(path: str) -> Any:
     return file if isinstance(file, io.BufferedReader) else io.BufferedReader(file, _BUFFER_BYTES)
 
 
-def _is_array(path: str, file: Any) -> bool:
-    """Whether the file is one JSON array of rows, which only a ``.json`` file may be."""
+def _is_document(path: str, file: Any) -> bool:
+    """Whether the file is an array of rows, or rows of several lines each, which only a ``.json`` file may be."""
     if not is_sequential(path) or ".json" not in Path(without_version(path).lower()).suffixes:
         return False
-    return bool(file.peek(_BUFFER_BYTES).removeprefix(_BOM).lstrip().startswith(b"["))
+    head = bytes(file.peek(_BUFFER_BYTES)).removeprefix(_BOM).lstrip()
+    return head.startswith(b"[") or not is_lines(head)
 
 
 def _skip(file: Any, num_bytes: int) -> None:

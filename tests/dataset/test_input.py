@@ -40,6 +40,46 @@ def test_json_in_every_wrapping_is_read(tmp_path: Path, name: str) -> None:
     assert plan.num_rows == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.json", '{\n  "n": 1\n}\n{"n":\n2}'),
+        ("b.json", '\ufeff{"n": 1}{"n": 2}'),
+        ("c.json.gz", '{"n":\r\n1}\r\n{"n": 2}\r\n'),
+        ("d.json", json.dumps({"n": 1, "long": "x" * (2 << 20)}, indent=1) + '{"n": 2}'),
+    ],
+)
+def test_a_json_file_may_hold_rows_of_several_lines(tmp_path: Path, name: str, text: str) -> None:
+    """As programs write documents; one after the other."""
+    (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    plan = make_plan(find_files(tmp_path))
+    assert read(plan).column("n").to_pylist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[{"n": 1}]\n[{"n": 2}]\n', "more after the JSON array"),
+        ('[{"n": 1}', "array is not closed"),
+        ("[", "array is not closed"),
+        ('{"n": 1}\n{"n":', "is not JSON"),
+        ('{"n": \n{"n": 1}\n{"n": 2}\n', "line 1, is not JSON"),
+    ],
+)
+def test_a_broken_json_file_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    """Nothing of it is passed over."""
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(InputError, match=words):
+        make_plan(find_files(tmp_path))
+
+
+def test_lines_that_are_none_are_refused_with_the_name_that_they_need(tmp_path: Path) -> None:
+    """A file of lines is cut anywhere, so each must be a row."""
+    (tmp_path / "a.jsonl").write_text('{\n "n": 1\n}\n')
+    with pytest.raises(InputError, match=r"line 1, is not JSON .* must be in a \.json file"):
+        make_plan(find_files(tmp_path))
+
+
 def test_folders_give_columns_as_in_hive(job: Any, tmp_path: Path) -> None:
     """Typed as pyarrow does, below the input only, for rows of both formats."""
     for year, lang, name in (
