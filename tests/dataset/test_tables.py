@@ -10,6 +10,7 @@ import json
 import struct
 import sys
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,12 @@ _RFC1924 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&(
 _Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
 
 
+def bitmap_of(rows: list[int]) -> bytes:
+    """Return the bitmap of a deletion vector, which Delta and Iceberg have alike."""
+    size = len(rows)
+    return struct.pack(f"<IQIIIHHI{size}H", 1681511377, 1, 0, 12346, 1, 0, size - 1, 16, *rows)
+
+
 def delete_some(folder: Path) -> None:
     """
     Delete the rows `DELETED` of a table of one file with a deletion vector.
@@ -117,8 +124,7 @@ def delete_some(folder: Path) -> None:
     """
     first = folder / "_delta_log" / f"{0:020}.json"
     added = next(record["add"] for line in first.open() if "add" in (record := json.loads(line)))
-    size = len(DELETED)
-    bitmap = struct.pack(f"<IQIIIHHI{size}H", 1681511377, 1, 0, 12346, 1, 0, size - 1, 16, *DELETED)
+    size, bitmap = len(DELETED), bitmap_of(DELETED)
     text = base64.b85encode(bitmap).decode().translate(str.maketrans(_RFC1924, _Z85))
     vector = {"storageType": "i", "pathOrInlineDv": text, "sizeInBytes": len(bitmap), "cardinality": size}
     removed = {"path": added["path"], "dataChange": True, "deletionTimestamp": 1}
@@ -233,7 +239,17 @@ def test_a_file_without_a_column_of_its_partition_is_refused(tmp_path: Path) -> 
         plan_of(tmp_path / "t")
 
 
-def delete_from_iceberg(folder: Path, content: Any, deletes: pa.Table) -> None:
+def write_puffin(path: Path, data: str, rows: list[int]) -> None:
+    """Write a deletion vector. Source: Iceberg's puffin-spec.md, "deletion-vector-v1"."""
+    bitmap = bitmap_of(rows)
+    blob = struct.pack(">I", len(bitmap)) + bitmap + struct.pack(">I", zlib.crc32(bitmap))
+    properties = {"referenced-data-file": data, "cardinality": str(len(rows))}
+    kind = {"type": "deletion-vector-v1", "fields": [], "snapshot-id": -1, "sequence-number": -1}
+    footer = json.dumps({"blobs": [kind | {"offset": 4, "length": len(blob), "properties": properties}]}).encode()
+    path.write_bytes(b"PFA1" + blob + b"PFA1" + footer + struct.pack("<II", len(footer), 0) + b"PFA1")
+
+
+def delete_from_iceberg(folder: Path, content: Any, deletes: pa.Table, file_format: str = "PARQUET") -> None:
     """Commit a file that deletes rows, as engines do that merge on read; pyiceberg writes none. Format version 2."""
     from pyiceberg import manifest
     from pyiceberg.io.pyarrow import PyArrowFileIO
@@ -250,15 +266,18 @@ def delete_from_iceberg(folder: Path, content: Any, deletes: pa.Table) -> None:
 
     newest = max((folder / "metadata").glob("*.metadata.json"))
     table, io = StaticTable.from_metadata(str(newest)), PyArrowFileIO()
-    pq.write_table(deletes, path := folder / "data" / "deletes.parquet")
-    size = path.stat().st_size
+    path = folder / "data" / f"deletes.{file_format.lower()}"
+    if file_format == "PUFFIN":
+        write_puffin(path, deletes["file_path"][0].as_py(), deletes["pos"].to_pylist())
+    else:
+        pq.write_table(deletes, path)
     file = manifest.DataFile.from_args(
         content=content,
         file_path=f"file://{path}",
-        file_format=manifest.FileFormat.PARQUET,
+        file_format=manifest.FileFormat[file_format],
         partition=Record(),
         record_count=deletes.num_rows,
-        file_size_in_bytes=size,
+        file_size_in_bytes=path.stat().st_size,
         equality_ids=[1] if content is manifest.DataFileContent.EQUALITY_DELETES else None,
     )
     file.spec_id = 0
@@ -279,7 +298,8 @@ def delete_from_iceberg(folder: Path, content: Any, deletes: pa.Table) -> None:
     (newest.parent / "00009-deletes.metadata.json").write_text(json.dumps(metadata))
 
 
-def test_rows_of_a_positional_delete_file_do_not_come_back(job: Any) -> None:
+@pytest.mark.parametrize("file_format", ["PARQUET", "PUFFIN"])
+def test_rows_of_a_positional_delete_file_do_not_come_back(job: Any, file_format: str) -> None:
     """In whatever partitions they are."""
     from pyiceberg.manifest import DataFileContent
     from pyiceberg.table import StaticTable
@@ -288,7 +308,7 @@ def test_rows_of_a_positional_delete_file_do_not_come_back(job: Any) -> None:
     write_iceberg(folder, pa.table({"id": range(40), "text": ["t"] * 40}))
     (data,) = (folder / "data").glob("*.parquet")
     deletes = pa.table({"file_path": [f"file://{data}"] * len(DELETED), "pos": DELETED})
-    delete_from_iceberg(folder, DataFileContent.POSITION_DELETES, deletes)
+    delete_from_iceberg(folder, DataFileContent.POSITION_DELETES, deletes, file_format)
     job.run(input=folder, rows_per_partition=5)
     expected = [number for number in range(40) if number not in DELETED]
     assert [row["id"] for row in job.rows()] == expected
