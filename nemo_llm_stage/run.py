@@ -115,7 +115,7 @@ def _run_job(
     started_monotonic_s = time.monotonic()
     run = Counters()
     try:
-        make_room(str(output), takeover=start.takeover)
+        dead = make_room(str(output), takeover=start.takeover)
         job = prepare_job(
             stage,
             inputs,
@@ -133,7 +133,12 @@ def _run_job(
             result = finish(job, before.num_rows, run, started_monotonic_s, limit, job_elapsed_s=elapsed_s)
         else:
             with keep_run(
-                job, before=before, num_rows=job.plan.num_rows, command=start.command, takeover=start.takeover
+                job,
+                before=before,
+                num_rows=job.plan.num_rows,
+                command=start.command,
+                takeover=start.takeover,
+                dead=dead,
             ) as keeper:
                 if job.pending:
                     job.output.remove_success()
@@ -192,12 +197,12 @@ def _retry_failed(
     started_monotonic_s = time.monotonic()
     end_limit = FailureLimit(settings.max_failed_rows)
     try:
-        make_room(str(output), takeover=False)
+        dead = make_room(str(output), takeover=False)
         job, partitions = prepare_retry(stage, output, kinds, settings, partial(servers.start, stage))
         failed = FailedBefore.of(job, partitions, kinds)
         job = replace(job, settings=replace(job.settings, max_failed_rows=None))
         command = shlex.join(["nemo-llm-stage", "retry-failed", str(output)])
-        with keep_run(job, before=Counters(), num_rows=failed.num_rows, command=command, takeover=False) as keeper:
+        with keep_run(job, before=Counters(), num_rows=failed.num_rows, command=command, dead=dead) as keeper:
             run = WatchedRetry(job, shown, keeper, servers, failed).run() if partitions else Counters()
             limit = end_limit if partitions or not kinds else None
             num_before = job.plan.num_rows - failed.num_rows

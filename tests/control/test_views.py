@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,23 @@ def test_a_run_on_another_machine_is_judged_by_its_heartbeat(job: Any) -> None:
     assert is_running(state, holder)
     result = invoke("status", job.folder / "out")
     assert "starting" in result.stdout
-    old = replace(holder, started_at="2026-01-01T00:00:00.000Z")
-    assert not is_running(state, old)
+    for minutes in (10, 10**5):  # the first one may come from a clock that is behind, so it is watched for a while
+        started_at = (datetime.now(UTC) - timedelta(minutes=minutes)).isoformat()
+        assert not is_running(state, replace(holder, started_at=started_at))
+
+
+def test_a_run_that_died_on_another_machine_is_taken_over(job: Any) -> None:
+    """Its heartbeat stands still."""
+    with pytest.raises(RunStoppedError):
+        job.run(max_requests=20)
+    status, elsewhere = read_status(state_of(job)), replace(this_process(), machine="elsewhere/1")
+    assert status is not None
+    dead = replace(new_holder("run"), process=elsewhere, started_at="2026-01-01T00:00:00.000Z")
+    publish_holder(state_of(job), dead)
+    write_status(state_of(job), replace(status, run_id="run", updated_at="2026-01-01T00:01:00.000Z"))
+    assert read_state(str(job.folder / "out")).state == "killed"
+    assert job.run().counters.num_rows == 40
+    assert read_holder(state_of(job)) is None
 
 
 def test_a_process_id_that_was_given_away_again_is_no_run() -> None:

@@ -30,6 +30,9 @@ VERSION = 1
 NUM_MISSED_BEATS = 15
 """A heartbeat is stale after so many intervals: 30 s on local disks, 150 s on object stores."""
 
+MAX_SKEW_S = 3600.0
+"""Clocks of machines differ by less: a heartbeat that is older is stale without a second look."""
+
 
 @dataclass(frozen=True, slots=True)
 class Holder:
@@ -101,7 +104,7 @@ def is_running(state: Folder, holder: Holder) -> bool:
     Whether the run that holds the folder goes on.
 
     On the same host its process tells. Else a heartbeat tells that is younger than 15 intervals. As clocks of machines
-    differ, an older one is watched for two intervals: if it moves, the run goes on.
+    differ, one that is older by less than an hour is watched for two intervals: if it moves, the run goes on.
     """
     is_alive = holder.process.is_alive()
     if is_alive is not None:
@@ -110,6 +113,8 @@ def is_running(state: Folder, holder: Holder) -> bool:
     seen_at = last_seen_at(state, holder)
     if age_s(seen_at) < NUM_MISSED_BEATS * interval_s:
         return True
+    if age_s(seen_at) > MAX_SKEW_S:
+        return False
     watched_until = time.monotonic() + 2 * interval_s
     while time.monotonic() < watched_until:
         time.sleep(min(1.0, interval_s / 2))

@@ -45,13 +45,16 @@ _SETTLE_S = 0.3
 """Seconds after which a run that took a dead one's place looks whether another did so at the same time."""
 
 
-def make_room(url: str, *, takeover: bool) -> None:
+def make_room(url: str, *, takeover: bool) -> Holder | None:
     """
     Make sure that no other run goes on in the output folder `url`, before anything is read or asked.
 
     Args:
         url: The output folder; it need not exist.
         takeover: Whether to stop a run that goes on, in place of refusing.
+
+    Returns:
+        The run that was found dead there, if any; that may have taken two heartbeats.
 
     Raises:
         OutputBusyError: A run goes on there.
@@ -60,12 +63,13 @@ def make_room(url: str, *, takeover: bool) -> None:
     with writing_to(url):
         holder = read_holder(state)
         if holder is None or not is_running(state, holder):
-            return
+            return holder
         if not takeover:
             raise OutputBusyError(busy_message(url, state, holder))
         order_id = give_order(state, "stop")
         if not holder.process.is_stopped():
             _wait_for_end(state, holder, order_id)
+    return None
 
 
 def _wait_for_end(state: Folder, holder: Holder, order_id: str) -> None:
@@ -90,7 +94,15 @@ def busy_message(url: str, state: Folder, holder: Holder) -> str:
 
 
 @contextmanager
-def keep_run(job: Job, *, before: Counters, num_rows: int, command: str | None, takeover: bool) -> Iterator[RunKeeper]:
+def keep_run(
+    job: Job,
+    *,
+    before: Counters,
+    num_rows: int,
+    command: str | None,
+    takeover: bool = False,
+    dead: Holder | None = None,
+) -> Iterator[RunKeeper]:
     """
     Hold the job's output folder for a run, and keep its status there.
 
@@ -100,6 +112,7 @@ def keep_run(job: Job, *, before: Counters, num_rows: int, command: str | None, 
         num_rows: Rows of the run and of those before.
         command: What to run to resume the job; None where it was run from Python.
         takeover: Whether the folder may be taken from a run that did not stop.
+        dead: The run that `make_room` has found dead; its folder is taken without watching it again.
 
     Raises:
         OutputBusyError: Another run has just begun there.
@@ -107,7 +120,7 @@ def keep_run(job: Job, *, before: Counters, num_rows: int, command: str | None, 
     state, settings = job.output.state, job.settings
     holder = new_holder(uuid.uuid4().hex)
     with writing_to(job.output.url):
-        _claim(job.output.url, state, holder, takeover=takeover)
+        _claim(job.output.url, state, holder, takeover=takeover, dead=dead)
     spent, elapsed_before_s = before_of(state, job.id)
     control = RunControl(settings, spent, job.stage.max_concurrent_requests, Timeline(holder.started_at))
     facts = JobFacts(
@@ -122,11 +135,11 @@ def keep_run(job: Job, *, before: Counters, num_rows: int, command: str | None, 
         yield keeper
 
 
-def _claim(url: str, state: Folder, holder: Holder, *, takeover: bool) -> None:
+def _claim(url: str, state: Folder, holder: Holder, *, takeover: bool, dead: Holder | None) -> None:
     if publish_holder(state, holder):
         return
     other = read_holder(state)
-    if other is not None and not takeover and is_running(state, other):
+    if other is not None and not takeover and other != dead and is_running(state, other):
         raise OutputBusyError(busy_message(url, state, other))
     replace_holder(state, holder)
     time.sleep(_SETTLE_S)
