@@ -22,9 +22,9 @@ from nemo_llm_stage.errors import InvalidResponseError
 MAX_LENIENT_BYTES = 1 << 19
 """Most that is read by the lenient reader, which takes some 20 ms for it and holds up the event loop so long."""
 
-MAX_VALUES = 200_000
+MAX_VALUES = 150_000
 """Most values of one JSON text, counted by its commas and brackets, in texts too: reading more would hold up the event
-loop for over 50 ms. A list of 100,000 digits, each of them a token, has fewer. Log probabilities may have more."""
+loop for over 50 ms. A list of 70,000 digits, each of them a token, has fewer. Log probabilities may have more."""
 
 MAX_BYTES = 16 << 20
 """Longest JSON text, for the same reason and but for log probabilities."""

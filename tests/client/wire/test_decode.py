@@ -129,7 +129,7 @@ def test_the_values_of_an_answer_are_bounded(unit: bytes) -> None:
     )
     assert completion_of_answer(decode_answer(within)).texts == ("x",)
     assert decode_answer(beyond, is_bounded=False)["choices"][0]["message"]["content"] == "x"
-    with pytest.raises(InvalidResponseError, match="more than 200000 values") as caught:
+    with pytest.raises(InvalidResponseError, match="more than 150000 values") as caught:
         decode_answer(beyond)
     assert len(str(caught.value)) < 200
 
