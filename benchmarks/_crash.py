@@ -18,6 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from _nursery import CrashJob, Nursery
 
+from nemo_llm_stage.dataset.account import read_account
+from nemo_llm_stage.job.record import open_output, read_record
 from nemo_llm_stage.run import verify_output
 from nemo_llm_stage.testing import Fault, SimulatedServerProcess, expected_answer
 
@@ -30,10 +32,14 @@ BAD = "bad"
 
 _OFTEN = ("time", "journal.before_write", "journal.after_write")
 _ALWAYS = (*_OFTEN, *_OFTEN, "read.before", "write.before", "retire.before")
+_COMMIT = ("commit.before_publish", "commit.after_publish")
+_REPLACE = ("commit.before_replace", "commit.between_replace", "commit.after_replace")
 _RETIRE = ("retire.between", "retire.after", "finish.before", "finish.after")
+_LEDGER = ("ledger.before_write", "ledger.after_write")
+_REWRITE = ("ledger.before_rewrite", "ledger.between_rewrite", "ledger.after_rewrite")
 PLACES = {
-    "run": (*_ALWAYS, "record.before", "record.after", "commit.before_publish", "commit.after_publish", *_RETIRE),
-    "retry": (*_ALWAYS, "commit.before_replace", "commit.between_replace", "commit.after_replace", *_RETIRE[:2]),
+    "run": (*_ALWAYS, "record.before", "record.after", *_COMMIT, *_RETIRE, *_LEDGER, *_REWRITE),
+    "retry": (*_ALWAYS, *_REPLACE, *_RETIRE[:2], *_LEDGER, *_REWRITE),
 }
 PLACES["restart"] = ("restart.before", "restart.between", "restart.after", *PLACES["run"])
 """Where an attempt can die, by action: at a failpoint, or after a time."""
@@ -159,6 +165,7 @@ def run_until_done(
         tally.places[place] += 1
         if rng.random() < tear_rate:
             tally.num_in_flight += tear_a_journal(job, rng)
+            tear_the_ledger(job, rng)
         try:
             read_output(job)
         except Exception as error:  # noqa: BLE001 - whatever a reader stumbles over is what is looked for
@@ -186,6 +193,15 @@ def tear_a_journal(job: CrashJob, rng: random.Random) -> int:
     data[rng.randrange(len(data))] ^= rng.randint(1, 255)
     path.write_bytes(data)
     return 2  # a newline spoiled joins two lines
+
+
+def tear_the_ledger(job: CrashJob, rng: random.Random) -> None:
+    """Spoil a byte of the ledger, as a power loss may: that costs no answer."""
+    for path in sorted(Path(job.folder).glob(".out.nemo_llm_stage/ledger/*.jsonl")):
+        data = bytearray(path.read_bytes())
+        if data:
+            data[rng.randrange(len(data))] ^= rng.randint(1, 255)
+            path.write_bytes(data)
 
 
 def write_input(folder: Path, num_rows: int) -> None:
@@ -220,6 +236,10 @@ def check_output(job: CrashJob, num_rows: int, tally: Tally) -> None:
     counters = verification.counters
     if not verification.is_complete or (counters.num_rows, counters.num_failed) != (num_rows, 0):
         tally.problems.append(f"the account is off: {verification}")
+    output, _ = open_output(str(Path(job.folder) / "out"))
+    account = read_account(output, read_record(output.url)["id"])
+    if account.opened or account.counters() != counters:
+        tally.problems.append(f"the ledger is off: {account}")
     state = Path(job.folder) / ".out.nemo_llm_stage"
     left = [path.name for name in ("journal", "tmp") for path in (state / name).glob("*")]
     if left:

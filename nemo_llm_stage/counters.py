@@ -85,7 +85,11 @@ class Counters:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Counters:
         """Return counts as they were written; ones that this version does not know are ignored."""
-        return cls(**{name: values[name] for name in values.keys() & {field.name for field in fields(cls)}})
+        return cls(**{name: values[name] for name in values.keys() & _FIELD_NAMES})
+
+    def without_zeros(self) -> dict[str, Any]:
+        """Return the counts that are not 0 or empty, for `of`."""
+        return {name: value for name in _FIELD_NAMES if (value := getattr(self, name))}
 
     @property
     def num_answered(self) -> int:
@@ -233,6 +237,8 @@ def sum_counters(parts: Iterable[Counters]) -> Counters:
         total.add(part)
     return total
 
+
+_FIELD_NAMES = {field.name for field in fields(Counters)}
 
 COST_NAMES = (
     "num_resumed",

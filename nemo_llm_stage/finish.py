@@ -10,8 +10,10 @@ import logging
 import time
 
 from nemo_llm_stage.counters import Counters
+from nemo_llm_stage.dataset.account import read_account, tidy_ledger
 from nemo_llm_stage.dataset.files import check_unchanged
-from nemo_llm_stage.dataset.verify import Verification, verify
+from nemo_llm_stage.dataset.verify import Verification, verify_account
+from nemo_llm_stage.dataset.writing import writing_to
 from nemo_llm_stage.errors import RunError
 from nemo_llm_stage.job.failure_limit import FailureLimit
 from nemo_llm_stage.job.prepare import Job
@@ -21,12 +23,13 @@ from nemo_llm_stage.report.summary_json import SUMMARY, write_summary
 logger = logging.getLogger(__name__)
 
 
-def _write_report(job: Job, verification: Verification) -> None:
-    """Write the report. The job is done by then, so what goes wrong here is only logged."""
-    from nemo_llm_stage.report.page.render import write_report
+def _write_report(job: Job, verification: Verification, *, is_news: bool) -> None:
+    """Write the report, if there is none or there is news. What goes wrong here is only logged: the job is done."""
+    from nemo_llm_stage.report.page.render import PAGE, write_report
 
     try:
-        write_report(job.output.url, verification)
+        if is_news or not job.output.state.exists(PAGE):
+            write_report(job.output.url, verification)
     except Exception:
         logger.warning("the report of %s could not be written", job.output.url, exc_info=True)
 
@@ -57,15 +60,20 @@ def finish(
     """
     if job.pending:
         check_unchanged(job.plan.files)
-    verification = verify(job.output, job.plan)
+    with writing_to(job.output.url):
+        account = read_account(job.output, job.id)
+    verification = verify_account(job.output, job.plan, account)
     if not verification.is_complete:
         missing = f"{verification.num_missing} partitions are not committed yet; run the job again to resume it"
         problems = verification.problems or [missing]
         raise RunError("the output does not hold every row exactly once:\n  " + "\n  ".join(problems[:20]))
     job.output.owner.check(job.id)
     job.output.tidy(keep_raw=job.settings.keep_raw)
-    _write_report(job, verification)
-    if failure_limit is not None and not job.output.is_complete():
+    with writing_to(job.output.url):
+        tidy_ledger(job.output, account)
+    was_complete = job.output.is_complete()
+    _write_report(job, verification, is_news=bool(run.num_rows) or not was_complete)
+    if failure_limit is not None and not was_complete:
         failure_limit.check_end(verification.counters)
         job.output.write_success(job.id)
     settings = job.settings

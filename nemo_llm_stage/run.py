@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from nemo_llm_stage.config.job_settings import JobKeywords, JobSettings, WorkerKeywords, takes
 from nemo_llm_stage.counters import Counters
-from nemo_llm_stage.dataset.verify import Verification, verify
+from nemo_llm_stage.dataset.verify import OnDone, Verification, verify
 from nemo_llm_stage.errors import OutputConflictError
 from nemo_llm_stage.finish import finish
 from nemo_llm_stage.job.failure_limit import FailureLimit
@@ -279,11 +279,11 @@ def failures_of(url: str) -> list[FailureGroup]:
     return group_failures(url)
 
 
-def verify_output(url: str, *, compares_rows: bool = False) -> Verification:
+def verify_output(url: str, *, compares_rows: bool = False, on_done: OnDone | None = None) -> Verification:
     """
-    Check the output folder of a job against its plan; see `verify`.
+    Check the output folder of a job against its plan; see `verify`. Tells `on_done` how many files are looked at.
 
     Raises:
         OutputConflictError: No job of this package has written there.
     """
-    return verify(*open_output(url), reads_bytes=True, compares_rows=compares_rows)
+    return verify(*open_output(url), reads_bytes=True, compares_rows=compares_rows, on_done=on_done)

@@ -12,7 +12,9 @@ from typing import Any
 
 from nemo_llm_stage.config.job_settings import JobSettings
 from nemo_llm_stage.counters import Counters, sum_counters
+from nemo_llm_stage.dataset.ledger import Entry, LedgerWriter, take_back
 from nemo_llm_stage.dataset.plan import Partition
+from nemo_llm_stage.dataset.writing import writing_to
 from nemo_llm_stage.job.prepare import Job
 from nemo_llm_stage.report.progress.progress import Progress
 from nemo_llm_stage.report.progress.view import JobTitle, View
@@ -83,9 +85,10 @@ class WatchedRun:
         for notice in self._job.notices:
             self._shown.note(notice)
         partitions = self.partitions
-        with self._interrupts as interrupts:
+        with self._interrupts as interrupts, self._ledger() as ledger:
             for report in _engine(self._job.settings).run(self.spec, partitions, self._monitor, interrupts):
                 self._num_committed += 1
+                ledger.add(self._entries(report))
                 self._shown.note_commit(report)
                 self._done.add(self._count(report))
                 if self._keeper.control.failure_limit.is_over(self._done):  # the status ends with what ended the run
@@ -99,6 +102,24 @@ class WatchedRun:
         self._keeper.update(last)
         self._shown.update(RunStatus(stage=last.stage), self._done)
         return self._done
+
+    @property
+    def _replaced(self) -> Collection[str]:
+        """Names of the committed files that the run may replace."""
+        return ()
+
+    def _ledger(self) -> LedgerWriter:
+        """Open the ledger: it gets what the files alone have told, and tells nothing of those to be replaced."""
+        state = self._job.output.state
+        with writing_to(self._job.output.url):
+            take_back(state, self._replaced)
+            ledger = LedgerWriter(state)
+        ledger.add([entry for entry in self._job.account.new_entries if entry.name not in self._replaced])
+        return ledger
+
+    def _entries(self, report: PartitionReport) -> list[Entry]:
+        """Return the entry of a file that was committed in this run; none where another worker's stands."""
+        return [] if report.stat is None else [Entry(report.name, self._job.id, report.stat, report.counters)]
 
     def _last_standing(self) -> Standing:
         """Return how the run stands with what is committed, and what its servers did."""
@@ -170,7 +191,7 @@ class FailedBefore:
     def of(cls, job: Job, partitions: Sequence[Partition], kinds: Collection[str]) -> FailedBefore:
         """Return the failed rows of these kinds, none for all, in committed partitions of `job`."""
         names = map(job.output.name_of, partitions)
-        return cls(partitions, frozenset(kinds), {name: job.output.read_counters(name) for name in names})
+        return cls(partitions, frozenset(kinds), {name: job.account.counters_of(name) for name in names})
 
     @property
     def num_rows(self) -> int:
@@ -223,6 +244,11 @@ class WatchedRetry(WatchedRun):
     def spec(self) -> WorkerSpec:
         """What makes the workers."""
         return replace(spec_of(self._job), retry_kinds=self._failed.kinds)
+
+    @property
+    def _replaced(self) -> Collection[str]:
+        """Names of the files with rows to retry."""
+        return self._failed.counters.keys()
 
     def _count(self, report: PartitionReport) -> Counters:
         """Return what was done with the file's failed rows; the file itself counts all of its rows."""

@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
+from urllib.parse import parse_qs
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
@@ -68,8 +69,15 @@ class Slow:
 
 
 def _kind_of(environ: dict[str, Any]) -> str:
-    method, query = environ["REQUEST_METHOD"], environ.get("QUERY_STRING", "")
-    return "LIST" if "list-type" in query else "DELETE" if method == "POST" and "delete" in query else method
+    """Return what is called, and the folder within the bucket that it is called for, up to the second level."""
+    method, query = environ["REQUEST_METHOD"], parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
+    key = environ["PATH_INFO"].strip("/").partition("/")[2]
+    if "list-type" in query:
+        method, key = "LIST", query.get("prefix", [""])[0]
+    elif method == "POST" and "delete" in query:
+        method = "DELETE"
+    folders = key.split("/")
+    return f"{method} {'/'.join(folders[: 2 if len(folders) > 2 else 1])}"
 
 
 def _refuse(environ: dict[str, Any], start_response: Callable[..., Any], status: str, code: str) -> Iterable[bytes]:

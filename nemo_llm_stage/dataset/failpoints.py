@@ -34,6 +34,17 @@ FAILPOINTS = (
     "retire.before",
     "retire.between",
     "retire.after",
+    "ledger.before_open",
+    "ledger.before_write",
+    "ledger.after_write",
+    "ledger.before_put",
+    "ledger.after_put",
+    "ledger.before_merge",
+    "ledger.between_merge",
+    "ledger.after_merge",
+    "ledger.before_rewrite",
+    "ledger.between_rewrite",
+    "ledger.after_rewrite",
     "finish.before",
     "finish.after",
     "restart.before",
@@ -42,7 +53,7 @@ FAILPOINTS = (
     "extend.before",
     "extend.after",
 )
-"""In the order of a job: record, read, journal, write, commit, retire, finish; then a restart, and more input."""
+"""In the order of a job: record, read, journal, write, commit, retire, ledger, finish; a restart, and more input."""
 
 VARIABLE = "NEMO_LLM_STAGE_FAILPOINTS"
 """Environment variable: ``NAME=PROBABILITY`` of a death at each pass; several, separated by commas."""

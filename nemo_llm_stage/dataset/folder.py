@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
 
-from nemo_llm_stage.counters import Counters, sum_counters
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.arrow_types import conform
 from nemo_llm_stage.dataset.arrow_values import shown_rows
 from nemo_llm_stage.dataset.bad_input import BadInput, read_bad_input, write_bad_input
@@ -35,7 +34,6 @@ BAD_FILES = "files"
 """Stands for whole files of the input in `OutputFolder.write_bad_input`."""
 
 _BAD_INPUT = "bad_input"
-_NUM_THREADS = 64
 
 
 class OutputFolder(JobFolder):
@@ -109,31 +107,6 @@ class OutputFolder(JobFolder):
                 return False
         summary = self.read_summary(name)
         return summary is not None and summary.job_id == job_id
-
-    def committed_by(self, job_id: str, *, has_predecessor: bool = False) -> tuple[set[str], Counters]:
-        """
-        Return the names of the files that a job has committed, and what they count together.
-
-        Files of an earlier job, by workers that woke up late, are left out.
-
-        Args:
-            job_id: The job.
-            has_predecessor: Whether another job had the folder before. Whose a JSONL file without a summary is cannot
-                be told then; it is left out, and made again from the journal.
-
-        Raises:
-            RunError: A file was not written by this package, or is damaged.
-        """
-
-        def read(name: str) -> tuple[str, Counters | None]:
-            summary = self.read_summary(name)
-            if summary is None:
-                return name, None if has_predecessor else self.read_counters(name)
-            return name, summary.counters if summary.job_id == job_id else None
-
-        with ThreadPoolExecutor(_NUM_THREADS) as pool:
-            known = [(name, counters) for name, counters in pool.map(read, sorted(self.committed())) if counters]
-        return {name for name, _ in known}, sum_counters(counters for _, counters in known)
 
     def writer(self, schema: pa.Schema, job_id: str = "") -> PartitionWriter:
         """Return a writer for one partition's file of `schema`, not yet visible."""

@@ -6,6 +6,7 @@ Knows files and their counts; knows nothing of plans.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.checksum import checksum_of
 from nemo_llm_stage.dataset.checksum import is_intact as is_intact_parquet
 from nemo_llm_stage.dataset.folder import OutputFolder
+from nemo_llm_stage.dataset.parquet_file import read_metadata
 from nemo_llm_stage.dataset.summary import SUMMARY_KEY, Summary, read_footer
 
 
@@ -39,7 +41,9 @@ class CommittedFile:
     schema: pa.Schema | None = None
 
 
-def inspect(output: OutputFolder, name: str, reasons: Mapping[str, Sequence[str]]) -> CommittedFile:
+def inspect(
+    output: OutputFolder, name: str, reasons: Mapping[str, Sequence[str]], data: bytes | None = None
+) -> CommittedFile:
     """
     Return what a committed file says about itself: a Parquet file by its footer, a JSONL file by its rows.
 
@@ -47,6 +51,7 @@ def inspect(output: OutputFolder, name: str, reasons: Mapping[str, Sequence[str]
         output: The folder.
         name: The file's.
         reasons: Output column → the columns that say why it is null.
+        data: All bytes of a Parquet file, where they are here already.
 
     Raises:
         OSError: It cannot be read.
@@ -61,7 +66,7 @@ def inspect(output: OutputFolder, name: str, reasons: Mapping[str, Sequence[str]
         summary = output.read_summary(name)
         job_id = None if summary is None else summary.job_id
         return CommittedFile(output.read_counters(name), job_id, num_rows, by_column)
-    footer = read_footer(output.folder, name)
+    footer = read_footer(output.folder, name) if data is None else read_metadata(io.BytesIO(data))
     by_column = {
         column: sum(footer.num_rows - _num_nulls(footer, reason) for reason in names)
         for column, names in reasons.items()
@@ -71,17 +76,22 @@ def inspect(output: OutputFolder, name: str, reasons: Mapping[str, Sequence[str]
     return CommittedFile(summary.counters, summary.job_id, footer.num_rows, by_column, schema)
 
 
-def check_bytes(output: OutputFolder, name: str) -> None:
+def check_bytes(output: OutputFolder, name: str, data: bytes | None = None) -> None:
     """
     Read a committed file as a whole and compare it with its checksum.
 
     A file of an older version has none: of a Parquet file every page is decoded then, which finds most damage.
 
+    Args:
+        output: The folder.
+        name: The file's.
+        data: All of its bytes, where they are here already.
+
     Raises:
         ValueError: It is damaged; also `pyarrow.ArrowException`.
         OSError: It cannot be read.
     """
-    with output.folder.fs.open(output.folder.path(name), "rb") as raw:
+    with output.folder.fs.open(output.folder.path(name), "rb") if data is None else io.BytesIO(data) as raw:
         if output.format == "jsonl":
             summary = output.read_summary(name)
             if summary is None or summary.checksum is None:

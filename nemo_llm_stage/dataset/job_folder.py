@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from nemo_llm_stage.dataset.failpoints import reach
+from nemo_llm_stage.dataset.file_stat import FileStat
 from nemo_llm_stage.dataset.layout import MARKS, Layout, find_layout, writable_layout
 from nemo_llm_stage.dataset.owner import JOB, Owner, damaged_record, decode_record, encode_record
 from nemo_llm_stage.dataset.storage import Folder
@@ -85,8 +86,8 @@ class JobFolder:
         try:
             if self.folder.fs.isfile(self.folder.path()):
                 raise OutputConflictError(f"the output folder {self.url!r} is a file; choose a folder.")
-            names = self.folder.names()
-            if names and not self.state.exists(JOB):
+            names = set() if self.state.exists(JOB) else self.folder.names()
+            if names:
                 raise OutputConflictError(
                     f"the output folder {self.url!r} already holds {min(names)!r}, which no job of this package "
                     "wrote; choose an empty or a new folder."
@@ -146,7 +147,11 @@ class JobFolder:
 
     def data_files(self) -> set[str]:
         """Return the names of all files that a reader of the folder takes for rows of the job, of any format."""
-        return {name for name in self.folder.names() if name.startswith(PREFIX)}
+        return set(self.data_stats())
+
+    def data_stats(self) -> dict[str, FileStat]:
+        """Return these files with what the listing tells of them."""
+        return {name: stat for name, stat in self.folder.stats().items() if name.startswith(PREFIX)}
 
     def write_success(self, job_id: str) -> None:
         """

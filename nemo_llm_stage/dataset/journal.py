@@ -145,7 +145,10 @@ class Journal:
         Args:
             keep: Whether the files are moved to `kept`; otherwise they are removed.
         """
-        self.close()
+        if keep:
+            self.close()
+        else:
+            self._writer.discard()
         logger.debug("retired the journal %s: %s", self._folder.url, self.statistics())
         reach("retire.before")
         retire_journal(self._folder, self._kept if keep else None, self._writer.names | self._read)
@@ -203,7 +206,12 @@ def retire_journal(folder: Folder, kept: Folder | None, names: Collection[str] |
         kept: Where they are moved to; None removes them.
         names: The files; None takes all.
     """
-    for name in folder.names() if names is None else sorted(names):
+    chosen = sorted(folder.names() if names is None else names)
+    if kept is None and not folder.is_local:
+        folder.remove_all(chosen)
+        reach("retire.between")
+        chosen = []
+    for name in chosen:
         if kept is None:
             folder.remove(name)
         else:

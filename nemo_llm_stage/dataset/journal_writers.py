@@ -22,13 +22,18 @@ class FileWriter:
     """
     Appends to one local file, one unbuffered write a line.
 
+    Args:
+        path: The file.
+        kind: First word of the failpoints.
+
     Attributes:
         names: Of the files written so far.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kind: str = "journal") -> None:
         self.names: set[str] = set()
         self._path = path
+        self._kind = kind
         self._fd: int | None = None
         self._is_torn = False
 
@@ -47,7 +52,7 @@ class FileWriter:
     def _open(self) -> int:
         for _ in range(_NUM_TRIES):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            reach("journal.before_open")
+            reach(f"{self._kind}.before_open")
             # Another run that has just committed the partition may take the empty folder away in between.
             with contextlib.suppress(FileNotFoundError):
                 fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
@@ -61,18 +66,29 @@ class FileWriter:
         if fd is not None:
             os.close(fd)
 
+    def discard(self) -> None:
+        """Close: nobody needs the lines any more."""
+        self.close()
+
 
 class SegmentWriter:
     """
     Gathers lines and puts them as a new object once in a while, from a thread of its own.
 
+    Args:
+        folder: Gets the objects.
+        stem: Their names begin with it.
+        flush_interval_s: Seconds between two of them.
+        kind: First word of the failpoints.
+
     Attributes:
         names: Of the objects put so far.
     """
 
-    def __init__(self, folder: Folder, stem: str, flush_interval_s: float) -> None:
+    def __init__(self, folder: Folder, stem: str, flush_interval_s: float, kind: str = "journal") -> None:
         self._folder = folder
         self._stem = stem
+        self._kind = kind
         self._interval_s = flush_interval_s
         self._lines: list[bytes] = []
         self._lock = threading.Lock()
@@ -90,6 +106,12 @@ class SegmentWriter:
         if self._thread is None:
             self._thread = threading.Thread(target=self._flush_until_closed, name="journal", daemon=True)
             self._thread.start()
+
+    def discard(self) -> None:
+        """Close without a call for the lines in memory: nobody needs them any more."""
+        with self._lock:
+            self._lines = []
+        self.close()
 
     def close(self) -> None:
         """Put what is left."""
@@ -109,13 +131,16 @@ class SegmentWriter:
         if not lines:
             return
         try:
-            reach("journal.before_put")
+            reach(f"{self._kind}.before_put")
             name = f"{self._stem}-{len(self.names):06}.jsonl"
-            self._folder.fs.pipe_file(self._folder.path(name), b"".join(lines))
+            self._put(name, b"".join(lines))
         except Exception as error:  # noqa: BLE001 - a store's library may raise anything; the next `write` tells
             self._error = error
             with self._lock:
                 self._lines = lines + self._lines
         else:
             self.names.add(name)
-            reach("journal.after_put")
+            reach(f"{self._kind}.after_put")
+
+    def _put(self, name: str, data: bytes) -> None:
+        self._folder.fs.pipe_file(self._folder.path(name), data)

@@ -83,19 +83,25 @@ class Owner:
         Raises:
             RunError: Another job owns it now.
         """
-        owner = self._recent() if is_first_look and not self._state.is_local else self._read()
+        asked_s = time.monotonic()
+        is_recent_enough = is_first_look and not self._state.is_local
+        owner = self._seen_since(asked_s - _RECENT_S if is_recent_enough else asked_s)
         if owner is not None and owner != job_id:
             raise RunError(
                 f"another job has taken over {self._state.url!r} (it was started with --restart); this run stops. "
                 "What it had not committed is thrown away."
             )
 
-    def _recent(self) -> str | None:
-        return self._job_id if time.monotonic() - self._looked_s < _RECENT_S else self._read()
+    def _seen_since(self, asked_s: float) -> str | None:
+        """
+        Return the id of the job in the record; None where there is no record or no id in it.
 
-    def _read(self) -> str | None:
-        """Return the id of the job in the record; None where there is no record or no id in it."""
+        A look that began after `asked_s` will do: of threads that wait for one, the next serves all.
+        """
         with self._lock:
+            if self._looked_s >= asked_s:
+                return self._job_id
+            looked_s = time.monotonic()
             version = self._state.version_of(JOB)
             if version is not None and version != self._seen:  # the record of a large job has megabytes
                 try:
@@ -103,5 +109,5 @@ class Owner:
                 except ValueError as error:
                     raise RunError(f"{self._state.url}/{JOB} is damaged: {error}.") from error
                 self._job_id, self._seen = record.get("id"), version
-            self._looked_s = time.monotonic() if version is not None else float("-inf")
+            self._looked_s = looked_s if version is not None else float("-inf")
             return self._job_id if version is not None else None

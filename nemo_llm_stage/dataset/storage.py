@@ -9,23 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import fsspec
+from fsspec.core import has_magic
 from fsspec.implementations.local import LocalFileSystem
 
+from nemo_llm_stage.dataset.file_stat import FileStat, local_stats, stats_in
+from nemo_llm_stage.dataset.store_errors import as_os_errors, has_no_conditions, may_pass
 from nemo_llm_stage.dataset.writing import sync_folder, write_durably
-from nemo_llm_stage.errors import ConfigError, LLMStageError
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from nemo_llm_stage.errors import ConfigError
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 """Error numbers of `os.link` on filesystems without hard links (FAT, some FUSE mounts)."""
@@ -33,10 +32,6 @@ _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 _PAUSES_S = (0.1, 0.3, 1.0, 3.0)
 """Seconds to wait before each new try of a conditional PUT that collided with another: S3 answers both with 409."""
-
-_MAY_PASS = {errno.EBUSY, errno.EIO}
-"""Error numbers after which a new try may succeed. EIO also stands for errors without a number: s3fs on that 409."""
-
 
 _BUCKET_PROTOCOLS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"}
 
@@ -56,21 +51,6 @@ def open_filesystem(url: str) -> tuple[Any, str]:
         hint = f" Install it with: pip install 'nemo-llm-stage[{extra}]'." if extra else ""
         raise ConfigError(f"cannot open {url!r}: {error}.{hint}") from error
     return fs, path
-
-
-def _as_os_errors(method: Callable[P, T]) -> Callable[P, T]:
-    """Return `method`, which then raises OSError for any error of a store's library."""
-
-    @functools.wraps(method)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return method(*args, **kwargs)
-        except (OSError, LLMStageError):
-            raise
-        except Exception as error:
-            raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
-
-    return wrapped
 
 
 class Folder:
@@ -96,7 +76,7 @@ class Folder:
         """Return the filesystem's path of `name` in this folder."""
         return f"{self.root}/{name}" if name else self.root
 
-    @_as_os_errors
+    @as_os_errors
     def names(self, sub: str = "") -> set[str]:
         """Return the names of the files in this folder, or in its subfolder `sub`; empty if there is no such folder."""
         self.fs.invalidate_cache(self.path(sub))
@@ -106,13 +86,25 @@ class Folder:
             return set()
         return {entry["name"].rsplit("/", 1)[-1] for entry in entries if entry["type"] == "file"}
 
-    @_as_os_errors
+    @as_os_errors
+    def stats(self) -> dict[str, FileStat]:
+        """Return the files in this folder by name; empty if there is no such folder."""
+        if self.is_local:
+            return local_stats(self.root)
+        self.fs.invalidate_cache(self.root)
+        try:
+            entries = self.fs.ls(self.root, detail=True)
+        except FileNotFoundError:
+            return {}
+        return stats_in(entries)
+
+    @as_os_errors
     def exists(self, name: str) -> bool:
         """Whether the file `name` exists."""
         self.fs.invalidate_cache(self.path(name).rsplit("/", 1)[0])
         return bool(self.fs.exists(self.path(name)))
 
-    @_as_os_errors
+    @as_os_errors
     def version_of(self, name: str) -> str | None:
         """Return a text that changes when the file `name` is replaced; None if there is no such file."""
         self.fs.invalidate_cache(self.path(name).rsplit("/", 1)[0])
@@ -121,7 +113,7 @@ class Folder:
         except FileNotFoundError:
             return None
 
-    @_as_os_errors
+    @as_os_errors
     def read(self, name: str) -> bytes:
         """
         Return the file's bytes.
@@ -132,13 +124,13 @@ class Folder:
         data: bytes = self.fs.cat_file(self.path(name))
         return data
 
-    @_as_os_errors
+    @as_os_errors
     def tail(self, name: str, num_bytes: int) -> bytes:
         """Return the last so many bytes of a file, or all of a smaller one."""
         data: bytes = self.fs.cat_file(self.path(name), start=max(0, self.fs.size(self.path(name)) - num_bytes))
         return data
 
-    @_as_os_errors
+    @as_os_errors
     def make(self, sub: str = "") -> None:
         """Create this folder, or its subfolder `sub`. Does nothing on object stores, which have no folders."""
         if not self._is_bucket:  # there, this would make a bucket that was mistyped
@@ -152,7 +144,7 @@ class Folder:
         self.make(sub)
         return Path(self.path(sub)) / name
 
-    @_as_os_errors
+    @as_os_errors
     def publish(self, scratch: Path, name: str) -> bool:
         """
         Make the file at `scratch` visible as `name` in one step, unless `name` exists.
@@ -178,7 +170,7 @@ class Folder:
         finally:
             scratch.unlink(missing_ok=True)
 
-    @_as_os_errors
+    @as_os_errors
     def replace(self, scratch: Path, name: str) -> None:
         """Replace the file `name` by the one at `scratch`, in one step; `name` need not exist."""
         if self.is_local:
@@ -199,17 +191,28 @@ class Folder:
         write_durably(scratch, data)
         self.replace(scratch, name)
 
-    @_as_os_errors
+    @as_os_errors
     def _pipe(self, data: bytes, name: str) -> None:
         self.fs.pipe_file(self.path(name), data)
 
-    @_as_os_errors
+    @as_os_errors
     def remove(self, name: str) -> None:
         """Remove the file `name` if it exists."""
         with contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self.path(name))
 
-    @_as_os_errors
+    @as_os_errors
+    def remove_all(self, names: Collection[str]) -> None:
+        """Remove files, those that exist, in one call for a thousand where the store can do that."""
+        paths = [self.path(name) for name in names]
+        if not self._is_bucket or any(map(has_magic, paths)):  # which the store's library would take for patterns
+            for name in names:
+                self.remove(name)
+        elif paths:
+            with contextlib.suppress(FileNotFoundError):
+                self.fs.rm(paths)
+
+    @as_os_errors
     def move(self, name: str, target: Folder) -> None:
         """Move the file `name` to the folder `target`. Does nothing if another process has moved it."""
         with contextlib.suppress(FileNotFoundError):
@@ -221,7 +224,7 @@ class Folder:
             with contextlib.suppress(OSError):
                 Path(self.root).rmdir()
 
-    @_as_os_errors
+    @as_os_errors
     def folders(self) -> set[str]:
         """Return the names of the folders in this one."""
         self.fs.invalidate_cache(self.root)
@@ -273,10 +276,10 @@ class Folder:
             except (OSError, NotImplementedError) as error:
                 if self.exists(name):  # not every store says so in the words that its library knows
                     return False
-                if _has_no_conditions(error):
+                if has_no_conditions(error):
                     self.fs.put_file(str(scratch), self.path(name))
                     return True
-                if getattr(error, "errno", None) not in _MAY_PASS or pause_s is None:
+                if not may_pass(error) or pause_s is None:
                     raise
                 time.sleep(pause_s)
             else:
@@ -287,8 +290,3 @@ class Folder:
 
 _KEEPS_CONDITIONS: dict[str, bool] = {}
 """Bucket → whether it has refused to replace a file that was to be new. One that has not may ignore conditions."""
-
-
-def _has_no_conditions(error: Exception) -> bool:
-    """Whether a store answered (501) that it has no conditional PUTs."""
-    return isinstance(error, NotImplementedError) or getattr(error, "errno", None) == errno.ENOSYS

@@ -19,6 +19,7 @@ import pyarrow as pa
 from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset import checksum
 from nemo_llm_stage.dataset.failpoints import reach
+from nemo_llm_stage.dataset.file_stat import FileStat, local_stat
 from nemo_llm_stage.dataset.json_lines import beside_lines
 from nemo_llm_stage.dataset.owner import Owner
 from nemo_llm_stage.dataset.parquet_file import annotations_of, open_writer
@@ -56,6 +57,9 @@ class PartitionWriter:
         job_id: Of the job that writes; written with the counts.
         owner: Knows whether the folder still belongs to that job.
 
+    Attributes:
+        stat: Of the committed file; None before, and where another worker's stands.
+
     Raises:
         RunError: From any method: the disk is full, or the folder may no longer be written.
     """
@@ -80,7 +84,8 @@ class PartitionWriter:
             self._scratch: Path = state.scratch(TMP, f".{format}")
         self._file: Any = None
         self._waiting: list[pa.Table] = []
-        self._num_rows = 0
+        self.stat: FileStat | None = None
+        self._num_rows = self._num_bytes = 0
         self._checksum = 0  # of a JSONL file's rows
 
     def __enter__(self) -> Self:
@@ -131,6 +136,7 @@ class PartitionWriter:
             self._owner.check(self._job_id)
             if is_first:
                 self._write_summary(name, summary)
+                self._note_stat(name)
                 return True
             if self._is_committed_by_this_job(name):
                 return False
@@ -167,6 +173,7 @@ class PartitionWriter:
         self._folder.replace(self._scratch, name)
         reach("commit.between_replace")
         self._write_summary(name, summary)
+        self._note_stat(name)
         reach("commit.after_replace")
 
     def _finish(self, counters: Counters) -> Summary:
@@ -185,7 +192,16 @@ class PartitionWriter:
                 checksum.seal(self._scratch)
         with suppress(FileNotFoundError), self._scratch.open("rb") as file:  # else tidied away: the job is finished
             os.fsync(file.fileno())
+            self._num_bytes = os.fstat(file.fileno()).st_size
         return summary
+
+    def _note_stat(self, name: str) -> None:
+        """Look at the file that has just been made visible; of one in a store, only its size is known."""
+        if not self._folder.is_local:
+            self.stat = FileStat(self._num_bytes)
+            return
+        with suppress(FileNotFoundError):  # another run throws it away
+            self.stat = local_stat(Path(self._folder.path(name)))
 
     def _annotate(self) -> None:
         """Write the logical types of input columns that Arrow does not write."""

@@ -7,9 +7,10 @@ Reads the error columns of files that have failed rows; knows nothing of runs.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from nemo_llm_stage.dataset.account import read_account
 from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.recount import output_columns_of
 from nemo_llm_stage.job.record import read_record
@@ -53,7 +54,10 @@ def group_failures(url: str) -> list[FailureGroup]:
     record = read_record(url)
     output = OutputFolder(url, record["output_format"])
     groups: dict[str, FailureGroup] = {}
-    for num, (place, error) in enumerate(_errors(output, list(output_columns_of(record)))):
+    account = read_account(output, record["id"])
+    account.raise_damage()
+    failed = sorted(name for name, entry in account.entries.items() if entry.counters.num_failed)
+    for num, (place, error) in enumerate(_errors(output, failed, list(output_columns_of(record)))):
         if num == MAX_ROWS:
             break
         kind, _, words = error.partition(": ")
@@ -64,11 +68,9 @@ def group_failures(url: str) -> list[FailureGroup]:
     return sorted(groups.values(), key=lambda group: -group.num)[:MAX_GROUPS]
 
 
-def _errors(output: OutputFolder, columns: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield the place and the text of each error, of files with failed rows only."""
-    for name in sorted(output.committed()):
-        if not output.read_counters(name).num_failed:
-            continue
+def _errors(output: OutputFolder, names: Sequence[str], columns: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield the place and the text of each error in these files."""
+    for name in names:
         for number, row in enumerate(output.rows(name), 1):
             for column in columns:
                 error = row.get(f"{column}_error")

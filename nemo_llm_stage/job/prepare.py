@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nemo_llm_stage.config.job_settings import JobSettings
 from nemo_llm_stage.counters import Counters
+from nemo_llm_stage.dataset.account import Account, read_account
 from nemo_llm_stage.dataset.files import InputFile, find_input, folders_of
 from nemo_llm_stage.dataset.folder import BAD_FILES, OutputFolder
 from nemo_llm_stage.dataset.plan import OnScan, Partition, Plan
@@ -50,6 +51,7 @@ class Job:
         id: Written into each file, so that a file by a late worker of an earlier job is recognized.
         settings: How the job runs.
         notices: What a person should know before it starts.
+        account: What the ledger and the files told of `committed`.
     """
 
     stage: Stage
@@ -60,6 +62,7 @@ class Job:
     id: str
     settings: JobSettings
     notices: tuple[str, ...] = ()
+    account: Account = field(default_factory=Account)
 
     @property
     def pending(self) -> list[Partition]:
@@ -141,13 +144,15 @@ def _job_of(planned: Planned, stage: Stage, folder: OutputFolder, settings: JobS
     record, plan = planned.goes_on_from, planned.plan
     stage = stage if record is None else as_written(record, stage)
     stage.check_columns(plan.schema.names)
-    job_id, committed, before = uuid.uuid4().hex, set[str](), Counters()
+    job_id, account = uuid.uuid4().hex, Account()
     if record is not None:
         job_id = record["id"]
-        committed, before = folder.committed_by(job_id, has_predecessor="replaces" in record)
+        account = read_account(folder, job_id, has_predecessor="replaces" in record)
+        account.raise_damage()
     left_out = (f"left out: {bad.reason}" for bad in planned.bad_files)
     told = (*planned.changes, *notices, *plan.notices, *left_out)
-    job = Job(stage, plan, folder, frozenset(committed), before, job_id, settings, told)
+    committed, before = frozenset(account.entries), account.counters()
+    job = Job(stage, plan, folder, committed, before, job_id, settings, told, account)
     if not job.pending:
         return job
     warning = failed_before(folder.state, job_id, FailureLimit(settings.max_failed_rows))
@@ -208,19 +213,26 @@ def prepare_retry(
             f"{folder.url!r} holds the output of another stage:\n  " + "\n  ".join(differences) + "\n"
             "Only the same stage can retry its failed rows."
         )
-    committed = frozenset(folder.committed())
+    account = read_account(folder, record["id"])
+    account.raise_damage()
     settings = replace(
         settings,
         output_format=record["output_format"],
         keep_raw=bool(folder.raw_folder().folders()),
         on_bad_input="skip",
     )
-    job = Job(as_written(record, stage), plan, folder, committed, Counters(), record["id"], settings)
-    wanted = [
-        partition
-        for partition in plan.partitions
-        if folder.name_of(partition) in committed and _has_failed(folder, folder.name_of(partition), kinds)
-    ]
+    job = Job(
+        as_written(record, stage),
+        plan,
+        folder,
+        frozenset(account.entries),
+        Counters(),
+        record["id"],
+        settings,
+        account=account,
+    )
+    failed = {name for name, entry in account.entries.items() if _has_failed(entry.counters, kinds)}
+    wanted = [partition for partition in plan.partitions if folder.name_of(partition) in failed]
     if wanted:
         if before_check is not None:
             before_check()
@@ -228,6 +240,6 @@ def prepare_retry(
     return job, wanted
 
 
-def _has_failed(folder: OutputFolder, name: str, kinds: Collection[str]) -> bool:
-    errors = folder.read_counters(name).errors
+def _has_failed(counters: Counters, kinds: Collection[str]) -> bool:
+    errors = counters.errors
     return any(kind in errors for kind in kinds) if kinds else bool(errors)

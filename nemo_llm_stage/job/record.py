@@ -16,7 +16,7 @@ import orjson
 import pyarrow as pa
 
 from nemo_llm_stage.client.credentials import without_request_secrets
-from nemo_llm_stage.counters import sum_counters
+from nemo_llm_stage.dataset.account import read_account
 from nemo_llm_stage.dataset.files import InputFile
 from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.layout import MARKS
@@ -188,10 +188,11 @@ def compare_stage(record: Mapping[str, Any], stage: Stage, folder: OutputFolder,
     if record["output_format"] != folder.format:
         differences.append(f"output_format: {record['output_format']} there, {folder.format} now")
     written = OutputFolder(folder.url, record["output_format"])
-    names = written.committed()
     if not differences and not restart:
         return []
-    counters = sum_counters(written.read_counters(name) for name in names)
+    account = read_account(written, record["id"])
+    account.raise_damage()
+    names, counters = account.names, account.counters()
     paid = f"{counters.num_rows:,} finished rows, paid for with {paid_words(counters, record.get('config'))}"
     changed = ("the settings differ from those of the job that wrote " + repr(folder.url), *differences)
     if differences and names and not restart:

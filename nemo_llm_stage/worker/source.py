@@ -7,6 +7,7 @@ Knows files and schemas; knows nothing of answers.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -22,6 +23,9 @@ from nemo_llm_stage.dataset.read import read_partition
 from nemo_llm_stage.worker.chunk import ROWS_PER_CHUNK
 from nemo_llm_stage.worker.failed_rows import to_columns
 from nemo_llm_stage.worker.spec import WorkerSpec
+
+_LOOK_S = 2.0
+"""Seconds after which a file in an object store is looked at again. The end of the run looks at all of them."""
 
 
 class RowSource:
@@ -46,6 +50,7 @@ class RowSource:
         self.output_schema = pa.schema([*self._input_schema, *spec.stage.fields], metadata=metadata)
         self._files = {file.path: file for file in spec.files}
         self._cursors = Cursors(ROWS_PER_CHUNK)
+        self._next_look_s: dict[str, float] = {}
 
     def input_rows(self, part: Partition, bad: list[BadInput]) -> Iterator[pa.Table]:
         """
@@ -58,7 +63,7 @@ class RowSource:
         Raises:
             InputError: The input cannot be read, and the job does not skip it; or it is not what was planned.
         """
-        check_unchanged([self._files[part.path]] if part.path in self._files else [])
+        self._check_unchanged(part.path)
         on_bad = bad.append if self._spec.settings.on_bad_input == "skip" else None
         return read_partition(
             part, self._input_schema, rows_per_chunk=ROWS_PER_CHUNK, on_bad=on_bad, cursors=self._cursors
@@ -99,6 +104,14 @@ class RowSource:
                 inputs = to_columns(rows, self._spec.input_schema)
             answers = to_columns(rows, self._spec.stage.fields)
             yield pa.table([*inputs, pa.array(parts, LINE_FIELD.type), *answers], schema=self.output_schema)
+
+    def _check_unchanged(self, path: str) -> None:
+        """Refuse an input file that is not what was planned. In a store, where a look is a call, a recent one does."""
+        now_s = time.monotonic()
+        if path in self._files and now_s >= self._next_look_s.get(path, now_s):
+            check_unchanged([self._files[path]])
+            if "://" in self._files[path].path:
+                self._next_look_s[path] = now_s + _LOOK_S
 
     def close(self) -> None:
         """Close the files that are open."""

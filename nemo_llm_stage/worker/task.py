@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nemo_llm_stage.counters import COST_NAMES, Counters
+from nemo_llm_stage.dataset.file_stat import FileStat
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.worker.rowset import NO_ROWS, RowSet
 
@@ -64,6 +65,7 @@ class PartitionReport:
         is_first: False if another worker had committed the partition; that worker's file stands.
         seconds: From its start in the worker to its commit; of pieces only what came after the last.
         number: Of the task.
+        stat: Of the file, where this worker has made it.
     """
 
     index: int
@@ -72,6 +74,7 @@ class PartitionReport:
     is_first: bool
     seconds: float = 0.0
     number: int = 0
+    stat: FileStat | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,9 +215,8 @@ class PartitionWorker:
         with writing_to(self._output.url):
             journal.retire(keep=self.spec.settings.keep_raw)
         give_memory_back()
-        return PartitionReport(
-            partition.index, name, total, is_first, seconds=time.monotonic() - started_s, number=task.number
-        )
+        seconds = time.monotonic() - started_s
+        return PartitionReport(partition.index, name, total, is_first, seconds, task.number, writer.stat)
 
     def _fill(self, writer: PartitionWriter, open_task: OpenTask, journal: Journal) -> Counters:
         """Write the partition's rows with their answers, while all are here; return what the file counts."""

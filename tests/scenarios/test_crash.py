@@ -16,8 +16,12 @@ from _crash import NUM_ROWS, Tally, check_output, crash_a_job, write_input
 from _nursery import CrashJob, Nursery
 
 from nemo_llm_stage import AsyncHTTPClient, ConfigError, LLMStage, retry_failed, run_job
+from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset import failpoints
 from nemo_llm_stage.dataset.folder import OutputFolder
+from nemo_llm_stage.dataset.file_stat import FileStat
+from nemo_llm_stage.dataset.ledger import Entry, LedgerWriter
+from nemo_llm_stage.dataset.storage import Folder
 from nemo_llm_stage.testing import Fault, SimulatedServer, SimulatedServerProcess
 
 
@@ -80,13 +84,16 @@ def test_every_failpoint_is_on_the_way(tmp_path: Path) -> None:
                 return LLMStage(client=client, model="sim", prompt=prompt, output_column="x")
 
             options: dict[str, Any] = {"input": tmp_path / "in.parquet", "output": output, "max_failed_rows": None}
-            settings: dict[str, Any] = {"engine": "local", "progress": False, "actors": 2}
+            settings: dict[str, Any] = {"engine": "local", "progress": False, "actors": 2, "flush_interval": 0.001}
             run_job(stage=stage(), **options, **settings)
             retry_failed(stage=stage(), output=output, **settings)
             run_job(stage=stage("Tell {{ text }}"), restart=True, **options, **settings)
             more = tmp_path / f"more{len(reached)}.parquet"
             shutil.copy(tmp_path / "in.parquet", more)
             run_job(stage=stage("Tell {{ text }}"), **options | {"input": [tmp_path / "in.parquet", more]}, **settings)
+        with LedgerWriter(Folder(f"memory://{tmp_path}/many"), flush_interval_s=0.0) as ledger:
+            while "ledger.after_merge" not in reached:
+                ledger.add([Entry("part-00000000.parquet", "job", FileStat(1), Counters())])
     assert reached == set(failpoints.FAILPOINTS)
 
 

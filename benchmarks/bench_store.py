@@ -1,0 +1,153 @@
+"""
+What does an object store cost a job: calls a partition, seconds to resume and to verify?
+
+A real S3 server in a process of its own (moto's) answers each call 50 ms later. A job of many small partitions runs
+from and to it; then it is run again with one file removed, and again as it is, and verified. The calls that read the
+input are counted apart. ``--local N`` resumes a job of N committed partitions in a local folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from _report import ROOT, make_parser, show
+
+from nemo_llm_stage import AsyncHTTPClient, LLMStage, run_job
+from nemo_llm_stage.dataset.storage import Folder
+from nemo_llm_stage.run import verify_output
+from nemo_llm_stage.testing import SimulatedServerProcess
+
+COLUMNS = ("step", "s", "calls", "reading", "others a partition")
+INPUT = "in"
+
+
+@contextlib.contextmanager
+def store(latency_s: float) -> Iterator[str]:
+    """Start the S3 server, and set the environment to it; yields its URL."""
+    program = [sys.executable, str(ROOT / "tests" / "s3_server.py"), str(latency_s)]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            os.environ |= {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+            os.environ["AWS_DEFAULT_REGION"] = "us-east-1"
+            yield url
+        finally:
+            process.kill()
+
+
+class Steps:
+    """
+    Times steps, and counts the calls of each.
+
+    Args:
+        calls: Returns the calls since the last look, by kind.
+        num_partitions: Of the job.
+    """
+
+    def __init__(self, calls: Callable[[], Counter[str]], num_partitions: int) -> None:
+        self._calls = calls
+        self._num_partitions = num_partitions
+        self.results: dict[str, dict[str, Any]] = {}
+
+    def take(self, name: str, step: Callable[[], Any]) -> Any:
+        """Do `step`, and note what it took."""
+        self._calls()
+        started_s = time.monotonic()
+        result = step()
+        seconds, calls = time.monotonic() - started_s, self._calls()
+        self.results[name] = {"seconds": seconds, "calls": dict(calls.most_common())}
+        print(
+            f"{name}: {seconds:.2f} s",
+            *(f"{num:>8} {kind}" for kind, num in calls.most_common(20)),
+            sep="\n  ",
+            file=sys.stderr,
+        )
+        return result
+
+    def rows(self) -> Iterator[list[object]]:
+        """Yield the rows of the table."""
+        for name, values in self.results.items():
+            calls = Counter(values["calls"])
+            reading = sum(num for kind, num in calls.items() if kind.split(" ")[1] == INPUT)
+            others = (calls.total() - reading) / self._num_partitions
+            yield [name, f"{values['seconds']:.2f}", calls.total(), reading, f"{others:.3f}"]
+
+
+def measure(folder: str, options: Any, steps: Steps, base_url: str) -> None:
+    """Run a job in `folder`, resume it, run it again, and verify it."""
+    place = Folder(f"{folder}/{INPUT}")
+    place.make()
+    num_rows = options.partitions * options.rows
+    with place.fs.open(place.path("a.parquet"), "wb") as file:
+        table = pa.table({"id": range(num_rows), "text": [f"row {number}" for number in range(num_rows)]})
+        pq.write_table(table, file, row_group_size=1000)
+
+    def run() -> Any:
+        client = AsyncHTTPClient(base_url, max_concurrent_requests=64)
+        stage = LLMStage(client=client, model="sim", prompt="Say {{ text }}", output_column="x")
+        return run_job(
+            stage=stage,
+            input=f"{folder}/{INPUT}",
+            output=f"{folder}/out",
+            rows_per_partition=options.rows,
+            engine="local",
+            progress=False,
+            flush_interval=options.flush_interval,
+        )
+
+    steps.take("run", run)
+    output = Folder(f"{folder}/out")
+    output.remove(f"part-{options.partitions - 1:08}.parquet")
+    output.remove(".nemo_llm_stage/_SUCCESS")
+    steps.take("resume, one file missing", run)
+    steps.take("run again", run)
+    verification = steps.take("verify", lambda: verify_output(f"{folder}/out"))
+    assert verification.is_complete, verification.problems
+    assert verification.counters.num_rows == num_rows
+
+
+def main() -> None:
+    """Run and report."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--partitions", type=int, default=1000, help="of the job (%(default)s)")
+    parser.add_argument("--rows", type=int, default=5, help="a partition (%(default)s)")
+    parser.add_argument("--service-s", type=float, default=0.2, help="a request takes the server (%(default)s s)")
+    parser.add_argument("--flush-interval", type=float, default=2.0, help="of the journal (%(default)s s)")
+    parser.add_argument("--latency-s", type=float, default=0.05, help="added to each call (%(default)s s)")
+    parser.add_argument("--on-disk", action="store_true", help="a local folder in place of the store")
+    options = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(SimulatedServerProcess(service_time_s=options.service_s))
+        if options.on_disk:
+            folder, calls = str(options.folder / f"store-{os.getpid()}"), Counter[str]
+            stack.callback(shutil.rmtree, Path(folder), ignore_errors=True)
+        else:
+            url = stack.enter_context(store(options.latency_s))
+            folder = "s3://bench"
+            Folder(folder).fs.mkdir("bench")
+
+            def calls() -> Counter[str]:
+                with urllib.request.urlopen(f"{url}/calls") as response:
+                    return Counter(json.load(response))
+
+        steps = Steps(calls, options.partitions)
+        measure(folder, options, steps, server.base_url)
+    show("store", options=options, columns=COLUMNS, rows=steps.rows(), results=steps.results)
+
+
+if __name__ == "__main__":
+    main()
