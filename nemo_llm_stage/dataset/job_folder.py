@@ -86,7 +86,7 @@ class JobFolder:
         try:
             if self.folder.fs.isfile(self.folder.path()):
                 raise OutputConflictError(f"the output folder {self.url!r} is a file; choose a folder.")
-            names = set() if self.state.exists(JOB) else self.folder.names()
+            names = set() if self.state.has(JOB) else self.folder.names()
             if names:
                 raise OutputConflictError(
                     f"the output folder {self.url!r} already holds {min(names)!r}, which no job of this package "

@@ -21,6 +21,7 @@ November 2026; `tests/dataset/test_readers.py`.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,8 +59,10 @@ def find_layout(folder: Folder) -> Layout:
     """
     old = Layout(f"{folder.url}/{_OLD_STATE}", _SUCCESS)
     inside = Layout(f"{folder.url}/{MARKS}")
-    for layout in (old, inside):
-        if Folder(layout.state_url).exists(JOB):
+    with ThreadPoolExecutor(2) as pool:  # in a store, side by side
+        has_record = list(pool.map(lambda layout: Folder(layout.state_url).has(JOB), (old, inside)))
+    for layout, is_there in zip((old, inside), has_record, strict=True):
+        if is_there:
             return layout
     beside = _beside(folder)
     return inside if beside is None else Layout(beside, has_marks=True)

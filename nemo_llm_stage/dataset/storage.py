@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-from fsspec.core import has_magic
 from fsspec.implementations.local import LocalFileSystem
 
 from nemo_llm_stage.dataset.file_stat import FileStat, local_stats, stats_in
+from nemo_llm_stage.dataset.store_calls import has_bytes, read_whole, remove_files
 from nemo_llm_stage.dataset.store_errors import as_os_errors, has_no_conditions, may_pass
 from nemo_llm_stage.dataset.writing import sync_folder, write_durably
 from nemo_llm_stage.errors import ConfigError
@@ -121,13 +121,20 @@ class Folder:
         Raises:
             FileNotFoundError: There is no such file.
         """
+        if self._is_bucket:
+            return read_whole(self.fs, self.path(name))
         data: bytes = self.fs.cat_file(self.path(name))
         return data
 
     @as_os_errors
+    def has(self, name: str) -> bool:
+        """Whether the file `name`, which has at least one byte, exists; one call on object stores."""
+        return has_bytes(self.fs, self.path(name)) if self._is_bucket else self.exists(name)
+
+    @as_os_errors
     def tail(self, name: str, num_bytes: int) -> bytes:
         """Return the last so many bytes of a file, or all of a smaller one."""
-        data: bytes = self.fs.cat_file(self.path(name), start=max(0, self.fs.size(self.path(name)) - num_bytes))
+        data: bytes = self.fs.cat_file(self.path(name), start=-num_bytes)
         return data
 
     @as_os_errors
@@ -204,13 +211,11 @@ class Folder:
     @as_os_errors
     def remove_all(self, names: Collection[str]) -> None:
         """Remove files, those that exist, in one call for a thousand where the store can do that."""
-        paths = [self.path(name) for name in names]
-        if not self._is_bucket or any(map(has_magic, paths)):  # which the store's library would take for patterns
-            for name in names:
-                self.remove(name)
-        elif paths:
-            with contextlib.suppress(FileNotFoundError):
-                self.fs.rm(paths)
+        if self._is_bucket:
+            remove_files(self.fs, [self.path(name) for name in names])
+            return
+        for name in names:
+            self.remove(name)
 
     @as_os_errors
     def move(self, name: str, target: Folder) -> None:
