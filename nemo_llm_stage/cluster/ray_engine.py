@@ -17,6 +17,7 @@ from nemo_llm_stage.cluster.connect import check_room, connect, import_ray
 from nemo_llm_stage.cluster.placement import actors_for, node_of, place_at
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.errors import RunError
+from nemo_llm_stage.worker.answers import lost_answers_of
 from nemo_llm_stage.worker.drive import WorkerLostError, drive, handout_of
 from nemo_llm_stage.worker.engine import Monitor, RunStatus
 from nemo_llm_stage.worker.host import WorkerHost, WorkerStatus
@@ -69,7 +70,7 @@ class RayEngine:
             for one, node in zip(specs, nodes, strict=True)
         ]
         try:
-            yield from drive(slots, handout, monitor, control)
+            yield from drive(slots, handout, monitor, control, on_lost=lost_answers_of(spec))
         except ray.exceptions.RayError as error:
             raise RunError(f"lost Ray: {_first_lines(error)} Run the same job again to resume it.") from error
         finally:

@@ -17,6 +17,9 @@ from nemo_llm_stage.errors import ConfigError
 FAILPOINTS = (
     "record.before",
     "record.after",
+    "gather.before",
+    "gather.between",
+    "gather.after",
     "read.before",
     "piece.before",
     "journal.before_write",
@@ -24,6 +27,12 @@ FAILPOINTS = (
     "journal.after_write",
     "journal.before_put",
     "journal.after_put",
+    "stream.before_put",
+    "stream.after_put",
+    "stream.before_remove",
+    "stream.after_remove",
+    "stream.before_merge",
+    "stream.after_merge",
     "piece.after",
     "write.before",
     "commit.before_publish",
@@ -53,7 +62,7 @@ FAILPOINTS = (
     "extend.before",
     "extend.after",
 )
-"""In the order of a job: record, read, journal, write, commit, retire, ledger, finish; a restart, and more input."""
+"""In the order of a job: record, gather, read, journal, write, commit, retire, ledger, finish; restart, more input."""
 
 VARIABLE = "NEMO_LLM_STAGE_FAILPOINTS"
 """Environment variable: ``NAME=PROBABILITY`` of a death at each pass; several, separated by commas."""

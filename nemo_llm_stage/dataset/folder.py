@@ -17,6 +17,7 @@ from nemo_llm_stage.dataset.arrow_types import conform
 from nemo_llm_stage.dataset.arrow_values import shown_rows
 from nemo_llm_stage.dataset.bad_input import BadInput, read_bad_input, write_bad_input
 from nemo_llm_stage.dataset.failpoints import reach
+from nemo_llm_stage.dataset.gather import remove_streams
 from nemo_llm_stage.dataset.job_folder import PREFIX, JobFolder
 from nemo_llm_stage.dataset.journal import retire_journal
 from nemo_llm_stage.dataset.json_text import parse
@@ -77,6 +78,7 @@ class OutputFolder(JobFolder):
         with writing_to(self.url):
             for stem in self.journal_folder().folders() & committed:
                 retire_journal(self.journal_folder(stem), self.raw_folder(stem) if keep_raw else None)
+            remove_streams(self.state)
             for name in self.state.names(TMP):
                 self.state.remove(f"{TMP}/{name}")
 

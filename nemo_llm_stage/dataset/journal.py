@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import time
-import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from pathlib import Path
 from nemo_llm_stage.core import Completion
 from nemo_llm_stage.dataset.failpoints import reach
 from nemo_llm_stage.dataset.journal_format import decode, encode_line, read_key, read_line
+from nemo_llm_stage.dataset.journal_stream import JournalStream, StreamWriter, new_attempt
 from nemo_llm_stage.dataset.journal_writers import FileWriter, SegmentWriter
 from nemo_llm_stage.dataset.storage import Folder
 from nemo_llm_stage.dataset.writing import unwritable
@@ -68,6 +67,8 @@ class Journal:
         is_fresh: Whether the folders are known to have nothing for the partition: they are not looked into.
         flush_interval_s: Seconds between two segments on an object store. If the worker dies, its younger answers are
             lost. A local journal does not use it.
+        stream: Gets the answers, on an object store, together with those of other partitions; None puts them into
+            segments of their own.
 
     Attributes:
         attempt: Name of this attempt.
@@ -87,17 +88,21 @@ class Journal:
         ignored: Sequence[str] = (),
         is_fresh: bool = False,
         flush_interval_s: float,
+        stream: JournalStream | None = None,
     ) -> None:
         self._folder = folder
         self._kept = kept
         self._answers: defaultdict[str, list[bytes]] = defaultdict(list)
         self._num_loaded = self._num_torn = self._num_written = 0
         self._read: set[str] = set()
+        self._attempts: set[str] = set()
         if not is_fresh:
             self._load_earlier(expected, ignored, reads_kept=reads_kept)
-        self.attempt = attempt = f"{time.time_ns():019}-{uuid.uuid4().hex[:8]}"
-        self._writer: FileWriter | SegmentWriter
-        if folder.is_local:
+        self.attempt = attempt = new_attempt()
+        self._writer: FileWriter | SegmentWriter | StreamWriter
+        if stream is not None:
+            self._writer = StreamWriter(stream, folder, attempt)
+        elif folder.is_local:
             self._writer = FileWriter(Path(folder.path(f"{attempt}.jsonl")))
         else:
             self._writer = SegmentWriter(folder, attempt, flush_interval_s)
@@ -136,6 +141,21 @@ class Journal:
         """Write what is still in memory and close. Safe to call twice."""
         self._writer.close()
 
+    def share(self) -> None:
+        """
+        Write what is still in memory where other workers look for it, and close.
+
+        Raises:
+            RunError: The store failed.
+        """
+        if not isinstance(self._writer, StreamWriter):
+            self._writer.close()
+            return
+        try:
+            self._writer.share()
+        except OSError as error:
+            raise unwritable(f"the journal in {self._folder.url}", error) from error
+
     def retire(self, *, keep: bool) -> None:
         """
         Close, and put away the files whose answers are committed: the files read at the start, and its own.
@@ -169,12 +189,17 @@ class Journal:
                 yield name
 
     def _load(self, folder: Folder, file_name: str) -> None:
+        attempt = "-".join(file_name.split("-")[:2])
+        is_again = attempt in self._attempts  # streams may have been gathered twice
+        self._attempts.add(attempt)
         with contextlib.suppress(FileNotFoundError):
             num_torn = 0
             for line in folder.read(file_name).rstrip(b"\n").split(b"\n"):
                 body = read_line(line)
                 key = None if body is None else _key_in(folder, file_name, body)
                 if body is not None and key is not None:
+                    if is_again and body in self._answers[key]:
+                        continue
                     self._answers[key].append(body)
                     self._num_loaded += 1
                 elif line:

@@ -4,8 +4,8 @@ Where a job keeps its state, so that every reader takes the output folder as it 
 ```
 out/part-00000000.parquet …   the committed files
 out/.nemo_llm_stage/          empty files only: `_SUCCESS`, and one with the name of the job that owns the folder
-.out.nemo_llm_stage/          beside it, the state: job.json, journal/, raw/, bad_input/, commits/, ledger/, tmp/,
-                              report.html, summary.json;
+.out.nemo_llm_stage/          beside it, the state: job.json, journal/, streams/, raw/, bad_input/, commits/, ledger/,
+                              tmp/, report.html, summary.json;
                               of the run: run.json, status.json, timeline/, orders/, writing/
 ```
 

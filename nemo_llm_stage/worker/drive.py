@@ -20,6 +20,7 @@ from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.writing import writing_to
 from nemo_llm_stage.errors import RunError
 from nemo_llm_stage.stage.status import StageStatus
+from nemo_llm_stage.worker.answers import OnLost, gather_answers, nothing_to_save
 from nemo_llm_stage.worker.calls import Calls
 from nemo_llm_stage.worker.dispatch import Handout
 from nemo_llm_stage.worker.engine import DRAIN_TICK_S, TICK_S, Monitor, RunStatus
@@ -71,6 +72,7 @@ class WorkerSlot(Protocol):
 
 def handout_of(spec: WorkerSpec, partitions: Sequence[Partition], num_workers: int) -> Handout:
     """Return a handout of `partitions` to at most `num_workers`: fewer if there are not enough rows for all."""
+    gather_answers(spec, partitions)
     num_rows = len(partitions) * spec.rows_per_partition
     limit = spec.stage.total_limit(WorkerPlace(0, num_workers))
     num_workers = min(num_workers, max(len(partitions), num_rows // limit))
@@ -88,9 +90,10 @@ def handout_of(spec: WorkerSpec, partitions: Sequence[Partition], num_workers: i
 def _fresh(spec: WorkerSpec, partitions: Sequence[Partition]) -> list[int]:
     """Return the indexes of pending partitions without a journal or kept answers: one look for all of them."""
     output = OutputFolder(spec.output_url, spec.settings.output_format, spec.layout)
+    stems = {part.index: output.name_of(part).partition(".")[0] for part in partitions}
     with writing_to(spec.output_url):
         begun = output.journal_folder().folders() | output.raw_folder().folders()
-    return [part.index for part in partitions if output.name_of(part).partition(".")[0] not in begun]
+    return [index for index, stem in stems.items() if stem not in begun]
 
 
 def drive(
@@ -99,6 +102,7 @@ def drive(
     monitor: Monitor,
     control: Control = NO_CONTROL,
     pending: Calls[Any] | None = None,
+    on_lost: OnLost = nothing_to_save,
 ) -> Iterator[PartitionReport]:
     """
     Run the partitions of `handout`, and yield a report for each as it is committed, in any order.
@@ -111,6 +115,7 @@ def drive(
         monitor: Told how the run stands.
         control: Gives the workers orders.
         pending: Tells which calls to workers have ended, and the time; None for those of this machine.
+        on_lost: Saves the answers of a worker that is lost.
 
     Raises:
         Exception: What a worker or `monitor` raised.
@@ -118,7 +123,8 @@ def drive(
     """
     calls: Calls[_Supervisor] = Calls() if pending is None else pending
     slowness = Slowness()
-    supervisors = [_Supervisor(str(number), slot, control, calls, slowness) for number, slot in enumerate(slots)]
+    shared = (control, calls, slowness, on_lost)
+    supervisors = [_Supervisor(str(number), slot, *shared) for number, slot in enumerate(slots)]
     for supervisor in supervisors:
         supervisor.start()
     ticked_s = calls.now_s()
@@ -154,7 +160,13 @@ class _Supervisor:
     """
 
     def __init__(
-        self, name: str, slot: WorkerSlot, control: Control, calls: Calls[_Supervisor], slowness: Slowness
+        self,
+        name: str,
+        slot: WorkerSlot,
+        control: Control,
+        calls: Calls[_Supervisor],
+        slowness: Slowness,
+        on_lost: OnLost,
     ) -> None:
         self.status = WorkerStatus()
         self.is_up = False
@@ -164,6 +176,7 @@ class _Supervisor:
         self._control = control
         self._calls = calls
         self._slowness = slowness
+        self._on_lost = on_lost
         self._asks = False
         self._num_deaths = 0
         self._silent_s = 0.0
@@ -185,6 +198,7 @@ class _Supervisor:
         if self.is_up and self._silent_s >= SILENT_S:
             logger.warning("worker %s has not reported for %.0f s; others run what it had", self._name, self._silent_s)
             self.is_up = False
+            self._on_lost(self._name, False)
             handout.release(self._name, may_come_back=True)
 
     def handle_status(self, handout: Handout) -> Iterator[PartitionReport]:
@@ -242,6 +256,7 @@ class _Supervisor:
             raise RunError(
                 f"a worker died {MAX_DEATHS} times in a row before it had finished a row: {error} See Ray's logs."
             ) from error
+        self._on_lost(self._name, True)
         handout.release(self._name)
         self._control.forget(self._name)
         self.start()

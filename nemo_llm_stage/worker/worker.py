@@ -30,6 +30,7 @@ from nemo_llm_stage.dataset.writer import PartitionWriter
 from nemo_llm_stage.dataset.writing import writing_to
 from nemo_llm_stage.errors import RunError
 from nemo_llm_stage.stage.extend import Extended
+from nemo_llm_stage.worker.answers import open_stream
 from nemo_llm_stage.worker.backlog import Backlog
 from nemo_llm_stage.worker.chunk import ROWS_PER_CHUNK, Chunk
 from nemo_llm_stage.worker.drain import Drain
@@ -69,6 +70,7 @@ class PartitionWorker:
         self._max_in_flight = spec.max_concurrent_requests
         self.backlog = Backlog(max(MAX_QUEUED_ROWS, 4 * spec.max_concurrent_requests))
         self._output = OutputFolder(spec.output_url, spec.settings.output_format, spec.layout)
+        self._stream = open_stream(self._output.state, spec.place.index, spec.settings)
         self._source = RowSource(spec, self._output)
         self._schema = self._source.output_schema
         self.tasks = OpenTasks(can_share=spec.retry_kinds is None)
@@ -195,7 +197,8 @@ class PartitionWorker:
         if not (is_retry or task.is_fresh) and self._output.has(name, self.spec.job_id):
             # The worker that committed it died before it reported so.
             return PartitionReport(partition.index, name, self._output.read_counters(name), False, number=task.number)
-        journal = self._open_journal(name, expected=task.attempts, is_fresh=task.is_fresh)
+        stream = self._stream
+        journal = self._open_journal(name, expected=task.attempts, is_fresh=task.is_fresh, stream=stream)
         reach("read.before")
         try:
             with self._output.writer(self._schema, self.spec.job_id) as writer:
@@ -205,7 +208,7 @@ class PartitionWorker:
                 else:
                     total = self._fill(writer, open_task, journal)
                     if open_task.has_shared:
-                        journal.close()
+                        journal.share()
                         return self._piece_report(open_task, journal)
                     is_first = writer.commit(name, total)
         except BaseException:

@@ -20,6 +20,8 @@ from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset import failpoints
 from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.file_stat import FileStat
+from nemo_llm_stage.dataset.gather import gather
+from nemo_llm_stage.dataset.journal_stream import JournalStream, worker_folder
 from nemo_llm_stage.dataset.ledger import Entry, LedgerWriter
 from nemo_llm_stage.dataset.storage import Folder
 from nemo_llm_stage.testing import Fault, SimulatedServer, SimulatedServerProcess
@@ -94,6 +96,12 @@ def test_every_failpoint_is_on_the_way(tmp_path: Path) -> None:
         with LedgerWriter(Folder(f"memory://{tmp_path}/many"), flush_interval_s=0.0) as ledger:
             while "ledger.after_merge" not in reached:
                 ledger.add([Entry("part-00000000.parquet", "job", FileStat(1), Counters())])
+        state = Folder(f"memory://{tmp_path}/stream")
+        stream = JournalStream(worker_folder(state, 0), flush_interval_s=0.001)
+        while "stream.after_merge" not in reached:
+            stream.write("1-a", b"part-00000000 1-a x\n")
+            stream.flush()
+        gather(state, 0)
     assert reached == set(failpoints.FAILPOINTS)
 
 
