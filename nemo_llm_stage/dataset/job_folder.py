@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
+
 from nemo_llm_stage.dataset.failpoints import reach
 from nemo_llm_stage.dataset.file_stat import FileStat
 from nemo_llm_stage.dataset.layout import MARKS, Layout, find_layout, writable_layout
 from nemo_llm_stage.dataset.owner import JOB, Owner, damaged_record, decode_record, encode_record
+from nemo_llm_stage.dataset.plan_file import PREFIX as PLAN_PREFIX
+from nemo_llm_stage.dataset.plan_file import join_plan, plan_files_of, split_plan
 from nemo_llm_stage.dataset.storage import Folder
 from nemo_llm_stage.dataset.summary import TMP
 from nemo_llm_stage.dataset.writing import writing_to
@@ -104,12 +108,16 @@ class JobFolder:
             OutputConflictError: The record is broken, or cannot be read.
         """
         try:
-            return decode_record(self.state.read(JOB))
+            data = self.state.read(JOB)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise OutputConflictError(f"cannot read the output folder {self.url!r}: {error}.") from error
-        except ValueError as error:
+        try:
+            return join_plan(decode_record(data), self.state.read)
+        except OSError as error:
+            raise OutputConflictError(f"cannot read the output folder {self.url!r}: {error}.") from error
+        except (ValueError, KeyError, pa.ArrowException) as error:
             raise damaged_record(self.state.url, error) from error
 
     def write_job(self, job: dict[str, Any]) -> bool:
@@ -117,7 +125,7 @@ class JobFolder:
         reach("record.before")
         with writing_to(self.url):
             self._mark(job)
-            is_first = self.state.publish_bytes(encode_record(job), JOB, scratch_sub=TMP)
+            is_first = self.state.publish_bytes(self._encode(job), JOB, scratch_sub=TMP)
         reach("record.after")
         return is_first
 
@@ -126,9 +134,19 @@ class JobFolder:
         with writing_to(self.url):
             marks = self.folder.names(MARKS) if self.layout.has_marks else set()
             self._mark(job)
-            self.state.replace_bytes(encode_record(job), JOB, scratch_sub=TMP)
+            before = {name for name in self.state.names() if name.startswith(PLAN_PREFIX)}
+            data = self._encode(job)
+            self.state.replace_bytes(data, JOB, scratch_sub=TMP)
+            self.state.remove_all(before - plan_files_of(decode_record(data)))
             for name in marks - {_mark_of(job)}:
                 self.folder.remove(f"{MARKS}/{name}")
+
+    def _encode(self, job: dict[str, Any]) -> bytes:
+        """Return the record to write. A large plan is written beside it first."""
+        record, files = split_plan(job)
+        for name, data in files.items():
+            self.state.replace_bytes(data, name, scratch_sub=TMP)
+        return encode_record(record)
 
     def _mark(self, job: dict[str, Any]) -> None:
         """Put an empty file with the job's id into the folder: a folder that was removed since has none."""

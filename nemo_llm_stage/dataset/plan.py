@@ -61,6 +61,7 @@ class Partition:
         num_rows: None where only reading would tell.
         deleted: Numbers of rows in the range that are none, as the table that the file is of tells; rising.
         values: Columns whose values hold for the whole file, as text.
+        file: The input file as it was when the job was planned; None where that is not known.
     """
 
     index: int
@@ -71,6 +72,7 @@ class Partition:
     num_rows: int | None
     values: tuple[tuple[str, str | None], ...] = ()
     deleted: tuple[int, ...] = ()
+    file: InputFile | None = dataclasses.field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +192,7 @@ def _partitions_of(
     deleted = {path: rows for table in tables for path, rows in table.deleted.items()}
     return tuple(
         without_rows(
-            Partition(index, file.path, file.format, start, stop, num, tuple(file.folder_values)),
+            Partition(index, file.path, file.format, start, stop, num, tuple(file.folder_values), file=file),
             deleted.get(file.path, ()),
         )
         for index, (file, start, stop, num) in enumerate(ranges, first_index)

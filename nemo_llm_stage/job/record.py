@@ -22,13 +22,14 @@ from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.layout import MARKS
 from nemo_llm_stage.dataset.owner import damaged_record
 from nemo_llm_stage.dataset.plan import Partition, Plan
+from nemo_llm_stage.dataset.plan_file import PLAN_VERSION
 from nemo_llm_stage.dataset.recount import skips_are_errors
 from nemo_llm_stage.errors import InputError, OutputConflictError
 from nemo_llm_stage.job.past import paid_words
 from nemo_llm_stage.stage.stage import Stage
 
 FORMAT_VERSION = 3
-_KNOWN_VERSIONS = (2, FORMAT_VERSION)
+_KNOWN_VERSIONS = (2, FORMAT_VERSION, PLAN_VERSION)
 """An output goes on in the version that it was begun in; of 2, ``X_error`` also says why a row was skipped."""
 
 
@@ -119,7 +120,17 @@ def read_plan(record: Mapping[str, Any]) -> Plan:
     files = [InputFile(**file) for file in record["files"]]
     values = [tuple((name, value) for name, value in file.folder_values) for file in files]
     partitions = tuple(
-        Partition(index, files[file].path, files[file].format, start, stop, num_rows, values[file], tuple(*deleted))
+        Partition(
+            index,
+            files[file].path,
+            files[file].format,
+            start,
+            stop,
+            num_rows,
+            values[file],
+            tuple(*deleted),
+            files[file],
+        )
         for index, (file, start, stop, num_rows, *deleted) in enumerate(record["partitions"])
     )
     schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(record["schema"])))

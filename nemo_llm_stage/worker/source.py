@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from nemo_llm_stage.dataset.bad_input import BadInput
 from nemo_llm_stage.dataset.cursor import Cursors
-from nemo_llm_stage.dataset.files import check_unchanged
+from nemo_llm_stage.dataset.files import InputFile, check_unchanged
 from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.json_text import fields_before, parse
 from nemo_llm_stage.dataset.jsonl import LINE_FIELD, LineParser
@@ -48,7 +48,6 @@ class RowSource:
         metadata = spec.input_schema.metadata
         self._input_schema = pa.schema([*spec.input_schema, *lines], metadata=metadata)
         self.output_schema = pa.schema([*self._input_schema, *spec.stage.fields], metadata=metadata)
-        self._files = {file.path: file for file in spec.files}
         self._cursors = Cursors(ROWS_PER_CHUNK)
         self._next_look_s: dict[str, float] = {}
 
@@ -63,7 +62,7 @@ class RowSource:
         Raises:
             InputError: The input cannot be read, and the job does not skip it; or it is not what was planned.
         """
-        self._check_unchanged(part.path)
+        self._check_unchanged(part.file)
         on_bad = bad.append if self._spec.settings.on_bad_input == "skip" else None
         return read_partition(
             part, self._input_schema, rows_per_chunk=ROWS_PER_CHUNK, on_bad=on_bad, cursors=self._cursors
@@ -105,13 +104,13 @@ class RowSource:
             answers = to_columns(rows, self._spec.stage.fields)
             yield pa.table([*inputs, pa.array(parts, LINE_FIELD.type), *answers], schema=self.output_schema)
 
-    def _check_unchanged(self, path: str) -> None:
+    def _check_unchanged(self, file: InputFile | None) -> None:
         """Refuse an input file that is not what was planned. In a store, where a look is a call, a recent one does."""
         now_s = time.monotonic()
-        if path in self._files and now_s >= self._next_look_s.get(path, now_s):
-            check_unchanged([self._files[path]])
-            if "://" in self._files[path].path:
-                self._next_look_s[path] = now_s + _LOOK_S
+        if file is not None and now_s >= self._next_look_s.get(file.path, now_s):
+            check_unchanged([file])
+            if "://" in file.path:
+                self._next_look_s[file.path] = now_s + _LOOK_S
 
     def close(self) -> None:
         """Close the files that are open."""

@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from nemo_llm_stage.client.endpoints.share import ALONE, WorkerPlace
 from nemo_llm_stage.config.job_settings import JobSettings
-from nemo_llm_stage.dataset.files import InputFile
 from nemo_llm_stage.dataset.layout import Layout
 from nemo_llm_stage.job.prepare import Job
 from nemo_llm_stage.stage.stage import Stage
@@ -33,7 +32,6 @@ class WorkerSpec:
         settings: How the job runs.
         retry_kinds: None runs partitions that have no committed file. Otherwise the partitions are committed, and
             their rows that failed with one of these kinds are retried; an empty set retries all failed rows.
-        files: The input, as it was when the job was planned.
         place: Which of several workers it is.
     """
 
@@ -45,7 +43,6 @@ class WorkerSpec:
     job_id: str
     settings: JobSettings
     retry_kinds: frozenset[str] | None = None
-    files: tuple[InputFile, ...] = ()
     place: WorkerPlace = ALONE
 
     def at(self, index: int, num_workers: int) -> WorkerSpec:
@@ -68,5 +65,4 @@ def spec_of(job: Job) -> WorkerSpec:
         rows_per_partition=max(1, job.plan.num_rows // len(job.plan.partitions)),
         job_id=job.id,
         settings=job.settings,
-        files=job.plan.files,
     )
