@@ -134,11 +134,9 @@ def test_a_changed_input_is_named_and_refused(server: SimulatedServer, bucket: s
     "place",
     [
         "stream.after_put",
-        "stream.before_remove",
         "commit.before_publish",
         "commit.after_publish",
         "ledger.after_put",
-        "ledger.before_rewrite",
         "finish.before",
     ],
 )
