@@ -3,7 +3,8 @@ What does an object store cost a job: calls a partition, seconds to resume and t
 
 A real S3 server in a process of its own (moto's) answers each call 50 ms later. A job of many small partitions runs
 from and to it; then it is run again with one file removed, and again as it is, and verified. The calls that read the
-input are counted apart. ``--local N`` resumes a job of N committed partitions in a local folder.
+input are counted apart. ``--committed N`` resumes a job of N committed partitions and one more in a local folder, with
+the ledger and without it.
 """
 
 from __future__ import annotations
@@ -26,12 +27,18 @@ import pyarrow.parquet as pq
 from _report import ROOT, make_parser, show
 
 from nemo_llm_stage import AsyncHTTPClient, LLMStage, run_job
+from nemo_llm_stage.config.job_settings import JobSettings
+from nemo_llm_stage.counters import Counters
+from nemo_llm_stage.dataset.ledger import LEDGER, Entry, LedgerWriter
 from nemo_llm_stage.dataset.storage import Folder
+from nemo_llm_stage.job.prepare import prepare_job
 from nemo_llm_stage.run import verify_output
 from nemo_llm_stage.testing import SimulatedServerProcess
 
 COLUMNS = ("step", "s", "calls", "reading", "others a partition")
 INPUT = "in"
+MAX_LINKS = 50_000
+"""To one file; ext4 takes 65,000."""
 
 
 @contextlib.contextmanager
@@ -120,6 +127,44 @@ def measure(folder: str, options: Any, steps: Steps, base_url: str) -> None:
     assert verification.counters.num_rows == num_rows
 
 
+def resume_many(folder: Path, num_committed: int, base_url: str, steps: Steps) -> None:
+    """Resume a job of one-row partitions, all but one of them committed; the committed files are links to one."""
+    num = num_committed + 1
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({"text": [f"row {number}" for number in range(num)]}), folder / "in.parquet")
+    settings = JobSettings(rows_per_partition=1, engine="local")
+
+    def stage() -> LLMStage:
+        return LLMStage(client=AsyncHTTPClient(base_url), model="sim", prompt="{{ text }}", output_column="x")
+
+    job = steps.take(f"plan {num:,}", lambda: prepare_job(stage(), folder / "in.parquet", folder / "out", settings))
+    schema = pa.schema([*job.plan.schema, *job.stage.fields])
+    row = dict.fromkeys(schema.names) | {"text": "row", "x": "answer"}
+    with LedgerWriter(job.output.state) as ledger:
+        for number in range(num_committed):
+            path = folder / "out" / f"part-{number:08}.parquet"
+            if number % MAX_LINKS == 0:
+                first, counters = path, Counters(num_rows=1)
+                with job.output.writer(schema, job.id) as writer:
+                    writer.write(pa.Table.from_pylist([row], schema))
+                    writer.commit(path.name, counters)
+                stat = writer.stat
+            else:
+                os.link(first, path)
+            ledger.add([Entry(path.name, job.id, stat, counters)])
+
+    def resume() -> Any:
+        source, output = folder / "in.parquet", folder / "out"
+        return run_job(stage=stage(), input=source, output=output, progress=False, engine="local")
+
+    result = steps.take(f"resume {num_committed:,}", resume)
+    assert result.counters.num_rows == num
+    shutil.rmtree(folder / ".out.nemo_llm_stage" / LEDGER)
+    (folder / "out" / f"part-{num_committed:08}.parquet").unlink()
+    (folder / "out" / ".nemo_llm_stage" / "_SUCCESS").unlink()
+    assert steps.take(f"resume {num_committed:,}, no ledger", resume).counters.num_rows == num
+
+
 def main() -> None:
     """Run and report."""
     parser = make_parser(__doc__)
@@ -129,10 +174,11 @@ def main() -> None:
     parser.add_argument("--flush-interval", type=float, default=2.0, help="of the journal (%(default)s s)")
     parser.add_argument("--latency-s", type=float, default=0.05, help="added to each call (%(default)s s)")
     parser.add_argument("--on-disk", action="store_true", help="a local folder in place of the store")
+    parser.add_argument("--committed", type=int, metavar="N", help="instead: resume a local job of N partitions")
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(SimulatedServerProcess(service_time_s=options.service_s))
-        if options.on_disk:
+        if options.on_disk or options.committed:
             folder, calls = str(options.folder / f"store-{os.getpid()}"), Counter[str]
             stack.callback(shutil.rmtree, Path(folder), ignore_errors=True)
         else:
@@ -145,7 +191,10 @@ def main() -> None:
                     return Counter(json.load(response))
 
         steps = Steps(calls, options.partitions)
-        measure(folder, options, steps, server.base_url)
+        if options.committed:
+            resume_many(Path(folder), options.committed, server.base_url, steps)
+        else:
+            measure(folder, options, steps, server.base_url)
     show("store", options=options, columns=COLUMNS, rows=steps.rows(), results=steps.results)
 
 

@@ -19,7 +19,7 @@ from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.stage.hand import Hand
 from nemo_llm_stage.worker.chunk import Chunk
 from nemo_llm_stage.worker.rowset import RowSet
-from nemo_llm_stage.worker.task import GivenBack, Task
+from nemo_llm_stage.worker.task import GivenBack, PieceReport, Task
 
 
 class OpenTask:
@@ -71,6 +71,10 @@ class OpenTask:
             start = stop
         with self._lock:
             self._is_read = not self._rest
+
+    def piece_report(self, attempt: str) -> PieceReport:
+        """Return that the rows of the task are journaled, by the attempt of this name."""
+        return PieceReport(self.task.partition, self.counters, attempt, self.task.number, self.dropped)
 
     def count(self, outcome: Outcome) -> None:
         """Count a finished row; where a file is made from pieces, only what they have not counted."""

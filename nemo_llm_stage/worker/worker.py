@@ -182,12 +182,7 @@ class PartitionWorker:
         finally:
             journal.close()
         reach("piece.after")
-        return self._piece_report(open_task, journal)
-
-    @staticmethod
-    def _piece_report(open_task: OpenTask, journal: Journal) -> PieceReport:
-        task = open_task.task
-        return PieceReport(task.partition, open_task.counters, journal.attempt, task.number, open_task.dropped)
+        return open_task.piece_report(journal.attempt)
 
     def _run_whole(self, open_task: OpenTask) -> Report:
         """Run a partition to its committed file; or what is left of it once others have rows of it."""
@@ -209,7 +204,7 @@ class PartitionWorker:
                     total = self._fill(writer, open_task, journal)
                     if open_task.has_shared:
                         journal.share()
-                        return self._piece_report(open_task, journal)
+                        return open_task.piece_report(journal.attempt)
                     is_first = writer.commit(name, total)
         except BaseException:
             with suppress(OSError):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from nemo_llm_stage import AsyncHTTPClient, LLMStage, RunError
 from nemo_llm_stage.config.job_settings import JobSettings
 from nemo_llm_stage.job.prepare import Job, prepare_job
 from nemo_llm_stage.testing import SimulatedServer
+from nemo_llm_stage.worker.answers import lost_answers_of
 from nemo_llm_stage.worker.calls import Calls
 from nemo_llm_stage.worker.drive import MAX_DEATHS, WorkerLostError, drive, handout_of
 from nemo_llm_stage.worker.engine import RunStatus
@@ -89,6 +91,29 @@ class HastySlot(MortalSlot):
         return super().collect(tasks, num_rows_ahead, 0.01, orders)
 
 
+class ShortLivedSlot(MortalSlot):
+    """A worker whose first life ends once it has nine answers of each of its partitions."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        super().__init__(spec, 0)
+        self.num_answers = 0
+        self.on_death: Callable[[], None] = lambda: None
+
+    def collect(
+        self, tasks: Sequence[Task], num_rows_ahead: int, timeout_s: float, orders: Orders = NO_ORDERS
+    ) -> Future[WorkerStatus]:
+        call = super().collect(tasks, num_rows_ahead, timeout_s, orders)
+        if not tasks or self.num_started > 1:
+            return call
+        while self.num_answers < 9 * len(tasks):
+            self.num_answers = self._host.collect((), 0, 0.05).spending.num_answers
+        self._host.stop()  # what has come is flushed, as it is by a worker that lives for another flush interval
+        self.on_death()
+        lost: Future[WorkerStatus] = Future()
+        lost.set_exception(WorkerLostError("it is gone."))
+        return lost
+
+
 class QuickCalls(Calls[Any]):
     """A clock that is seconds ahead each time that it is looked at."""
 
@@ -104,11 +129,11 @@ class QuickCalls(Calls[Any]):
         return super().wait(0.01)
 
 
-def make_job(server: SimulatedServer, folder: Path) -> Job:
+def make_job(server: SimulatedServer, folder: Path, output: str = "") -> Job:
     pq.write_table(pa.table({"text": [f"row {i}" for i in range(40)]}), folder / "in.parquet")
-    client = AsyncHTTPClient(server.base_url, max_concurrent_requests=4)
+    client = AsyncHTTPClient(server.base_url, max_concurrent_requests=8)
     stage = LLMStage(client=client, model="sim", prompt="{{ text }}", output_column="x")
-    return prepare_job(stage, folder / "in.parquet", folder / "out", JobSettings(rows_per_partition=10))
+    return prepare_job(stage, folder / "in.parquet", output or folder / "out", JobSettings(rows_per_partition=10))
 
 
 def run(job: Job, *num_deaths: int) -> tuple[list[Any], list[MortalSlot]]:
@@ -128,6 +153,25 @@ def test_what_a_dead_worker_had_is_handed_out_again(tmp_path: Path) -> None:
         reports, slots = run(make_job(server, tmp_path), 2)
     assert sorted(report.index for report in reports) == [0, 1, 2, 3]
     assert slots[0].num_started == 3
+
+
+def test_answers_of_a_dead_worker_are_found_in_a_store(tmp_path: Path) -> None:
+    """They are in its stream; only the rows in flight are sent again."""
+    is_free = threading.Event()
+
+    def service_time_s(body: dict[str, Any]) -> float:
+        return 0.0 if is_free.is_set() or not body["messages"][0]["content"].endswith("9") else 30.0
+
+    with SimulatedServer(service_time_s=service_time_s) as server:
+        job = make_job(server, tmp_path, f"memory://{tmp_path.name}/out")
+        spec = spec_of(job)
+        slot = ShortLivedSlot(spec)
+        slot.on_death = is_free.set
+        handout = handout_of(spec, job.pending, 1)
+        reports = list(drive([slot], handout, lambda _: None, on_lost=lost_answers_of(spec)))
+        slot.stop()
+        assert server.stats.num_requests == 40 + slot.num_answers / 9
+    assert sum(report.counters.num_resumed for report in reports) == slot.num_answers > 0
 
 
 def test_a_worker_that_only_dies_ends_the_run(tmp_path: Path) -> None:
