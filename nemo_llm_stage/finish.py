@@ -11,7 +11,7 @@ import time
 
 from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.account import read_account, tidy_ledger
-from nemo_llm_stage.dataset.files import check_unchanged
+from nemo_llm_stage.dataset.unchanged import check_unchanged
 from nemo_llm_stage.dataset.verify import Verification, verify_account
 from nemo_llm_stage.dataset.writing import writing_to
 from nemo_llm_stage.errors import RunError

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -153,33 +152,6 @@ def folders_of(inputs: str | Path | Sequence[str | Path]) -> list[str]:
     return [path for fs, path in places if fs.isdir(path)]
 
 
-def check_unchanged(files: Sequence[InputFile]) -> None:
-    """
-    Refuse files that are not what they were when they were found.
-
-    Raises:
-        InputError: One was changed, or is gone.
-    """
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        changed = [
-            file.path for file, is_same in zip(files, pool.map(_is_unchanged, files), strict=True) if not is_same
-        ]
-    if changed:
-        raise InputError(
-            f"the input was changed while the job ran: {', '.join(map(repr, changed[:5]))}. Rows that were read before "
-            "and after do not belong together: restore the file and run the job again, or run it with --restart."
-        )
-
-
-def _is_unchanged(file: InputFile) -> bool:
-    fs, path = open_filesystem(file.path)
-    try:
-        fs.invalidate_cache(path.rsplit("/", 1)[0])
-        return _input_file("", {**fs.info(path), "name": path}, "") == InputFile(path, file.size, file.version)
-    except FileNotFoundError:
-        return False
-
-
 def _find(name: str, passed_over: Counter[str], tables: list[Table], versions: Mapping[str, str]) -> list[InputFile]:
     fs, path = open_filesystem(name)
     prefix = name.partition("://")[0] + "://" if "://" in name else ""
@@ -213,7 +185,7 @@ def _find(name: str, passed_over: Counter[str], tables: list[Table], versions: M
     if not infos:
         listed = ", ".join(f"{num:,} {why}" for why, num in sorted(passed_over.items()))
         raise InputError(f"{where}{f'; ignored: {listed}' if listed else ''}.")
-    return [_input_file(prefix, info, fixed) for info in pinned(fs, prefix, infos, versions, passed_over)]
+    return [input_file_of(prefix, info, fixed) for info in pinned(fs, prefix, infos, versions, passed_over)]
 
 
 def _files_of(
@@ -228,7 +200,7 @@ def _files_of(
             raise InputError(
                 f"the file {path!r} of the table {table.folder!r} at version {table.version} is gone."
             ) from None
-        found.append(replace(_input_file(prefix, info, ""), folder_values=tuple(values.items())))
+        found.append(replace(input_file_of(prefix, info, ""), folder_values=tuple(values.items())))
     if not found:
         raise InputError(f"the table {table.folder!r} has no rows at version {table.version}.")
     by_path = {file.path: dict(file.folder_values) for file in found}
@@ -276,7 +248,8 @@ def _count_linked_folders(path: str, passed_over: Counter[str]) -> None:
             passed_over["folders that are links"] += num
 
 
-def _input_file(prefix: str, info: dict[str, Any], fixed: str) -> InputFile:
+def input_file_of(prefix: str, info: dict[str, Any], fixed: str = "") -> InputFile:
+    """Return the file that fsspec tells of; `prefix` is its protocol, and folders below `fixed` give it values."""
     names = ("ETag", "etag", "mtime", "LastModified", "updated", "blob_id")
     version = next((info[name] for name in names if info.get(name)), None)
     folders = info["name"][len(fixed) :].split("/")[:-1] if fixed else []

@@ -14,12 +14,13 @@ import pyarrow as pa
 
 from nemo_llm_stage.dataset.bad_input import BadInput
 from nemo_llm_stage.dataset.cursor import Cursors
-from nemo_llm_stage.dataset.files import InputFile, check_unchanged
+from nemo_llm_stage.dataset.files import InputFile
 from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.json_text import fields_before, parse
 from nemo_llm_stage.dataset.jsonl import LINE_FIELD, LineParser
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.read import read_partition
+from nemo_llm_stage.dataset.unchanged import check_unchanged
 from nemo_llm_stage.worker.chunk import ROWS_PER_CHUNK
 from nemo_llm_stage.worker.failed_rows import to_columns
 from nemo_llm_stage.worker.spec import WorkerSpec

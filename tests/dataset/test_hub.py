@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nemo_llm_stage.dataset.files import check_unchanged, find_files
+from nemo_llm_stage.dataset.files import find_files
 from nemo_llm_stage.dataset.storage import open_filesystem
+from nemo_llm_stage.dataset.unchanged import check_unchanged
 from nemo_llm_stage.errors import ConfigError, InputError
 from nemo_llm_stage.run import verify_output
 

@@ -18,8 +18,8 @@ from _nursery import CrashJob, Nursery
 from nemo_llm_stage import AsyncHTTPClient, ConfigError, LLMStage, retry_failed, run_job
 from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset import failpoints
-from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.file_stat import FileStat
+from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.gather import gather
 from nemo_llm_stage.dataset.journal_stream import JournalStream, worker_folder
 from nemo_llm_stage.dataset.ledger import Entry, LedgerWriter
