@@ -188,7 +188,9 @@ class Counters:
     def add(self, other: Counters) -> None:
         """Add another's counts to these."""
         for name in COUNTER_NAMES:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+            num = getattr(other, name)
+            if num:
+                setattr(self, name, getattr(self, name) + num)
         for mine, others in ((self.errors, other.errors), (self.errors_by_column, other.errors_by_column)):
             for key, num in list(others.items()):
                 _add_to(mine, key, num)

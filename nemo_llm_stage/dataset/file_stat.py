@@ -39,6 +39,13 @@ def local_stat(path: Path | os.DirEntry[str]) -> FileStat:
     return FileStat(found.st_size, str(found.st_mtime_ns))
 
 
+def local_names(folder: str) -> set[str]:
+    """Return the names of the files in a local folder; empty if there is no such folder."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        return {entry.name for entry in entries if entry.is_file()}
+    return set()
+
+
 def local_stats(folder: str) -> dict[str, FileStat]:
     """Return the files in a local folder by name; empty if there is no such folder."""
     stats: dict[str, FileStat] = {}

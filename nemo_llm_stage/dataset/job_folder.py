@@ -165,7 +165,7 @@ class JobFolder:
 
     def data_files(self) -> set[str]:
         """Return the names of all files that a reader of the folder takes for rows of the job, of any format."""
-        return set(self.data_stats())
+        return {name for name in self.folder.names() if name.startswith(PREFIX)}
 
     def data_stats(self) -> dict[str, FileStat]:
         """Return these files with what the listing tells of them."""

@@ -82,6 +82,9 @@ def join_plan(record: Mapping[str, Any], read: Callable[[str], bytes]) -> dict[s
     plan = record.get(_PLAN)
     if plan is None:
         return dict(record)
+    cached = _LAST.get(key := repr(plan))
+    if cached is not None:
+        return _joined(record, *cached)
     files = [
         {**row, "folder_values": orjson.loads(row["folder_values"])} for row in _decode(plan["files"], read, _FILES)
     ]
@@ -89,6 +92,16 @@ def join_plan(record: Mapping[str, Any], read: Callable[[str], bytes]) -> dict[s
         [*(row[name] for name in ("file", "start", "stop", "num_rows")), *([row["deleted"]] if row["deleted"] else [])]
         for row in _decode(plan["partitions"], read, _PARTITIONS)
     ]
+    _LAST.clear()
+    _LAST[key] = files, partitions
+    return _joined(record, files, partitions)
+
+
+_LAST: dict[str, tuple[list[Any], list[Any]]] = {}
+"""The plan that was read last, by its names and checksums: a run reads its own several times."""
+
+
+def _joined(record: Mapping[str, Any], files: list[Any], partitions: list[Any]) -> dict[str, Any]:
     rest = {name: value for name, value in record.items() if name != _PLAN}
     return {**rest, "files": files, "partitions": partitions}
 

@@ -20,7 +20,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from nemo_llm_stage.dataset.file_stat import FileStat, local_stats, stats_in
+from nemo_llm_stage.dataset.file_stat import FileStat, local_names, local_stats, stats_in
 from nemo_llm_stage.dataset.store_calls import has_bytes, read_whole, remove_files
 from nemo_llm_stage.dataset.store_errors import as_os_errors, has_no_conditions, may_pass
 from nemo_llm_stage.dataset.writing import sync_folder, write_durably
@@ -79,6 +79,8 @@ class Folder:
     @as_os_errors
     def names(self, sub: str = "") -> set[str]:
         """Return the names of the files in this folder, or in its subfolder `sub`; empty if there is no such folder."""
+        if self.is_local:
+            return local_names(self.path(sub))
         self.fs.invalidate_cache(self.path(sub))
         try:
             entries = self.fs.ls(self.path(sub), detail=True)

@@ -119,11 +119,12 @@ def read_plan(record: Mapping[str, Any]) -> Plan:
     """Return the plan that a record holds."""
     files = [InputFile(**file) for file in record["files"]]
     values = [tuple((name, value) for name, value in file.folder_values) for file in files]
+    formats = [file.format for file in files]
     partitions = tuple(
         Partition(
             index,
             files[file].path,
-            files[file].format,
+            formats[file],
             start,
             stop,
             num_rows,

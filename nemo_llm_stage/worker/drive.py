@@ -20,11 +20,11 @@ from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.writing import writing_to
 from nemo_llm_stage.errors import RunError
 from nemo_llm_stage.stage.status import StageStatus
-from nemo_llm_stage.worker.answers import OnLost, gather_answers, nothing_to_save
 from nemo_llm_stage.worker.calls import Calls
 from nemo_llm_stage.worker.dispatch import Handout
 from nemo_llm_stage.worker.engine import DRAIN_TICK_S, TICK_S, Monitor, RunStatus
 from nemo_llm_stage.worker.host import Failure, WorkerStatus
+from nemo_llm_stage.worker.lost_answers import OnLost, gather_answers, nothing_to_save
 from nemo_llm_stage.worker.orders import NO_CONTROL, NO_ORDERS, Control, Orders
 from nemo_llm_stage.worker.slowness import Slowness
 from nemo_llm_stage.worker.spec import WorkerSpec

@@ -30,12 +30,12 @@ from nemo_llm_stage.dataset.writer import PartitionWriter
 from nemo_llm_stage.dataset.writing import writing_to
 from nemo_llm_stage.errors import RunError
 from nemo_llm_stage.stage.extend import Extended
-from nemo_llm_stage.worker.answers import open_stream
 from nemo_llm_stage.worker.backlog import Backlog
 from nemo_llm_stage.worker.chunk import ROWS_PER_CHUNK, Chunk
 from nemo_llm_stage.worker.drain import Drain
 from nemo_llm_stage.worker.failed_rows import FailedRows, merge_retried
 from nemo_llm_stage.worker.garbage import collect_as_usual, collect_rarely, give_memory_back
+from nemo_llm_stage.worker.lost_answers import open_stream
 from nemo_llm_stage.worker.open_task import OpenTask
 from nemo_llm_stage.worker.open_tasks import OpenTasks
 from nemo_llm_stage.worker.orders import Orders

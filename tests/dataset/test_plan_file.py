@@ -51,7 +51,7 @@ def test_a_record_of_the_first_version_keeps_its_plan() -> None:
 
 def test_a_damaged_plan_is_told() -> None:
     """By its checksum."""
-    slim, files = split_plan(RECORD, 1)
+    slim, files = split_plan({**RECORD, "id": "never read"}, 1)
     damaged = {name: data[:-9] + b"x" + data[-8:] for name, data in files.items()}
     with pytest.raises(ValueError, match="does not fit its checksum"):
         join_plan(slim, damaged.__getitem__)
