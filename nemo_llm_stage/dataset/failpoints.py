@@ -37,6 +37,7 @@ FAILPOINTS = (
     "write.before",
     "commit.before_publish",
     "commit.after_publish",
+    "commit.before_summary",
     "commit.before_replace",
     "commit.between_replace",
     "commit.after_replace",

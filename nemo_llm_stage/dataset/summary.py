@@ -104,6 +104,12 @@ def read_summary(folder: Folder, state: Folder, name: str) -> Summary | None:
         return None
 
 
+def publish_summary(state: Folder, name: str, summary: Summary) -> bool:
+    """Write the summary of a committed JSONL file, unless there is one; whether there was none."""
+    state.make(COMMITS)
+    return state.publish_bytes(summary.encode(), f"{COMMITS}/{name}.json", scratch_sub=TMP)
+
+
 def write_summary(state: Folder, name: str, summary: Summary) -> None:
     """Write the summary of a committed JSONL file."""
     state.make(COMMITS)

@@ -29,6 +29,7 @@ from nemo_llm_stage.dataset.summary import (
     SUMMARY_KEY,
     TMP,
     Summary,
+    publish_summary,
     read_summary,
     remove_summary,
     write_summary,
@@ -210,14 +211,21 @@ class PartitionWriter:
             annotate(self._scratch, annotations)
 
     def _write_summary(self, name: str, summary: Summary) -> None:
+        reach("commit.before_summary")
         if self._is_parquet:  # it has its counts in its footer
             return
-        write_summary(self._state, name, summary)
+        if not publish_summary(self._state, name, summary):  # a lost file's, or that of a new owner
+            self._owner.check(self._job_id)
+            write_summary(self._state, name, summary)
         try:
             self._owner.check(self._job_id)
-        except RunError:  # this worker has slept, and the summary may stand where the new owner's stood
-            remove_summary(self._state, name)
+        except RunError:  # this worker has slept
+            if self._is_own(read_summary(self._folder, self._state, name)):
+                remove_summary(self._state, name)
             raise
+
+    def _is_own(self, summary: Summary | None) -> bool:
+        return summary is not None and summary.job_id == self._job_id
 
     def _flush(self) -> None:
         if not self._waiting:
