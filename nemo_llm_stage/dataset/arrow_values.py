@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from nemo_llm_stage.dataset.arrow_types import retyped
 
@@ -95,6 +94,8 @@ def lists(array: pa.Array, values_of: Callable[[pa.Array], list[Any]]) -> list[A
     if pa.types.is_fixed_size_list(array.type):
         lengths = [None if is_null else array.type.list_size for is_null in array.is_null().to_pylist()]
     else:
+        import pyarrow.compute as pc  # its import takes 0.1 s, which most jobs can do without
+
         lengths = pc.list_value_length(array).to_pylist()
     return [None if length is None else list(itertools.islice(items, length)) for length in lengths]
 

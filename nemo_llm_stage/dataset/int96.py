@@ -19,11 +19,6 @@ from nemo_llm_stage.dataset.parquet_file import IN_MICROSECONDS, open_parquet
 _ROWS_PER_BATCH = 65_536
 
 
-def has_int96(metadata: pq.FileMetaData) -> bool:
-    """Whether a column of the file is of that type."""
-    return any(metadata.schema.column(number).physical_type == "INT96" for number in range(metadata.num_columns))
-
-
 def needs_microseconds(raw: Any, metadata: pq.FileMetaData) -> bool:
     """
     Return whether the INT96 columns of the Parquet file `raw` must be read as microseconds.

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from nemo_llm_stage.dataset.arrow_values import NO_PYTHON_VALUE, exact_values, is_list_like, lists
 from nemo_llm_stage.dataset.jsonl import LINE
@@ -68,6 +67,8 @@ def has_special_floats(array: pa.Array | pa.ChunkedArray) -> bool:
         return _may_hold(array.type, pa.types.is_floating) and any(map(has_special_floats, array.chunks))
     kind = array.type
     if pa.types.is_floating(kind):
+        import pyarrow.compute as pc  # see arrow_values
+
         if pa.types.is_float16(kind):
             array = array.cast(pa.float32())
         return pc.all(pc.is_finite(array), min_count=0).as_py() is False

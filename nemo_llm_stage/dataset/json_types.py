@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from nemo_llm_stage.core import JSON_OBJECT_KEY
 from nemo_llm_stage.dataset.arrow_types import map_field
@@ -190,6 +189,8 @@ def _shape_of_array(array: pa.Array) -> Shape:
         shape.kinds["list"] = num
         shape.items = _shape_of_array(array.flatten())
     elif pa.types.is_integer(kind):
+        import pyarrow.compute as pc  # see arrow_values
+
         shape.kinds["integer"] = num
         ends = pc.min_max(array).as_py()
         shape.low, shape.high = min(0, ends["min"]), max(0, ends["max"])

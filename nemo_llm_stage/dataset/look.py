@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from nemo_llm_stage.dataset.arrow_file import ArrowFile
 from nemo_llm_stage.dataset.bad_input import BadInput, is_damage, unreadable
 from nemo_llm_stage.dataset.files import InputFile
-from nemo_llm_stage.dataset.int96 import has_int96, needs_microseconds
 from nemo_llm_stage.dataset.json_shape import Shape, merge_all
 from nemo_llm_stage.dataset.json_types import JSON_TEXT_KEY, field_of
 from nemo_llm_stage.dataset.jsonl import LineParser, read_lines
-from nemo_llm_stage.dataset.parquet_file import IN_MICROSECONDS, INT96_KEY, schema_of
+from nemo_llm_stage.dataset.parquet_file import IN_MICROSECONDS, INT96_KEY, has_int96, schema_of
 from nemo_llm_stage.dataset.prove import prove_writing
 from nemo_llm_stage.dataset.scan import RANGE_BYTES, Scanned, ScanRange, scan_all
 from nemo_llm_stage.dataset.storage import open_filesystem
@@ -110,6 +110,12 @@ def look_into_table(file: InputFile, *, skips_bad: bool) -> Contents | BadInput:
     return look(file, skips_bad=skips_bad)
 
 
+def _needs_microseconds(raw: Any, metadata: pq.FileMetaData) -> bool:
+    from nemo_llm_stage.dataset.int96 import needs_microseconds  # few files have such columns
+
+    return needs_microseconds(raw, metadata)
+
+
 def look_into_parquet(file: InputFile, *, skips_bad: bool) -> Contents | BadInput:
     """
     Return what the file's footer tells, or, if that may be skipped, that it is damaged.
@@ -123,7 +129,7 @@ def look_into_parquet(file: InputFile, *, skips_bad: bool) -> Contents | BadInpu
             with fs.open(path, "rb") as raw:
                 schema, parquet = schema_of(raw)
                 metadata = parquet.metadata
-                if has_int96(metadata) and needs_microseconds(raw, metadata):
+                if has_int96(metadata) and _needs_microseconds(raw, metadata):
                     schema = schema_of(raw, **IN_MICROSECONDS)[0]
                     schema = schema.with_metadata({**(schema.metadata or {}), INT96_KEY: b""})
         except Exception as error:

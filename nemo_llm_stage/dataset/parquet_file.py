@@ -63,6 +63,11 @@ def read_metadata(raw: Any) -> pq.FileMetaData:
     return pq.read_metadata(raw) if footer is None else _parse(footer)
 
 
+def has_int96(metadata: pq.FileMetaData) -> bool:
+    """Whether a column of the file is of the old type of timestamps."""
+    return any(metadata.schema.column(number).physical_type == "INT96" for number in range(metadata.num_columns))
+
+
 def schema_of(raw: Any, **options: Any) -> tuple[pa.Schema, pq.ParquetFile]:
     """
     Return the schema of a Parquet file with all that its columns carry beside their types, and the file.

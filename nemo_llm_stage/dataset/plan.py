@@ -27,7 +27,6 @@ from nemo_llm_stage.dataset.look import (
     look_into_lines,
     look_into_table,
 )
-from nemo_llm_stage.dataset.look_csv import look_into_csv
 from nemo_llm_stage.dataset.object_versions import versions_in
 from nemo_llm_stage.dataset.prove import check_types, prove_casts
 from nemo_llm_stage.dataset.tables import Table
@@ -256,7 +255,11 @@ def _look_into_all(
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         looks = list(pool.map(lambda file: look_into_table(file, skips_bad=options.skips_bad), tables))
     lines, notices = look_into_lines(of_format["jsonl"], options, tell) if of_format["jsonl"] else ([], [])
-    records = look_into_csv(of_format["csv"], options, declared, tell)
+    records: list[Contents | BadInput] = []
+    if of_format["csv"]:
+        from nemo_llm_stage.dataset.look_csv import look_into_csv  # no other format needs it
+
+        records = look_into_csv(of_format["csv"], options, declared, tell)
     looked_at = [*tables, *of_format["jsonl"], *of_format["csv"]]
     by_path = dict(zip((file.path for file in looked_at), [*looks, *lines, *records], strict=True))
     return [by_path[file.path] for file in files], notices

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 from nemo_llm_stage.dataset.arrow_file import ArrowFile
 from nemo_llm_stage.dataset.arrow_values import exact_values
 from nemo_llm_stage.dataset.bad_input import unreadable
-from nemo_llm_stage.dataset.csv_records import read_records
 from nemo_llm_stage.dataset.files import InputFile
 from nemo_llm_stage.dataset.merge import is_widening
 from nemo_llm_stage.dataset.parquet_file import open_parquet, read_options
@@ -108,6 +107,8 @@ def _batches(
     file: InputFile, schema: pa.Schema, names: list[str], wanted: pa.Schema
 ) -> Iterator[pa.RecordBatch | pa.Table]:
     if file.format == "csv":
+        from nemo_llm_stage.dataset.csv_records import read_records  # no other format needs it
+
         types = {field.name: field.type for field in schema}
         yield from (records.table for records in read_records(file.path, types=types, on_bad=lambda _: None))
     elif file.format == "arrow":

@@ -15,7 +15,6 @@ import pyarrow as pa
 from nemo_llm_stage.dataset import jsonl
 from nemo_llm_stage.dataset.arrow_types import conform
 from nemo_llm_stage.dataset.bad_input import BadInput, OnBad, is_damage, unreadable
-from nemo_llm_stage.dataset.csv_records import read_records
 from nemo_llm_stage.dataset.cursor import Cursors
 from nemo_llm_stage.dataset.files import is_sequential
 from nemo_llm_stage.dataset.folder_columns import with_folder_values
@@ -94,6 +93,8 @@ def _read_jsonl(
 
 
 def _read_csv(partition: Partition, schema: pa.Schema, rows_per_chunk: int, on_bad: OnBad | None) -> Iterator[pa.Table]:
+    from nemo_llm_stage.dataset.csv_records import read_records  # no other format needs it
+
     stop = None if is_sequential(partition.path) else partition.stop
     types = {field.name: field.type for field in schema if not pa.types.is_nested(field.type)}
     for records in read_records(partition.path, partition.start, stop, types=types, on_bad=on_bad):

@@ -15,7 +15,6 @@ import pyarrow as pa
 from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.account import Account
 from nemo_llm_stage.dataset.bad_input import BadInput
-from nemo_llm_stage.dataset.compare import first_misplaced, first_misplaced_in_duckdb
 from nemo_llm_stage.dataset.folder import BAD_FILES, OutputFolder
 from nemo_llm_stage.dataset.inspect import check_bytes, inspect
 from nemo_llm_stage.dataset.plan import Partition, Plan
@@ -196,6 +195,8 @@ def _wrong_counts(name: str, counters: Counters, partition: Partition, is_explod
 
 
 def _compare(output: OutputFolder, name: str, partition: Partition, schema: pa.Schema, is_exploded: bool) -> list[str]:
+    from nemo_llm_stage.dataset.compare import first_misplaced, first_misplaced_in_duckdb  # only for ``verify --rows``
+
     by = ""
     try:
         number = first_misplaced(output, name, partition, schema, repeats=is_exploded)
