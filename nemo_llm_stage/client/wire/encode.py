@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from operator import attrgetter
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -17,7 +16,6 @@ CHAT_PATH = "chat/completions"
 TEXT_PATH = "completions"
 
 _PARAMETERS = ("max_tokens", "n", "seed", "stop", "temperature", "top_k", "top_p")
-_values_of = attrgetter(*_PARAMETERS)
 
 _LOOSE = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 
@@ -68,8 +66,10 @@ def encode_request(
         path, body["messages"] = CHAT_PATH, messages
     else:
         path, body["prompt"] = TEXT_PATH, formatter.format_conversation(list(messages))
-    parameters = zip(_PARAMETERS, _values_of(config), strict=True)
-    body |= {name: value for name, value in parameters if value is not None}
+    for name in _PARAMETERS:
+        value = getattr(config, name)
+        if value is not None:
+            body[name] = value
     if config.stream:
         body["stream"] = True
     headers, timeout_s, has_stream_options = None, None, True

@@ -6,6 +6,7 @@ Reads a bounded number of rows, whatever the size of the output. Knows output fo
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -40,13 +41,21 @@ class SampledRow:
 
     def errors(self, output_columns: Iterable[str]) -> dict[str, str]:
         """Return the error of each output column that failed."""
-        found = {name: self.values.get(f"{name}_error") for name in output_columns}
-        return {name: error for name, error in found.items() if error is not None and not error.startswith("skipped:")}
+        found = {}
+        for name in output_columns:
+            error = self.values.get(f"{name}_error")
+            if error is not None and not error.startswith("skipped:"):
+                found[name] = error
+        return found
 
     def numbers(self, output_columns: Iterable[str], field: str) -> list[float]:
         """Return a number of the metas, e.g. ``latency_s``, of each output column that has it."""
-        metas = (self.values.get(f"{name}_meta") or {} for name in output_columns)
-        return [meta[field] for meta in metas if meta.get(field) is not None]
+        found = []
+        for name in output_columns:
+            meta = self.values.get(f"{name}_meta")
+            if meta is not None and meta.get(field) is not None:
+                found.append(meta[field])
+        return found
 
 
 def sample_rows(output: OutputFolder) -> list[SampledRow]:
@@ -112,5 +121,5 @@ def numbers_of(rows: Iterable[SampledRow], column: str) -> list[float] | None:
 
 def extremes(rows: Sequence[SampledRow], key: Callable[[SampledRow], float], num_rows: int = 20) -> list[SampledRow]:
     """Return the rows with the highest `key`, highest first; those where it is 0 are left out."""
-    ranked = sorted(((key(row), number) for number, row in enumerate(rows)), key=lambda pair: (-pair[0], pair[1]))
-    return [rows[number] for value, number in ranked[:num_rows] if value > 0]
+    ranked = heapq.nlargest(num_rows, ((key(row), -number) for number, row in enumerate(rows)))
+    return [rows[-number] for value, number in ranked if value > 0]
