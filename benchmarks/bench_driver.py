@@ -3,8 +3,8 @@ How much CPU does the driver of a job take, with so many workers on Ray?
 
 The real loop of a run, the real hand-out and real calls to Ray actors; the actors reserve no CPU and only count rows,
 as 256 slots of 10 s would answer them. The driver's CPU is that of this whole process, Ray's threads included, once all
-actors are up. A run asks no worker more often than 1,000 times a second in all, so that the cost for 1,000 workers is
-that of the calls that they make: of the last line, its calls a second times what a call took with the most actors.
+actors are up. Workers make a bounded number of reports without news a second, all together, so that the cost for 1,000
+workers is that of the calls that they make: in the last line, these times what a call took with the most actors.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.stage.status import StageStatus
 from nemo_llm_stage.worker.dispatch import MAX_TASKS_OPEN, Handout
 from nemo_llm_stage.worker.drive import MAX_REPORTS_PER_S, drive
-from nemo_llm_stage.worker.engine import RunStatus
+from nemo_llm_stage.worker.engine import TICK_S, RunStatus
 from nemo_llm_stage.worker.host import WorkerStatus
 from nemo_llm_stage.worker.orders import NO_ORDERS, Orders
 from nemo_llm_stage.worker.task import PartitionReport, Report, Task
@@ -56,6 +56,7 @@ class CountingWorker:
         self._open: deque[tuple[Task, float]] = deque()
         self._done = 0.0
         self._at_s = time.monotonic()
+        self._is_stopped = False
 
     def collect(
         self, tasks: Sequence[Task], num_rows_ahead: int, timeout_s: float, orders: Orders = NO_ORDERS
@@ -65,7 +66,7 @@ class CountingWorker:
         self._open.extend((task, float(task.num_rows)) for task in tasks)
         end_s = time.monotonic() + timeout_s
         reports = self._reports()
-        while not reports and not self._is_dry(num_rows_ahead) and time.monotonic() < end_s:
+        while not (reports or self._is_stopped) and not self._is_dry(num_rows_ahead) and time.monotonic() < end_s:
             time.sleep(max(0.0, min(end_s - time.monotonic(), self._next_s(num_rows_ahead))) + 1e-3)
             self._work()
             reports = self._reports()
@@ -82,6 +83,7 @@ class CountingWorker:
 
     def stop(self) -> None:
         """See `WorkerHost`."""
+        self._is_stopped = True
 
     @property
     def _num_left(self) -> float:
@@ -180,6 +182,9 @@ def measure(num_workers: int, seconds: float) -> Cost:
         pass
     finally:
         for slot in slots:
+            slot.begin_stop()
+        time.sleep(2 * TICK_S)  # an actor that is killed in a call says much about it
+        for slot in slots:
             slot.kill()
     (start_s, start_cpu_s, start_calls), (end_s, end_cpu_s, end_calls) = marks
     span_s = end_s - start_s
@@ -189,9 +194,14 @@ def measure(num_workers: int, seconds: float) -> Cost:
 def extrapolated(costs: Sequence[Cost]) -> Cost:
     """Return what many workers would take: each call as with the most workers, and as many calls as they may make."""
     most = max(costs, key=lambda cost: cost.num_workers)
-    of_news = max(0.0, most.calls_per_s / most.num_workers - 2.0)  # beside the two reports a second of few workers
-    calls_per_s = min(MAX_REPORTS_PER_S, 2.0 * MANY) + of_news * MANY
+    of_news = max(0.0, most.calls_per_s - _reports_per_s(most.num_workers)) / most.num_workers
+    calls_per_s = _reports_per_s(MANY) + of_news * MANY
     return Cost(MANY, calls_per_s, calls_per_s * most.call_s)
+
+
+def _reports_per_s(num_workers: int) -> float:
+    """Return how many reports without news so many workers make."""
+    return min(MAX_REPORTS_PER_S, num_workers / TICK_S)
 
 
 def plot(costs: Sequence[Cost], many: Cost) -> Any:

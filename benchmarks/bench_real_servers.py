@@ -1,0 +1,158 @@
+"""
+Do real llama.cpp servers stay busy when one of them is killed and another one joins?
+
+Starts three embedded models as `nemo-llm-stage serve` does, runs a job over the file of their addresses, ends one by
+`kill -9` after a third of the rows, and adds a fourth to the file. A server idles while it is there, rows are left, and
+it works on no request: its own metrics tell, several times a second. Needs the [local] extra.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from _report import make_parser, show
+
+from nemo_llm_stage.config.load import make_config
+from nemo_llm_stage.embedded.local_server import LocalServer
+from nemo_llm_stage.run import run_config, verify_output
+
+SAMPLE_S = 0.2
+COLUMNS = ("server", "there for", "answers", "idle")
+
+
+class Watch:
+    """
+    Samples whether one server works.
+
+    Args:
+        url: Its base URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.num_idle = self.num_samples = 0
+        self.begun_s = self.ended_s = time.monotonic()
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Stop sampling."""
+        self._is_over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._is_over.wait(SAMPLE_S):
+            try:
+                with urlopen(self.url.removesuffix("/v1") + "/metrics", timeout=30) as answer:
+                    text = answer.read().decode()
+            except (URLError, OSError):
+                continue
+            value = next(
+                line.split()[1] for line in text.splitlines() if line.startswith("llamacpp:requests_processing")
+            )
+            if self._is_over.is_set():
+                return
+            self.num_samples += 1
+            self.num_idle += float(value) == 0.0
+            self.ended_s = time.monotonic()
+
+
+def run(num_rows: int, num_slots: int) -> list[list[object]]:
+    """Run the job; return a row for each server."""
+    folder = Path(tempfile.mkdtemp(prefix="bench-"))
+    endpoints, output = folder / "endpoints.txt", folder / "out"
+    rows = pa.table({"n": [f"number {number}" for number in range(num_rows)]})
+    pq.write_table(rows, folder / "in.parquet")
+    servers = [LocalServer(num_slots=num_slots, num_threads=1) for _ in range(4)]
+    for server in servers:
+        server.start()
+    stays, other, dies, joins = servers
+    listed = [server.base_url for server in (stays, other, dies)]
+    endpoints.write_text("\n".join(listed))
+    config = make_config(
+        {
+            "input": str(folder / "in.parquet"),
+            "output": str(output),
+            "client": {"base_url": str(endpoints), "max_concurrent_requests": num_slots},
+            "model": stays.model,
+            "prompt": "Say a word about {{ n }}.",
+            "output_column": "x",
+            "generation_config": {"max_tokens": 12, "temperature": 0.0},
+            "engine": "local",
+            "rows_per_partition": max(20, num_rows // 4),
+            "keep_raw": True,
+        }
+    )
+    watches: list[Watch] = []
+
+    def disturb() -> None:
+        _until(lambda: _num_answers(output) > 0)
+        watches.extend(Watch(url) for url in (stays.base_url, other.base_url))
+        _until(lambda: _num_answers(output) >= num_rows // 3)
+        assert dies.pid is not None
+        os.kill(dies.pid, signal.SIGKILL)
+        endpoints.write_text("\n".join([*listed, joins.base_url]))
+        time.sleep(2.5)  # the file is read every 2 s
+        watches.append(Watch(joins.base_url))
+
+    disturbing = threading.Thread(target=disturb)
+    disturbing.start()
+    result = run_config(config, progress=False)
+    for watch in watches:
+        watch.end()
+    disturbing.join()
+    for server in servers:
+        server.close()
+    assert (result.counters.num_answered, result.counters.num_failed) == (num_rows, 0), result.counters
+    assert verify_output(str(output)).is_complete
+    answered = {status.url: status.num_answered for status in result.endpoints}
+    assert sum(answered.values()) == num_rows, answered
+    told = [
+        [
+            name,
+            f"{watch.ended_s - watch.begun_s:.0f} s",
+            answered[watch.url],
+            f"{watch.num_idle / watch.num_samples:.1%}",
+        ]
+        for name, watch in zip(("stays", "stays", "joins"), watches, strict=True)
+    ]
+    return [*told, ["killed", "", answered[dies.base_url], ""]]
+
+
+def _num_answers(output: Path) -> int:
+    """Answers in the job's journals so far, a line each."""
+    state = output.with_name(f".{output.name}.nemo_llm_stage")
+    return sum(path.read_bytes().count(b"\n") for path in state.glob("journal/**/*") if path.is_file())
+
+
+def _until(is_true: Callable[[], bool]) -> None:
+    while not is_true():
+        time.sleep(0.1)
+
+
+def main() -> None:
+    """Run and report."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--rows", type=int, default=300, help="(%(default)s)")
+    parser.add_argument("--slots", type=int, default=4, help="of each server (%(default)s)")
+    options = parser.parse_args()
+    rows = run(options.rows, options.slots)
+    show(
+        "real_servers", options=options, columns=COLUMNS, rows=rows, results=[{"rows": [map(str, row) for row in rows]}]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
