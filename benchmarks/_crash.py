@@ -109,7 +109,7 @@ def crash_a_job(
         settings: Of the `CrashJob`. For a restart or a retry, the run before it is not killed.
     """
     job = CrashJob(server.base_url, str(folder), **settings)
-    write_input(folder, NUM_ROWS)
+    write_input(folder, NUM_ROWS, job.num_documents)
     if job.action != "run":
         server.faults = [Fault(400, contains=BAD)] if job.action == "retry" else []
         before = replace(job, action="run", prompt="Ask" if job.action == "restart" else job.prompt)
@@ -204,10 +204,14 @@ def tear_the_ledger(job: CrashJob, rng: random.Random) -> None:
             path.write_bytes(data)
 
 
-def write_input(folder: Path, num_rows: int) -> None:
-    """Write the rows of a job; every third is `BAD`."""
+def write_input(folder: Path, num_rows: int, num_documents: int = 0) -> None:
+    """Write the rows of a job; every third is `BAD`. Their texts begin with one of so many documents, in turn."""
     folder.mkdir(parents=True, exist_ok=True)
-    texts = [f"{'good' if number % 3 else BAD} row {number} of {folder.name}" for number in range(num_rows)]
+    documents = [f"Document {number} says so. " * 8 for number in range(num_documents)] or [""]
+    texts = [
+        f"{documents[number % len(documents)]}{'good' if number % 3 else BAD} row {number} of {folder.name}"
+        for number in range(num_rows)
+    ]
     pq.write_table(pa.table({"id": range(num_rows), "text": texts}), folder / "in.parquet")
 
 

@@ -39,6 +39,7 @@ class CrashJob:
         keep_raw: As for `run_job`.
         actors: Workers, each with so many requests in flight.
         slow_url: Of a second server, which is slow; None for one server only.
+        num_documents: That the rows' texts begin with, in turn; 0 for none. `order: auto` sends those of one together.
         takeover: Whether to take the place of a run that was stopped there.
         action: run, restart (thrown away first where another prompt wrote it) or retry (ask the failed rows again).
     """
@@ -54,6 +55,7 @@ class CrashJob:
     action: str = "run"
     takeover: bool = False
     slow_url: str | None = None
+    num_documents: int = 0
 
 
 MAX_ATTEMPT_S = 300.0

@@ -34,6 +34,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "run, 3 workers": {"action": "run", "actors": 3, "rows_per_partition": 30},
     "run, 3 workers, one server slow": {"action": "run", "actors": 3, "rows_per_partition": 30},
     "run, JSONL": {"action": "run", "output_format": "jsonl"},
+    "run, ordered by prefix": {"action": "run", "rows_per_partition": 30, "num_documents": 5},
+    "run, ordered by prefix, 3 workers": {"action": "run", "actors": 3, "rows_per_partition": 30, "num_documents": 5},
     "retry-failed": {"action": "retry", "keep_raw": True},
     "retry-failed, JSONL": {"action": "retry", "output_format": "jsonl"},
     "--restart": {"action": "restart", "keep_raw": True},

@@ -2,8 +2,8 @@
 How true is the simulated server? The same requests, at it and at NVIDIA Dynamo's engine emulator, which emulates vLLM.
 
 Both run in virtual time and keep a number of requests in flight: a long job at several numbers, one whose KV cache
-overflows, and documents with questions, as given and sorted, with a prefix cache that holds ten. Beside the rows per
-second: requests thrown out of the KV cache, and the share of prompt tokens from the prefix cache.
+overflows, and documents with questions, sorted, mixed and in the order of `order: auto`, with a prefix cache for ten.
+Beside the rows per second: requests thrown out of the KV cache, and the share of prompt tokens from the prefix cache.
 
 The emulator needs an environment of its own; --python names its interpreter:
 
@@ -26,6 +26,7 @@ from typing import Any
 
 from _report import make_parser, show
 
+from nemo_llm_stage.rows.prefix import order_by_prefix
 from nemo_llm_stage.testing import ServerConfig
 from nemo_llm_stage.testing.simulator.answers import CHARS_PER_TOKEN
 from nemo_llm_stage.testing.simulator.batching import BatchingEngine
@@ -110,6 +111,15 @@ def make_cases(num_rows: int) -> Iterator[Case]:
     mixed = documents.copy()
     rng.shuffle(mixed)
     yield Case("documents, mixed", mixed, (48,), 32, room, has_prefix_cache=True)
+    order = order_by_prefix([text_of(request).encode() for request in mixed])
+    ordered = [mixed[index] for index in order.indices]
+    yield Case("documents, order: auto", ordered, (48,), 32, room, has_prefix_cache=True)
+
+
+def text_of(request: Request) -> str:
+    """Return the prompt."""
+    text = "".join(f"{block:0{BLOCK_TOKENS * CHARS_PER_TOKEN}d}" for block in request.blocks)
+    return text[: request.prompt_tokens * CHARS_PER_TOKEN]
 
 
 def simulate(case: Case, in_flight: int) -> dict[str, Any]:
@@ -132,9 +142,7 @@ def simulate(case: Case, in_flight: int) -> dict[str, Any]:
         def send() -> None:
             if len(jobs) < len(case.requests):
                 request = case.requests[len(jobs)]
-                text = "".join(f"{block:0{BLOCK_TOKENS * CHARS_PER_TOKEN}d}" for block in request.blocks)
-                prompt = text[: request.prompt_tokens * CHARS_PER_TOKEN]
-                job = Job(prompt, request.prompt_tokens, request.output_tokens, 0.0, lambda: None, finish)
+                job = Job(text_of(request), request.prompt_tokens, request.output_tokens, 0.0, lambda: None, finish)
                 jobs.append(job)
                 engine.submit(job)
 

@@ -42,6 +42,7 @@ def listening(hook: failpoints.Hook) -> Iterator[None]:
     [
         {"action": "run"},
         {"action": "run", "actors": 3, "rows_per_partition": 30},
+        {"action": "run", "rows_per_partition": 30, "num_documents": 5},
         {"action": "run", "output_format": "jsonl"},
         {"action": "retry", "keep_raw": True},
         {"action": "retry", "output_format": "jsonl"},
