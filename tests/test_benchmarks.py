@@ -91,6 +91,14 @@ def test_peers_leaves_out_what_is_not_installed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("options", [("--on-disk", "--partitions", "3"), ("--committed", "3")])
+def test_store_runs_resumes_and_verifies(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """The benchmark itself checks that every row is there."""
+    results = figures_of("bench_store.py", *options, "--rows", "2", "--service-s", "0", "--folder", str(tmp_path))
+    assert all(step["seconds"] > 0 for step in results["results"].values())
+
+
+@pytest.mark.slow
 def test_scale_keeps_all_servers_full_to_the_end(tmp_path: Path) -> None:
     """One slow, dead, flapping or joining server costs the others little, and the driver is not kept busy."""
     options = ("--servers", "16", "--slots", "8", "--rows-per-slot", "60", "--folder", str(tmp_path))
