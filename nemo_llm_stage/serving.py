@@ -12,10 +12,8 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-from nemo_llm_stage.config.job import JobConfig
-from nemo_llm_stage.config.servers import Servers, has_servers
 from nemo_llm_stage.errors import ConfigError
 from nemo_llm_stage.report.progress.progress import Progress
 from nemo_llm_stage.servers.fleet import Fleet
@@ -23,6 +21,10 @@ from nemo_llm_stage.servers.local import local_places
 from nemo_llm_stage.servers.server import Place
 from nemo_llm_stage.stage.stage import Stage
 from nemo_llm_stage.worker.orders import Control, Need, Orders
+
+if TYPE_CHECKING:  # pydantic takes a quarter of a second, and a job from Python needs none
+    from nemo_llm_stage.config.job import JobConfig
+    from nemo_llm_stage.config.servers import Servers
 
 Tell = Callable[[str], None]
 
@@ -54,6 +56,8 @@ def make_fleet(servers: Servers, model: str | None, engine: Literal["ray", "loca
 
 def servers_of(config: JobConfig, shown: Progress) -> StartedServers:
     """Return the servers that a job starts, not yet started; none where it starts none."""
+    from nemo_llm_stage.config.servers import has_servers
+
     servers, settings = config.servers, config.settings
     if servers is None:
         return StartedServers(None, shown)

@@ -119,3 +119,13 @@ def test_no_further_rooms_have_a_file_of_the_same_name() -> None:
     """A command of the CLI has the name of what it runs, and the simulator has names of its own."""
     names = [module.stem for module in MODULES if module.parts[0] not in {"cli", "testing"} and module.stem[0] != "_"]
     assert {name for name in names if names.count(name) > 1} == SAME_NAMES
+
+
+def test_a_job_from_python_loads_nothing_that_it_does_not_need() -> None:
+    """Each worker would pay for it: pydantic, pandas, Arrow's compute functions and the reader of CSV."""
+    code = (
+        "import sys, nemo_llm_stage; nemo_llm_stage.run_job; "
+        "print([m for m in ('ray', 'pandas', 'pydantic', 'pyarrow.compute', 'pyarrow.csv') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
