@@ -13,6 +13,7 @@ import ssl
 
 from nemo_llm_stage.client.http.connection import Connection
 from nemo_llm_stage.client.http.dial import dial
+from nemo_llm_stage.client.http.dial_turns import DialTurns
 from nemo_llm_stage.client.http.pool import ConnectionPool
 from nemo_llm_stage.client.http.route import Route
 from nemo_llm_stage.client.http.tls import tls_context
@@ -35,6 +36,7 @@ class Connector:
         self._pool = pool
         self._config = config
         self._turns = Turns()
+        self._dials: dict[str, DialTurns] = {}
         self._tls: ssl.SSLContext | None = None
 
     async def connect(self, route: Route, timeout_s: float) -> Connection:
@@ -45,8 +47,9 @@ class Connector:
             ConnectionFailedError: There is none within `timeout_s`, or the certificate is not trusted.
             ConfigError: A file of certificates cannot be used.
         """
+        turns = self._dials.setdefault(route.server, DialTurns())
         try:
-            async with asyncio.timeout(timeout_s):
+            async with turns.turn(timeout_s), asyncio.timeout(timeout_s):
                 connection = await self._open(route)
         except TimeoutError:
             raise ConnectionFailedError(f"No connection to {route.shown_url} within {timeout_s:g} s.") from None
