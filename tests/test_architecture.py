@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,12 @@ HEAVY = {
 }
 
 
-def imports(path: Path) -> Iterator[str]:
+@cache
+def imports(path: Path) -> tuple[str, ...]:
+    return tuple(imports_of(path))
+
+
+def imports_of(path: Path) -> Iterator[str]:
     tree = ast.parse(path.read_text())
     type_checking = {
         id(node)

@@ -126,6 +126,7 @@ def test_the_schema_is_json() -> None:
     assert json.loads(CliRunner().invoke(main, ["schema"]).stdout) == json_schema()
 
 
+@pytest.mark.slow
 def test_a_corpus_that_has_fewer_texts_says_so(tmp_path: Path) -> None:
     """With the number there is."""
     result = CliRunner().invoke(main, ["corpus", "--rows", "1000000", "--output", str(tmp_path / "docs.parquet")])
