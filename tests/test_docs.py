@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import duckdb
 import pandas as pd
 import pytest
 import yaml
@@ -68,6 +69,15 @@ def test_the_output_is_read(code: str, output: Path, monkeypatch: pytest.MonkeyP
     exec(code, names)
     nums = [len(names[name]) for name in ("rows", "failed", "cut_off", "longest", "dearest")]
     assert nums == [20, 1, 1, 10, 10]
+
+
+def test_the_output_is_read_in_sql(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spark's statements, by DuckDB in its place, which names the files in another way."""
+    monkeypatch.chdir(output)
+    statements = [line for block in blocks("sql") for line in block.splitlines()]
+    files = "FROM 'out/*.parquet'"
+    nums = [len(duckdb.sql(line.replace("FROM parquet.`out`", files)).fetchall()) for line in statements]
+    assert nums == [1, 10, 10, 1]
 
 
 @pytest.mark.parametrize(

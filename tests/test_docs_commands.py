@@ -26,6 +26,7 @@ HOW_BLOCKS_ARE_TESTED = {
     "python": "executed by test_docs.py",
     "py": "another package's program, run by test_migrating.py where that package is installed",
     "yaml": "read as job files by test_docs.py, those of PROVIDERS.md also run by client/test_providers.py",
+    "sql": "executed by test_docs.py, with DuckDB in Spark's place",
     "sh": "each command by this file",
     "bash": "each command by this file; CI runs README's two",
     "text": "made by pipelines/cookbook/renew.py, compared by test_cookbook.py",

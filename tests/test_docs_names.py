@@ -21,8 +21,10 @@ from nemo_llm_stage.cli.findings import EXTRAS
 from nemo_llm_stage.config.load import make_config
 from nemo_llm_stage.config.schema import job_settings
 from nemo_llm_stage.report.metrics.figures import FAMILIES
+from nemo_llm_stage.servers.plan import PLACEHOLDERS
 
 FOREIGN = {
+    *("--nnodes", "$TMPDIR", "/tmp/nemo-llm-stage-PID-….stderr.txt"),
     # other programs, their options, and what they read
     *("datasets", "wrk", "ulimit -n 65536", "kill -9", "export", "try", "except", "sleep", "NA", "007", "n", "***"),
     *("llama-server --parallel 8", "vllm serve --api-key", "--metrics", "--enable-metrics", "--served-model-name"),
@@ -69,6 +71,7 @@ BEFORE = {
 SETTINGS = {setting.path[-1] for setting in job_settings()} | {setting.path[0] for setting in job_settings()}
 OPTIONS = {option for command in main.commands.values() for parameter in command.params for option in parameter.opts}
 ERROR_KINDS = set(ADVICE)
+SERVER_PROGRAMS = ("{", "vllm ", "python3 -m sglang", "llama-server ", "docker run ", "--master-addr ")
 EXTENSIONS = {".jsonl", ".ndjson", ".json", ".arrow", ".feather", ".gz", ".zst", ".bz2", ".xz"}
 PUBLIC = {name: getattr(nemo_llm_stage, name) for name in nemo_llm_stage.__all__}
 X = re.compile(r"\bX(_\w+)?(\.\w+)?")
@@ -124,6 +127,12 @@ def is_column_of_the_examples(text: str) -> bool:
 
 def is_metric(text: str) -> bool:
     return text in {family.prometheus_name for family in FAMILIES}
+
+
+def is_server_command(text: str) -> bool:
+    """What `servers:` may start: another program's command, with placeholders that the package fills in."""
+    names = re.findall(r"\{(\w+)\}", text)
+    return bool(names) and set(names) <= set(PLACEHOLDERS) and text.startswith(SERVER_PROGRAMS)
 
 
 def is_option(text: str) -> bool:
@@ -225,6 +234,7 @@ def is_word(text: str) -> bool:
 
 
 KINDS = (
+    is_server_command,
     is_extra,
     is_column_of_the_examples,
     is_metric,
