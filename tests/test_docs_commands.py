@@ -89,7 +89,7 @@ def check_python(words: list[str], _: str) -> None:
         return
     name, *options = words if words[0].endswith(".py") else words[1:]
     script = next(path for path in (ROOT / name, ROOT / "benchmarks" / name) if path.exists())
-    source = script.read_text()
+    source = script.read_text() + (ROOT / "benchmarks" / "_report.py").read_text()
     for option in options:
         assert not option.startswith("-") or f'"{option}"' in source, option
         assert not re.fullmatch("[a-z_]+", option) or f'"{option}"' in source, option
