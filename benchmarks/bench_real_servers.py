@@ -155,7 +155,11 @@ def main() -> None:
     options = parser.parse_args()
     rows = run(options.rows, options.slots)
     show(
-        "real_servers", options=options, columns=COLUMNS, rows=rows, results=[{"rows": [map(str, row) for row in rows]}]
+        "real_servers",
+        options=options,
+        columns=COLUMNS,
+        rows=rows,
+        results=[{"rows": [[str(cell) for cell in row] for row in rows]}],
     )
 
 
