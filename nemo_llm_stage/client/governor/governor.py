@@ -288,7 +288,7 @@ class _Trust:
             return
         self._shown_share = 0.5 * self._shown_share + 0.5 * min(1.0, shown / in_flight)
         is_missing = self._shown_share < MIN_SHOWN_SHARE or self._num_back >= 2
-        self._num_missing = self._num_missing + 1 if is_missing else 0
+        self._num_missing = self._num_missing + 1 if is_missing and shown <= (1 - MAX_FRONT_SHARE) * in_flight else 0
         self._num_shown = self._num_shown + 1 if shown > (1 - MAX_FRONT_SHARE) * in_flight else 0
         if self.is_trusted and self._num_missing >= NUM_MISSING:
             self.is_trusted = False

@@ -135,6 +135,14 @@ def test_metrics_of_one_server_of_several_are_not_trusted() -> None:
     assert "several servers" in governor.status.reason
 
 
+def test_a_server_that_shows_nothing_now_and_then_is_trusted() -> None:
+    """Its own queue in front of the engine fills and empties, as vLLM's does on a machine without CPU to spare."""
+    governor = Governor()
+    for second in range(20):
+        governor.tick(Signals(second, 64, 64, load=ServerLoad("vllm", 56 if second % 2 else 0, 0)))
+    assert governor.status.mode == "metrics"
+
+
 def test_a_first_token_that_is_awaited_is_no_queue() -> None:
     """Where waiting requests may be computing their prompts, the limit follows the work."""
     governor = Governor()
