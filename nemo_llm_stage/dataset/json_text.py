@@ -24,6 +24,13 @@ _BEYOND_64_BITS = re.compile(rb"(?<![0-9.])[0-9]{%d}" % _NUM_DIGITS)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SPACE = " \t\r\n"
+_ARRAY_OF_ROWS = re.compile(rb"\[\s*\{")
+
+BOM = b"\xef\xbb\xbf"
+"""What a text in UTF-8 may begin with."""
+
+HEAD_BYTES = 1 << 20
+"""Of a text, what tells whether it has a row on each line."""
 
 
 def parse(text: bytes, *, is_exact: bool = False) -> Any:
@@ -83,17 +90,32 @@ def fields_before(line: bytes, name: str) -> bytes:
     raise ValueError(f"there is no field {name!r}")
 
 
-def is_lines(head: bytes) -> bool:
-    """Whether JSON text that begins with `head` has a value on each line, and not one that goes over several."""
+def is_document(head: bytes, *, is_likely: bool) -> bool:
+    """
+    Whether JSON text is to be read whole, as its first row goes over several lines, shares one, or is in an array.
+
+    Args:
+        head: What it begins with; all of it, or at least `HEAD_BYTES`.
+        is_likely: The answer for an array of anything, and where one line is longer than `head`.
+    """
+    is_cut = len(head) >= HEAD_BYTES
+    head = head.removeprefix(BOM).lstrip()
+    if head.startswith(b"["):
+        return is_likely or _ARRAY_OF_ROWS.match(head) is not None
+    first, _, rest = head.partition(b"\n")
     with contextlib.suppress(ValueError):
-        parse(head.partition(b"\n")[0])
-        return True
-    text = head.decode("utf-8", "replace").rstrip()
+        parse(first)
+        return False
+    whole_lines = head[: head.rfind(b"\n") + 1] if is_cut else b""  # no number or name is cut
+    text = (whole_lines or head).decode("utf-8", "replace").rstrip()
     try:
-        json.JSONDecoder().raw_decode(text)
+        _, end = json.JSONDecoder().raw_decode(text)
     except json.JSONDecodeError as error:  # at its end it goes on; elsewhere the first line is broken
-        return error.pos < len(text) and not error.msg.startswith("Unterminated string")
-    return False
+        goes_on = error.pos >= len(text) or error.msg.startswith("Unterminated string")
+        return goes_on and (is_likely or bool(rest.strip()))
+    except RecursionError:
+        return False
+    return text[end:].lstrip()[:1] in ("", "{")
 
 
 def values(text: bytes) -> Iterator[tuple[int, bytes]]:
@@ -101,7 +123,8 @@ def values(text: bytes) -> Iterator[tuple[int, bytes]]:
     Yield (offset, value) for each value of JSON text: the elements of its array, or one value after the other.
 
     Raises:
-        ValueError: It is no JSON.
+        json.JSONDecodeError: It is no JSON; says where.
+        UnicodeDecodeError: It is no UTF-8.
     """
     decoder = json.JSONDecoder()
     shown = text.decode("utf-8-sig")
@@ -118,11 +141,11 @@ def values(text: bytes) -> Iterator[tuple[int, bytes]]:
         if is_array and shown[place : place + 1] == ",":
             place = _skip_space(shown, place + 1)
         elif is_array and shown[place : place + 1] != "]":
-            raise ValueError(f"a JSON array is not closed, or has no comma, at character {place}")
-    if is_array and _skip_space(shown, place + 1) < len(shown):
-        raise ValueError(f"there is more after the JSON array, which ends at character {place}")
+            raise json.JSONDecodeError("a JSON array is not closed, or has no comma", shown, place)
+    if is_array and (after := _skip_space(shown, place + 1)) < len(shown):
+        raise json.JSONDecodeError("there is more after the JSON array", shown, after)
     if is_array and place >= len(shown):
-        raise ValueError("a JSON array is not closed")
+        raise json.JSONDecodeError("a JSON array is not closed", shown, place)
 
 
 def _skip_space(text: str, place: int) -> int:

@@ -6,7 +6,9 @@ Knows bytes and JSON; knows nothing of partitions' outputs.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import lzma
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,8 +18,7 @@ import pyarrow as pa
 
 from nemo_llm_stage.dataset.arrow_types import conform
 from nemo_llm_stage.dataset.bad_input import BadInput, OnBad, unreadable
-from nemo_llm_stage.dataset.files import is_sequential
-from nemo_llm_stage.dataset.json_text import dump, is_lines, parse, values
+from nemo_llm_stage.dataset.json_text import BOM, HEAD_BYTES, dump, is_document, parse, values
 from nemo_llm_stage.dataset.json_types import JSON_TEXT_KEY, converter, unknown_key
 from nemo_llm_stage.dataset.object_versions import without_version
 from nemo_llm_stage.dataset.storage import open_filesystem
@@ -28,8 +29,7 @@ LINE = "\x00line"
 
 LINE_FIELD = pa.field(LINE, pa.large_binary())
 
-_BOM = b"\xef\xbb\xbf"
-_BUFFER_BYTES = 1 << 20
+_BUFFER_BYTES = HEAD_BYTES
 _CODECS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 _MAX_SHOWN_CHARS = 80
 _MISFITS = (pa.ArrowException, TypeError, ValueError, OverflowError)
@@ -37,23 +37,31 @@ _MISFITS = (pa.ArrowException, TypeError, ValueError, OverflowError)
 _ADVICE = "Run with `scan_input: full` to take the types from all lines, or fix the input; then add --restart."
 
 
-def read_lines(path: str, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
+def read_lines(
+    path: str, start: int = 0, stop: int | None = None, *, on_document: Callable[[], None] | None = None
+) -> Iterator[tuple[int, bytes]]:
     """
     Yield (offset, line) for each line that is not blank and whose first byte lies in ``[start, stop)``.
+
+    From the start of a file whose rows go over several lines, share one, or are in an array, all rows are yielded in
+    place of lines.
 
     Args:
         path: A compressed file is read from its start whatever `start` says; offsets are then those of the unpacked
             text.
         start: Bytes.
         stop: Bytes; None for the file's end.
+        on_document: Called first where rows are yielded in place of lines.
 
     Raises:
-        InputError: The file cannot be read, or its compressed stream is broken.
+        InputError: The file cannot be read, its compressed stream is broken, or it is no JSON where it is read as rows.
     """
     try:
         with open_unpacked(path) as file:
-            if _is_document(path, file):
-                yield from values(file.read())
+            if start == 0 and _is_document(path, file):
+                if on_document is not None:
+                    on_document()
+                yield from _rows(path, file.read())
                 return
             offset = 0
             if start > 0:
@@ -66,8 +74,27 @@ def read_lines(path: str, start: int = 0, stop: int | None = None) -> Iterator[t
                 if not line.isspace():
                     yield offset, line
                 offset += len(line)
+    except InputError:
+        raise
     except Exception as error:  # a store's library may raise anything
         raise unreadable(path, error) from error
+
+
+def _rows(path: str, text: bytes) -> Iterator[tuple[int, bytes]]:
+    try:
+        yield from values(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path!r}, line {error.lineno}, is not JSON ({error.msg}).") from pa.ArrowInvalid(error.msg)
+    except UnicodeDecodeError as error:
+        number = text.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path!r}, line {number}, {_foreign(error)}.") from pa.ArrowInvalid(error.reason)
+
+
+def is_read_whole(path: str) -> bool:
+    """Whether `read_lines` yields rows in place of the lines of a file; not where it cannot be read."""
+    with contextlib.suppress(Exception), open_unpacked(path) as file:  # who reads it tells why
+        return _is_document(path, file)
+    return False
 
 
 class LineParser:
@@ -99,10 +126,12 @@ class LineParser:
         """
         for offset, line in lines:
             try:
-                row = parse(line.removeprefix(_BOM) if offset == 0 else line, is_exact=is_exact)
+                row = parse(line.removeprefix(BOM) if offset == 0 else line, is_exact=is_exact)
+            except UnicodeDecodeError as error:
+                self._leave_out(offset, f"{_foreign(error)}: {_shown(line)}")
+                continue
             except ValueError as error:
-                advice = " Rows of several lines must be in a .json file." if line.strip() in (b"{", b"[") else ""
-                self._leave_out(offset, f"is not JSON ({error}): {_shown(line)}{advice}")
+                self._leave_out(offset, f"is not JSON ({error}): {_shown(line)}")
                 continue
             if isinstance(row, dict):
                 yield offset, row
@@ -135,7 +164,7 @@ class LineParser:
         assert table is not None
         if LINE in schema.names:
             texts = dict(lines)
-            kept = [texts[offset].strip().removeprefix(_BOM) for offset, _ in rows]
+            kept = [texts[offset].strip().removeprefix(BOM) for offset, _ in rows]
             table = table.append_column(LINE_FIELD, pa.array(kept, LINE_FIELD.type))
         return conform(table, schema)
 
@@ -240,11 +269,10 @@ def open_unpacked(path: str) -> Any:
 
 
 def _is_document(path: str, file: Any) -> bool:
-    """Whether the file is an array of rows, or rows of several lines each, which only a ``.json`` file may be."""
-    if not is_sequential(path) or ".json" not in Path(without_version(path).lower()).suffixes:
-        return False
-    head = bytes(file.peek(_BUFFER_BYTES)).removeprefix(_BOM).lstrip()
-    return head.startswith(b"[") or not is_lines(head)
+    """Whether the file, open at its start, has not a row on each line; one called ``.json`` more likely so."""
+    return is_document(
+        bytes(file.peek(_BUFFER_BYTES)), is_likely=".json" in Path(without_version(path).lower()).suffixes
+    )
 
 
 def _skip(file: Any, num_bytes: int) -> None:
@@ -253,6 +281,10 @@ def _skip(file: Any, num_bytes: int) -> None:
         return
     while num_bytes > 0 and (block := file.read(min(num_bytes, _BUFFER_BYTES))):
         num_bytes -= len(block)
+
+
+def _foreign(error: UnicodeDecodeError) -> str:
+    return f"is not UTF-8 ({error.reason}), which JSON must be; `iconv -f ENCODING -t UTF-8` converts it"
 
 
 def _shown(line: bytes) -> str:

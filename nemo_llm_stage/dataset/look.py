@@ -19,7 +19,7 @@ from nemo_llm_stage.dataset.bad_input import BadInput, is_damage, unreadable
 from nemo_llm_stage.dataset.files import InputFile
 from nemo_llm_stage.dataset.json_shape import Shape, merge_all
 from nemo_llm_stage.dataset.json_types import JSON_TEXT_KEY, field_of
-from nemo_llm_stage.dataset.jsonl import LineParser, read_lines
+from nemo_llm_stage.dataset.jsonl import LineParser, is_read_whole, read_lines
 from nemo_llm_stage.dataset.parquet_file import IN_MICROSECONDS, INT96_KEY, has_int96, schema_of
 from nemo_llm_stage.dataset.prove import prove_writing
 from nemo_llm_stage.dataset.scan import RANGE_BYTES, Scanned, ScanRange, scan_all
@@ -45,6 +45,7 @@ class Contents:
         is_exact: Whether the rows were counted.
         blocks: Of a file of text, if all of it was looked at: where some lines begin, and the rows from each to the
             next.
+        is_document: Whether its rows do not have a line each, so that it is read whole.
     """
 
     file: InputFile
@@ -52,6 +53,7 @@ class Contents:
     num_rows: int
     is_exact: bool = True
     blocks: Sequence[tuple[int, int]] = ()
+    is_document: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +95,9 @@ class _Chosen:
             self.notices.append(f"field {name!r} has values of several types ({', '.join(kinds)}): {kinds[0]} is kept.")
             return kinds[0]
         places = " and ".join(_first_places(self.files, path, kinds))
+        why = " (a double would round its integers)" if set(kinds) == {"integer", "number"} else ""
         raise InputError(
-            f"the values of field {name!r} have no common type: {places}. With on_mixed_types: json each value is "
+            f"the values of field {name!r} have no common type{why}: {places}. With on_mixed_types: json each value is "
             "kept as JSON text."
         )
 
@@ -223,12 +226,17 @@ def _ranges(file: InputFile, options: LineOptions) -> Iterator[ScanRange]:
         stop = SAMPLE_BYTES if options.is_sampled else None
         yield ScanRange(file.path, 0, stop, options.stride, options.skips_bad)
         return
+    if file.size > RANGE_BYTES and is_read_whole(file.path):
+        yield ScanRange(file.path, 0, None, options.stride, options.skips_bad)
+        return
     for start in range(0, max(1, file.size), RANGE_BYTES):
         yield ScanRange(file.path, start, min(start + RANGE_BYTES, file.size), options.stride, options.skips_bad)
 
 
 def _contents(file: InputFile, schema: pa.Schema, scanned: Sequence[Scanned], options: LineOptions) -> Contents:
     num_rows, end = sum(part.num_rows for part in scanned), scanned[-1].end
+    if scanned[0].is_document:
+        return Contents(file, schema, num_rows, is_document=True)
     if options.is_sampled and (file.is_sequential or end < file.size):
         bytes_per_row = max(1, end // max(1, num_rows))
         return Contents(file, schema, max(1, file.size // bytes_per_row), is_exact=False)

@@ -56,7 +56,7 @@ class Partition:
         path: The input file.
         format: ``parquet``, ``arrow``, ``jsonl`` or ``csv``.
         start: First row of a Parquet or Arrow file, or first byte of text; 0 where that is compressed.
-        stop: One past the last.
+        stop: One past the last; 1 of JSON whose rows do not have a line each: all count as beginning where it does.
         num_rows: None where only reading would tell.
         deleted: Numbers of rows in the range that are none, as the table that the file is of tells; rising.
         values: Columns whose values hold for the whole file, as text.
@@ -273,6 +273,8 @@ def _cut(content: Contents, rows: int) -> Iterator[tuple[InputFile, int, int, in
             yield file, start, stop, stop - start
     elif file.is_sequential:
         yield file, 0, file.size, content.num_rows if content.is_exact else None
+    elif content.is_document:
+        yield file, 0, 1, content.num_rows
     elif content.is_exact:
         start, num_rows = 0, 0
         for offset, num in content.blocks:

@@ -67,12 +67,14 @@ class Scanned:
         num_rows: Lines that are not blank, broken ones included.
         marks: Offset of every `stride`-th of them, the first one included.
         end: One past the last line.
+        is_document: Whether it is a whole file whose rows do not have a line each.
     """
 
     shape: Shape
     num_rows: int
     marks: Sequence[int]
     end: int
+    is_document: bool = False
 
 
 def scan_range(wanted: ScanRange) -> Scanned:
@@ -86,8 +88,10 @@ def scan_range(wanted: ScanRange) -> Scanned:
     parser = LineParser(wanted.path, ignore)
     shape = Shape()
     marks: list[int] = []
+    told: list[bool] = []
     num_rows, end = 0, wanted.start
-    for chunk in _chunks(read_lines(wanted.path, wanted.start, wanted.stop)):
+    lines = read_lines(wanted.path, wanted.start, wanted.stop, on_document=lambda: told.append(True))
+    for chunk in _chunks(lines):
         is_long = has_long_numbers(b"\n".join(line for _, line in chunk))
         rows = [row for _, row in parser.parse(chunk, is_exact=is_long)]
         shape.merge(shape_of_rows(rows), is_row=True)
@@ -99,7 +103,7 @@ def scan_range(wanted: ScanRange) -> Scanned:
         marks.extend(offset for number, (offset, _) in enumerate(chunk, num_rows) if number % wanted.stride == 0)
         num_rows += len(chunk)
         end = chunk[-1][0] + len(chunk[-1][1])
-    return Scanned(shape, num_rows, marks, end)
+    return Scanned(shape, num_rows, marks, end, bool(told))
 
 
 def scan_all(
@@ -159,7 +163,9 @@ class _Helper:
             return _scan_or_error(wanted)
         if "shape" not in found:  # the reason must be raised here, with its cause
             return _scan_or_error(wanted)
-        return Scanned(Shape.from_json(found["shape"]), found["num_rows"], found["marks"], found["end"])
+        return Scanned(
+            Shape.from_json(found["shape"]), found["num_rows"], found["marks"], found["end"], found["is_document"]
+        )
 
     def close(self) -> None:
         self._process.kill()
@@ -195,6 +201,7 @@ def _serve() -> None:
                 "num_rows": scanned.num_rows,
                 "marks": scanned.marks,
                 "end": scanned.end,
+                "is_document": scanned.is_document,
             }
         sys.stdout.buffer.write(orjson.dumps(found) + b"\n")
         sys.stdout.buffer.flush()

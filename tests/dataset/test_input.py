@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from nemo_llm_stage import InputError, LLMStageError, OutputConflictError
+from nemo_llm_stage.dataset.bad_input import BadInput
 from nemo_llm_stage.dataset.files import find_files
-from nemo_llm_stage.dataset.plan import Plan, make_plan
+from nemo_llm_stage.dataset.plan import Plan, cut, make_plan
 from nemo_llm_stage.dataset.read import read_partition
 from nemo_llm_stage.run import verify_output
 
@@ -40,43 +41,79 @@ def test_json_in_every_wrapping_is_read(tmp_path: Path, name: str) -> None:
     assert plan.num_rows == 3
 
 
+LONG = json.dumps({"n": 1, "long": "x" * (2 << 20)}, indent=1) + '{"n": 2}'
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl", "ndjson.gz"])
 @pytest.mark.parametrize(
-    ("name", "text"),
+    "text",
     [
-        ("a.json", '{\n  "n": 1\n}\n{"n":\n2}'),
-        ("b.json", '\ufeff{"n": 1}{"n": 2}'),
-        ("c.json.gz", '{"n":\r\n1}\r\n{"n": 2}\r\n'),
-        ("d.json", json.dumps({"n": 1, "long": "x" * (2 << 20)}, indent=1) + '{"n": 2}'),
+        '{\n  "n": 1\n}\n{"n":\n2}',
+        '\ufeff{"n": 1}{"n": 2}',
+        '{"n": 1}{"n": \n2}\n',
+        '{"n":\r\n1}\r\n{"n": 2}\r\n',
+        '[\n{"n": 1},\n{"n": 2}\n]\n',
+        LONG,
+        json.dumps({"n": 1, "long": [None] * 200_000}, indent=1) + "\n" + '{"n": 2}',
     ],
+    ids=["pretty", "one line", "one and a half", "CR", "array", "a long text", "many lines"],
 )
-def test_a_json_file_may_hold_rows_of_several_lines(tmp_path: Path, name: str, text: str) -> None:
-    """As programs write documents; one after the other."""
-    (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
-    plan = make_plan(find_files(tmp_path))
+@pytest.mark.parametrize("scan_input", ["full", "sample"])
+def test_json_may_hold_rows_of_several_lines(tmp_path: Path, ending: str, text: str, scan_input: str) -> None:
+    """As programs write documents, one after the other; each row once, however the rows are cut."""
+    data = gzip.compress(text.encode()) if ending.endswith(".gz") else text.encode()
+    (tmp_path / f"a.{ending}").write_bytes(data)
+    plan = make_plan(find_files(tmp_path), rows_per_partition=1, scan_input=scan_input)
     assert read(plan).column("n").to_pylist() == [1, 2]
+    assert (plan.num_rows, plan.is_exact, len(plan.partitions)) == (2, True, 1)
+    assert cut(plan.partitions[0], 0.5) is None
 
 
+@pytest.mark.parametrize("ending", ["json", "jsonl"])
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('[{"n": 1}]\n[{"n": 2}]\n', "more after the JSON array"),
-        ('[{"n": 1}', "array is not closed"),
-        ("[", "array is not closed"),
-        ('{"n": 1}\n{"n":', "is not JSON"),
+        ('[{"n": 1}]\n[{"n": 2}]\n', "line 2, is not JSON .there is more after the JSON array"),
+        ('[{"n": 1}', "line 1, is not JSON .a JSON array is not closed"),
+        ('{"n": 1}\n{"n":', "line 2, is not JSON"),
+        ('{"n": 1}\n{\n"n": 2\n}\n', "line 2, is not JSON"),
         ('{"n": \n{"n": 1}\n{"n": 2}\n', "line 1, is not JSON"),
+        ('{"n": 1} x\n{"n": 1}\n', "line 1, is not JSON"),
+        ('{\n"n": 1\n}\n{\n"n": 2, x\n}\n', "line 5, is not JSON"),
+        ('{"n": 1', "line 1, is not JSON"),
     ],
 )
-def test_a_broken_json_file_is_refused(tmp_path: Path, text: str, words: str) -> None:
-    """Nothing of it is passed over."""
-    (tmp_path / "a.json").write_text(text)
+def test_a_broken_json_file_is_refused(tmp_path: Path, ending: str, text: str, words: str) -> None:
+    """Nothing of it is passed over, and its line is named."""
+    (tmp_path / f"a.{ending}").write_text(text)
     with pytest.raises(InputError, match=words):
         make_plan(find_files(tmp_path))
 
 
-def test_lines_that_are_none_are_refused_with_the_name_that_they_need(tmp_path: Path) -> None:
-    """A file of lines is cut anywhere, so each must be a row."""
-    (tmp_path / "a.jsonl").write_text('{\n "n": 1\n}\n')
-    with pytest.raises(InputError, match=r"line 1, is not JSON .* must be in a \.json file"):
+def test_a_document_that_breaks_off_can_be_skipped(tmp_path: Path) -> None:
+    """As other damaged files."""
+    (tmp_path / "a.jsonl").write_text('{\n"n": 1\n}\n{\n"n":')
+    (tmp_path / "b.jsonl").write_text('{"n": 2}\n')
+    told: list[BadInput] = []
+    plan = make_plan(find_files(tmp_path), on_bad=told.append)
+    assert read(plan).column("n").to_pylist() == [2]
+    assert ["line 5, is not JSON" in bad.reason for bad in told] == [True]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+@pytest.mark.parametrize(
+    ("data", "number"),
+    [
+        (b"\xef\xbb{}", 1),
+        ('{"text": "a"}\n'.encode("utf-16"), 1),
+        (b'{"text": "a"}\n{"text": "\xe9"}\n', 2),
+        (b'{\n"text": "\xe9"}\n', 2),
+    ],
+)
+def test_json_that_is_not_utf_8_is_refused(tmp_path: Path, name: str, data: bytes, number: int) -> None:
+    """With what converts it."""
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match=rf"line {number}, is not UTF-8 \(.*\).*`iconv -f ENCODING"):
         make_plan(find_files(tmp_path))
 
 
