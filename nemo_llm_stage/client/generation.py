@@ -65,7 +65,7 @@ class GenerationConfig:
         """
         if config is None:
             return cls()
-        if not isinstance(config, Mapping):
+        if isinstance(config, GenerationConfig):
             return config
         known = [field.name for field in fields(cls)]
         unknown = [key for key in config if key not in known]
