@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
-from nemo_llm_stage.client.endpoints.address import Endpoint, parse_base_url
+from nemo_llm_stage.client.endpoints.address import Endpoint, in_url, parse_base_url
+from nemo_llm_stage.client.endpoints.node import node_ip
 from nemo_llm_stage.errors import ConfigError
 
 BaseURL: TypeAlias = str | Sequence[str] | Callable[[], Iterable[str]]
@@ -220,7 +221,7 @@ class DNSSource(Source):
                 return ()
             raise ConfigError(f"{self.describe()} cannot be looked up: {error.strerror}.") from None
         hosts = sorted({str(address[0]) for *_, address in found})
-        return tuple(parse_base_url(f"http://{_in_url(host)}:{self._port}{self._path}") for host in hosts)
+        return tuple(parse_base_url(f"http://{in_url(host)}:{self._port}{self._path}") for host in hosts)
 
     def describe(self) -> str:
         """Return the name."""
@@ -243,7 +244,7 @@ class NodeSource(Source):
 
     def read(self) -> tuple[Endpoint, ...]:
         """Return the one address, as the node that this runs on has it."""
-        return (parse_base_url(self._url.replace(_NODE_IP, _in_url(node_ip()))),)
+        return (parse_base_url(self._url.replace(_NODE_IP, in_url(node_ip()))),)
 
     def describe(self) -> str:
         """Return the pattern."""
@@ -297,17 +298,3 @@ class SeveralSources(Source):
         """See `Source`."""
         for source in self._sources:
             source.tell(urls)
-
-
-def node_ip() -> str:
-    """Return this node's address in its network: that of the way out, found without sending anything."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way_out:
-        try:
-            way_out.connect(("192.0.2.1", 9))  # a documentation address, RFC 5737; connecting UDP sends nothing
-            return str(way_out.getsockname()[0])
-        except OSError:
-            return "127.0.0.1"
-
-
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

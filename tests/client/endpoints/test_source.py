@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nemo_llm_stage.client.endpoints.source import node_ip, source_of
+from nemo_llm_stage.client.endpoints.node import node_ip
+from nemo_llm_stage.client.endpoints.source import source_of
 from nemo_llm_stage.errors import ConfigError
 
 
