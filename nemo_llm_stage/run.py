@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from nemo_llm_stage.config.job_settings import JobKeywords, JobSettings, WorkerKeywords, takes
 from nemo_llm_stage.counters import Counters
+from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.verify import OnDone, Verification, verify
 from nemo_llm_stage.errors import OutputConflictError
 from nemo_llm_stage.finish import finish
@@ -115,7 +116,8 @@ def _run_job(
     started_monotonic_s = time.monotonic()
     run = Counters()
     try:
-        dead = make_room(str(output), takeover=start.takeover)
+        layout = OutputFolder(str(output)).layout
+        dead = make_room(str(output), takeover=start.takeover, layout=layout)
         job = prepare_job(
             stage,
             inputs,
@@ -125,6 +127,7 @@ def _run_job(
             config=config,
             on_scan=start.shown.scan,
             before_check=partial(start.servers.start, stage),
+            layout=layout,
         )
         before = job.before
         if not job.pending and job.output.is_complete():  # its status stays as the run that made it left it

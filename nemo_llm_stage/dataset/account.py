@@ -79,10 +79,10 @@ def read_account(output: OutputFolder, job_id: str, *, has_predecessor: bool = F
     Raises:
         OSError: The folder cannot be read.
     """
-    ledger = Ledger({}, ())
-    with contextlib.suppress(OSError):  # then the files tell
-        ledger = read_ledger(output.state)
-    stats = output.data_stats()
+    with ThreadPoolExecutor(1) as pool:  # in a store, side by side
+        reading = pool.submit(_read_ledger, output)
+        stats = output.data_stats()
+    ledger = reading.result()
     entries = {
         name: entry
         for name, stat in stats.items()
@@ -103,6 +103,12 @@ def read_account(output: OutputFolder, job_id: str, *, has_predecessor: bool = F
             if found is not None:
                 entries[found.name] = found
     return Account(entries, frozenset(stats), damaged, frozenset(unknown), ledger)
+
+
+def _read_ledger(output: OutputFolder) -> Ledger:
+    with contextlib.suppress(OSError):  # else the files tell
+        return read_ledger(output.state)
+    return Ledger({}, ())
 
 
 def _read_entry(output: OutputFolder, name: str, stat: FileStat, job_id: str, has_predecessor: bool) -> Entry | None:

@@ -7,7 +7,7 @@ The output folder: committed files that a reader may take at any moment, and the
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +20,7 @@ from nemo_llm_stage.dataset.failpoints import reach
 from nemo_llm_stage.dataset.gather import remove_streams
 from nemo_llm_stage.dataset.job_folder import PREFIX, JobFolder
 from nemo_llm_stage.dataset.journal import retire_journal
+from nemo_llm_stage.dataset.journal_stream import STREAMS
 from nemo_llm_stage.dataset.json_text import parse
 from nemo_llm_stage.dataset.jsonl import read_lines
 from nemo_llm_stage.dataset.parquet_file import open_parquet
@@ -34,7 +35,10 @@ from nemo_llm_stage.errors import RunError
 BAD_FILES = "files"
 """Stands for whole files of the input in `OutputFolder.write_bad_input`."""
 
-_BAD_INPUT = "bad_input"
+BAD_INPUT = "bad_input"
+JOURNAL = "journal"
+RAW = "raw"
+"""Names of folders of the state."""
 
 
 class OutputFolder(JobFolder):
@@ -42,11 +46,11 @@ class OutputFolder(JobFolder):
 
     def journal_folder(self, name: str = "") -> Folder:
         """Return the folder of the journals, or that of the partition whose file is `name`."""
-        return Folder(f"{self.state.url}/journal/{name.partition('.')[0]}")
+        return Folder(f"{self.state.url}/{JOURNAL}/{name.partition('.')[0]}")
 
     def raw_folder(self, name: str = "") -> Folder:
         """Return the folder of the raw answers that are kept, or of those of the partition whose file is `name`."""
-        return Folder(f"{self.state.url}/raw/{name.partition('.')[0]}")
+        return Folder(f"{self.state.url}/{RAW}/{name.partition('.')[0]}")
 
     def name_of(self, partition: Partition) -> str:
         """Return the file name of a committed partition; names sort in input order up to 10^8 partitions."""
@@ -72,14 +76,22 @@ class OutputFolder(JobFolder):
             self.replace_record(job)
         reach("extend.after")
 
-    def tidy(self, *, keep_raw: bool) -> None:
-        """Put away what workers that died left behind: journals of committed partitions, files not committed."""
-        committed = {name.partition(".")[0] for name in self.committed()}
+    def tidy(self, committed: Collection[str], folders: Collection[str], *, keep_raw: bool) -> None:
+        """
+        Put away what workers that died left behind: journals of committed partitions, files not committed.
+
+        Args:
+            committed: Names of the committed files.
+            folders: Names of those in the state folder.
+            keep_raw: Whether the answers in the journals are kept.
+        """
+        stems = {name.partition(".")[0] for name in committed}
         with writing_to(self.url):
-            for stem in self.journal_folder().folders() & committed:
+            for stem in self.journal_folder().folders() & stems if JOURNAL in folders else ():
                 retire_journal(self.journal_folder(stem), self.raw_folder(stem) if keep_raw else None)
-            remove_streams(self.state)
-            for name in self.state.names(TMP):
+            if STREAMS in folders:
+                remove_streams(self.state)
+            for name in self.state.names(TMP) if TMP in folders else ():
                 self.state.remove(f"{TMP}/{name}")
 
     def write_bad_input(self, name: str, records: Sequence[BadInput]) -> None:
@@ -93,7 +105,7 @@ class OutputFolder(JobFolder):
 
     def left_out(self, num_records: int) -> list[BadInput]:
         """Return the first of all that was left out and written down, whole files first, at most `num_records`."""
-        folder = Folder(f"{self.state.url}/{_BAD_INPUT}")
+        folder = Folder(f"{self.state.url}/{BAD_INPUT}")
         names = sorted(folder.names(), key=lambda name: (name != f"{BAD_FILES}.jsonl", name))
         records = (record for name in names for record in read_bad_input(folder, name))
         return list(itertools.islice(records, num_records))
@@ -177,4 +189,4 @@ class OutputFolder(JobFolder):
 
 
 def _record_of_bad(name: str) -> str:
-    return f"{_BAD_INPUT}/{name.partition('.')[0]}.jsonl"
+    return f"{BAD_INPUT}/{name.partition('.')[0]}.jsonl"

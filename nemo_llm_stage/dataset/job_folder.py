@@ -80,17 +80,20 @@ class JobFolder:
         """Path or URL of the folder."""
         return self.folder.url
 
-    def check_writable(self) -> None:
+    def check_writable(self, *, has_record: bool = False) -> None:
         """
         Refuse a folder that cannot be written, before anything is asked.
+
+        Args:
+            has_record: Whether the record of a job was read from it.
 
         Raises:
             OutputConflictError: It cannot be written, or holds files that no job of this package wrote.
         """
         try:
-            if self.folder.fs.isfile(self.folder.path()):
+            if not has_record and self.folder.fs.isfile(self.folder.path()):
                 raise OutputConflictError(f"the output folder {self.url!r} is a file; choose a folder.")
-            names = set() if self.state.has(JOB) else self.folder.names()
+            names = set() if has_record or self.state.has(JOB) else self.folder.names()
             if names:
                 raise OutputConflictError(
                     f"the output folder {self.url!r} already holds {min(names)!r}, which no job of this package "

@@ -79,10 +79,11 @@ def writable_layout(folder: Folder, layout: Layout) -> Layout:
     """
     folder.make(MARKS if layout.has_marks else "")
     if layout.has_marks:
+        places = [Folder(layout.state_url), Folder(f"{folder.url}/{MARKS}")]
         try:
-            _probe(Folder(layout.state_url))
+            with ThreadPoolExecutor(2) as pool:  # in a store, side by side
+                list(pool.map(_probe, places))
             if _is_one_disk(folder, layout):
-                _probe(Folder(f"{folder.url}/{MARKS}"))
                 return layout
         except Exception:  # noqa: BLE001, S110 - a store's library may raise anything where access is denied
             pass
@@ -101,6 +102,7 @@ def _beside(folder: Folder) -> str | None:
 
 
 def _probe(state: Folder) -> None:
+    """Write a file and remove it."""
     state.make()
     state.fs.pipe_file(state.path(_PROBE), b"")
     state.remove(_PROBE)

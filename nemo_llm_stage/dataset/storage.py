@@ -81,12 +81,17 @@ class Folder:
         """Return the names of the files in this folder, or in its subfolder `sub`; empty if there is no such folder."""
         if self.is_local:
             return local_names(self.path(sub))
+        return self.contents(sub)[0]
+
+    @as_os_errors
+    def contents(self, sub: str = "") -> tuple[set[str], set[str]]:
+        """Return the names of the files and of the folders in this folder or in `sub`, by one listing."""
         self.fs.invalidate_cache(self.path(sub))
-        try:
-            entries = self.fs.ls(self.path(sub), detail=True)
-        except FileNotFoundError:
-            return set()
-        return {entry["name"].rsplit("/", 1)[-1] for entry in entries if entry["type"] == "file"}
+        found: dict[str, set[str]] = {"file": set(), "directory": set()}
+        with contextlib.suppress(FileNotFoundError):
+            for entry in self.fs.ls(self.path(sub), detail=True):
+                found.setdefault(entry["type"], set()).add(entry["name"].rstrip("/").rsplit("/", 1)[-1])
+        return found["file"], found["directory"]
 
     @as_os_errors
     def stats(self) -> dict[str, FileStat]:
@@ -234,12 +239,7 @@ class Folder:
     @as_os_errors
     def folders(self) -> set[str]:
         """Return the names of the folders in this one."""
-        self.fs.invalidate_cache(self.root)
-        try:
-            entries = self.fs.ls(self.root, detail=True)
-        except FileNotFoundError:
-            return set()
-        return {entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] == "directory"}
+        return self.contents()[1]
 
     def _link(self, scratch: Path, target: Path) -> bool:
         try:

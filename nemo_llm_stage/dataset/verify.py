@@ -107,7 +107,9 @@ def verify(
     return _verification(output, total, problems, len(expected), len(expected) - len(present))
 
 
-def verify_account(output: OutputFolder, plan: Plan, account: Account) -> Verification:
+def verify_account(
+    output: OutputFolder, plan: Plan, account: Account, *, is_exploded: bool, has_bad_input: bool
+) -> Verification:
     """
     Check what the committed files count against the plan, without opening those that the ledger tells of.
 
@@ -115,8 +117,9 @@ def verify_account(output: OutputFolder, plan: Plan, account: Account) -> Verifi
         output: The folder.
         plan: What it should hold.
         account: Of the job's files, as they are now.
+        is_exploded: Whether each answer of a row is written as a row of its own.
+        has_bad_input: Whether it may be written down somewhere that input was left out.
     """
-    is_exploded = explodes(output.read_job() or {})
     expected = {output.name_of(partition): partition for partition in plan.partitions}
     problems = [f"{name} belongs to no partition of the plan." for name in sorted(account.names - expected.keys())]
     total = Counters()
@@ -129,7 +132,10 @@ def verify_account(output: OutputFolder, plan: Plan, account: Account) -> Verifi
             problems.append(f"{name} is damaged or cannot be read: {account.damaged[name]}")
         else:
             problems.append(_EARLIER.format(name))
-    return _verification(output, total, problems, len(expected), len(expected.keys() - account.names))
+    num_missing = len(expected.keys() - account.names)
+    if not has_bad_input:
+        return Verification(total, problems, len(expected), num_missing)
+    return _verification(output, total, problems, len(expected), num_missing)
 
 
 def _verification(

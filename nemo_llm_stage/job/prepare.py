@@ -18,6 +18,7 @@ from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.account import Account, read_account
 from nemo_llm_stage.dataset.files import InputFile, find_input, folders_of
 from nemo_llm_stage.dataset.folder import BAD_FILES, OutputFolder
+from nemo_llm_stage.dataset.layout import Layout
 from nemo_llm_stage.dataset.plan import OnScan, Partition, Plan
 from nemo_llm_stage.dataset.storage import open_filesystem
 from nemo_llm_stage.errors import OutputConflictError
@@ -80,6 +81,7 @@ def prepare_job(
     config: Mapping[str, Any] | None = None,
     on_scan: OnScan | None = None,
     before_check: Callable[[], None] | None = None,
+    layout: Layout | None = None,
 ) -> Job:
     """
     Check everything that can be known before a request is paid for, and claim or reopen the output folder.
@@ -94,6 +96,7 @@ def prepare_job(
         config: The job file's settings, recorded for `retry-failed`; without secrets.
         on_scan: Told how many bytes of a text input were looked at, and of how many.
         before_check: Called before the servers are looked for, if there is anything to ask them: may start them.
+        layout: Where the job's state is, if that is known.
 
     Raises:
         InputError: The input cannot be read, or lacks a column.
@@ -101,14 +104,14 @@ def prepare_job(
         FatalError: The server refuses the key or does not know the model.
         TransientError: The server cannot be reached.
     """
-    folder, record = _open_folder(output, settings.output_format)
+    folder, record = _open_folder(output, settings.output_format, layout)
     found = find_input(inputs, {} if record is None or restart else record.get("versions"))
     _check_apart(found.files, folders_of(inputs), str(output))
     changes: list[str] = []
     if record is not None:
         check_version(record, folder.url)
         changes = compare_stage(record, stage, folder, restart=restart)
-    folder.check_writable()
+    folder.check_writable(has_record=record is not None)
     if record is None or restart or (input_changes(record, found.files) and not folder.data_files()):
         planned = plan_anew(record, found, settings, changes, on_scan)
     else:
@@ -127,11 +130,13 @@ def prepare_job(
     return job
 
 
-def _open_folder(output: str | Path, output_format: str) -> tuple[OutputFolder, dict[str, Any] | None]:
+def _open_folder(
+    output: str | Path, output_format: str, layout: Layout | None
+) -> tuple[OutputFolder, dict[str, Any] | None]:
     """Return the output folder and the record of the job that it holds."""
     if "://" not in str(output) and Path(output).is_file():
         raise OutputConflictError(f"the output {str(output)!r} is a file; choose a folder, which may be new.")
-    folder = OutputFolder(str(output), output_format)
+    folder = OutputFolder(str(output), output_format, layout)
     record = folder.read_job()
     if record is not None and folder.is_gone(record):  # the output was removed, its state beside it was not
         folder.forget_job()

@@ -7,7 +7,7 @@ The same loop drives workers in this process and in others. Knows no Ray.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Protocol
@@ -15,7 +15,8 @@ from typing import Any, Protocol
 from nemo_llm_stage.client.endpoint_status import merge_endpoints
 from nemo_llm_stage.client.endpoints.share import WorkerPlace
 from nemo_llm_stage.counters import sum_counters
-from nemo_llm_stage.dataset.folder import OutputFolder
+from nemo_llm_stage.dataset.folder import JOURNAL, RAW, OutputFolder
+from nemo_llm_stage.dataset.journal_stream import STREAMS
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.writing import writing_to
 from nemo_llm_stage.errors import RunError
@@ -73,7 +74,12 @@ class WorkerSlot(Protocol):
 
 def handout_of(spec: WorkerSpec, partitions: Sequence[Partition], num_workers: int) -> Handout:
     """Return a handout of `partitions` to at most `num_workers`: fewer if there are not enough rows for all."""
-    gather_answers(spec, partitions)
+    output = OutputFolder(spec.output_url, spec.settings.output_format, spec.layout)
+    with writing_to(spec.output_url):
+        _, folders = output.state.contents()
+    if STREAMS in folders:
+        gather_answers(spec, partitions)
+        folders.add(JOURNAL)
     num_rows = len(partitions) * spec.rows_per_partition
     limit = spec.stage.total_limit(WorkerPlace(0, num_workers))
     num_workers = min(num_workers, max(len(partitions), num_rows // limit))
@@ -84,16 +90,19 @@ def handout_of(spec: WorkerSpec, partitions: Sequence[Partition], num_workers: i
         rows_per_partition=spec.rows_per_partition,
         can_cut=spec.retry_kinds is None,
         hedges=spec.retry_kinds is None and spec.settings.hedge == "auto",
-        fresh=_fresh(spec, partitions) if spec.retry_kinds is None else (),
+        fresh=_fresh(output, folders, partitions) if spec.retry_kinds is None else (),
     )
 
 
-def _fresh(spec: WorkerSpec, partitions: Sequence[Partition]) -> list[int]:
+def _fresh(output: OutputFolder, folders: Collection[str], partitions: Sequence[Partition]) -> list[int]:
     """Return the indexes of pending partitions without a journal or kept answers: one look for all of them."""
-    output = OutputFolder(spec.output_url, spec.settings.output_format, spec.layout)
     stems = {part.index: output.name_of(part).partition(".")[0] for part in partitions}
-    with writing_to(spec.output_url):
-        begun = output.journal_folder().folders() | output.raw_folder().folders()
+    begun: set[str] = set()
+    with writing_to(output.url):
+        if JOURNAL in folders:
+            begun |= output.journal_folder().folders()
+        if RAW in folders:
+            begun |= output.raw_folder().folders()
     return [index for index, stem in stems.items() if stem not in begun]
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from nemo_llm_stage.client.throttle import Spending
 from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.folder import OutputFolder
+from nemo_llm_stage.dataset.layout import Layout
 from nemo_llm_stage.dataset.state.holder import (
     Holder,
     is_running,
@@ -45,13 +46,14 @@ _SETTLE_S = 0.3
 """Seconds after which a run that took a dead one's place looks whether another did so at the same time."""
 
 
-def make_room(url: str, *, takeover: bool) -> Holder | None:
+def make_room(url: str, *, takeover: bool, layout: Layout | None = None) -> Holder | None:
     """
     Make sure that no other run goes on in the output folder `url`, before anything is read or asked.
 
     Args:
         url: The output folder; it need not exist.
         takeover: Whether to stop a run that goes on, in place of refusing.
+        layout: Where the state is, if that is known.
 
     Returns:
         The run that was found dead there, if any; that may have taken two heartbeats.
@@ -59,7 +61,7 @@ def make_room(url: str, *, takeover: bool) -> Holder | None:
     Raises:
         OutputBusyError: A run goes on there.
     """
-    state = OutputFolder(url).state
+    state = OutputFolder(url, layout=layout).state
     with writing_to(url):
         holder = read_holder(state)
         if holder is None or not is_running(state, holder):

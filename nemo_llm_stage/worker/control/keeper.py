@@ -19,6 +19,7 @@ from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.state.holder import Holder, publish_holder, read_holder, remove_holder
 from nemo_llm_stage.dataset.state.json_file import now
 from nemo_llm_stage.dataset.state.orders import (
+    ORDERS,
     Answer,
     answer_order,
     open_orders,
@@ -26,7 +27,7 @@ from nemo_llm_stage.dataset.state.orders import (
     remove_answered_orders,
 )
 from nemo_llm_stage.dataset.state.status import LOCAL_INTERVAL_S, STORE_INTERVAL_S, JobStatus, write_status
-from nemo_llm_stage.dataset.state.timeline import remove_old_timelines, write_timeline
+from nemo_llm_stage.dataset.state.timeline import TIMELINE, remove_old_timelines, write_timeline
 from nemo_llm_stage.dataset.storage import Folder
 from nemo_llm_stage.errors import LLMStageError, RunStoppedError
 from nemo_llm_stage.job.result import GpuTime
@@ -75,9 +76,7 @@ class RunKeeper:
 
     def __enter__(self) -> Self:
         """Begin to keep the folder."""
-        self._attempt(lambda: remove_answered_orders(self._state))
-        self._attempt(lambda: remove_old_timelines(self._state))
-        self._attempt(lambda: self._take_orders(is_first=True))
+        self._attempt(self._look_at_earlier_runs)
         self._attempt(self._write_status)
         self._thread.start()
         return self
@@ -125,6 +124,15 @@ class RunKeeper:
         self._add_point()
         self._attempt(self._write_status)
         self._attempt(self._write_timeline)
+
+    def _look_at_earlier_runs(self) -> None:
+        """Remove what earlier runs left, and follow the orders that wait; one listing tells whether there is any."""
+        _, folders = self._state.contents()
+        if ORDERS in folders:
+            self._attempt(lambda: remove_answered_orders(self._state))
+            self._attempt(lambda: self._take_orders(is_first=True))
+        if TIMELINE in folders:
+            self._attempt(lambda: remove_old_timelines(self._state))
 
     def _keep(self) -> None:
         next_status = next_timeline = time.monotonic() + self._interval_s
