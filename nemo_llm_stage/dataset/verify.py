@@ -77,10 +77,12 @@ def verify(
             read by other readers than the job's: Arrow on another way, and DuckDB where that is installed.
         on_done: Told how many files were looked at, and of how many.
     """
-    job = output.read_job() or {}
+    with ThreadPoolExecutor(1) as pool:  # in a store, side by side
+        listing = pool.submit(output.data_stats)
+        job = output.read_job() or {}
     reasons = {column: reasons_of(job, column) for column in output_columns_of(job)}
     is_exploded = explodes(job)
-    stats = output.data_stats()
+    stats = listing.result()
     committed = stats.keys()
     expected = {output.name_of(partition): partition for partition in plan.partitions}
     problems = [f"{name} belongs to no partition of the plan." for name in sorted(committed - expected.keys())]
@@ -141,8 +143,10 @@ def verify_account(
 def _verification(
     output: OutputFolder, total: Counters, problems: list[str], num_partitions: int, num_missing: int
 ) -> Verification:
-    bad_files = tuple(record.path for record in output.read_bad_input(BAD_FILES))
-    left_out = tuple(output.left_out(NUM_LEFT_OUT_SHOWN))
+    with ThreadPoolExecutor(1) as pool:
+        listing = pool.submit(lambda: tuple(output.left_out(NUM_LEFT_OUT_SHOWN)))
+        bad_files = tuple(record.path for record in output.read_bad_input(BAD_FILES))
+    left_out = listing.result()
     return Verification(total, problems, num_partitions, num_missing, bad_files, left_out)
 
 

@@ -40,8 +40,7 @@ def open_output(url: str) -> tuple[OutputFolder, Plan]:
     Raises:
         OutputConflictError: No job has written there, or its record is damaged.
     """
-    record = read_record(url)
-    output = OutputFolder(url)
+    output, record = _open(url)
     try:
         return OutputFolder(url, record["output_format"], output.layout), read_plan(record)
     except (KeyError, IndexError, TypeError, ValueError, pa.ArrowException) as error:
@@ -55,6 +54,10 @@ def read_record(url: str) -> dict[str, Any]:
     Raises:
         OutputConflictError: No job has written there.
     """
+    return _open(url)[1]
+
+
+def _open(url: str) -> tuple[OutputFolder, dict[str, Any]]:
     output = OutputFolder(url)
     record = output.read_job()
     if record is None and output.folder.names(MARKS):
@@ -64,7 +67,7 @@ def read_record(url: str) -> dict[str, Any]:
         )
     if record is None:
         raise OutputConflictError(f"{url!r} is not the output of a job of this package: it has no job record.")
-    return record
+    return output, record
 
 
 def record_of(
