@@ -25,10 +25,11 @@ _ERROR = "<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code><Messa
 
 class OtherStores:
     """
-    Passes requests on to `app`, but for conditional PUTs.
+    Passes requests on to `app`, but for conditional PUTs and signed URLs.
 
     A bucket called ``unconditional…`` knows none (501), ``terse…`` does not say which condition failed, and ``busy…``
     answers the first one for each key with 409, as S3 does where two come at once.
+    One called ``unsigned…`` refuses signed URLs.
     """
 
     def __init__(self, app: Any) -> None:
@@ -37,6 +38,8 @@ class OtherStores:
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
+        if path.startswith("/unsigned") and "Signature=" in environ.get("QUERY_STRING", ""):
+            return _refuse(environ, start_response, "403 Forbidden", "AccessDenied")
         if "HTTP_IF_NONE_MATCH" not in environ or environ["REQUEST_METHOD"] not in ("PUT", "POST"):
             return self._app(environ, start_response)
         if path.startswith("/unconditional"):

@@ -19,6 +19,7 @@ from nemo_llm_stage.dataset.folder import BAD_FILES, OutputFolder
 from nemo_llm_stage.dataset.inspect import check_bytes, inspect
 from nemo_llm_stage.dataset.plan import Partition, Plan
 from nemo_llm_stage.dataset.recount import explodes, output_columns_of, reasons_of
+from nemo_llm_stage.dataset.signed_reads import SignedReads
 from nemo_llm_stage.errors import LLMStageError
 
 NUM_LEFT_OUT_SHOWN = 5
@@ -91,13 +92,13 @@ def verify(
     schema: pa.Schema | None = None
 
     def look_at(name: str) -> _Look:
-        checks = _Checks(reasons, is_exploded, job.get("id"), reads_bytes)
         look = _look(output, name, stats[name].size, expected[name], checks)
         if compares_rows and not look.problems:
             look.problems.extend(_compare(output, name, expected[name], plan.schema, is_exploded))
         return look
 
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+    with SignedReads(output.folder) as reads, ThreadPoolExecutor(_NUM_THREADS) as pool:
+        checks = _Checks(reasons, is_exploded, job.get("id"), reads_bytes, reads)
         for number, (name, look) in enumerate(zip(present, pool.map(look_at, present), strict=True), 1):
             if on_done is not None:
                 on_done(number, len(present))
@@ -163,12 +164,13 @@ class _Checks:
     is_exploded: bool
     job_id: str | None
     reads_bytes: bool
+    reads: SignedReads
 
 
 def _look(output: OutputFolder, name: str, size: int, partition: Partition, checks: _Checks) -> _Look:
     try:
         is_one_read = checks.reads_bytes and not output.folder.is_local and size <= MAX_ONE_READ
-        data = output.folder.read(name) if is_one_read and output.format == "parquet" else None
+        data = checks.reads.read(name) if is_one_read and output.format == "parquet" else None
         if checks.reads_bytes:  # before Arrow looks at it: a damaged footer can end the process
             check_bytes(output, name, data)
         file = inspect(output, name, checks.reasons, data)

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -262,3 +264,29 @@ def test_a_store_that_refuses_in_mid_run_stops_the_job(server: SimulatedServer, 
         failpoints.listen(None)
     run(server, bucket)
     assert_all_answered(bucket)
+
+
+def test_a_finished_job_is_run_again_with_one_listing_and_few_calls(
+    server: SimulatedServer, bucket: str, s3_server: str
+) -> None:
+    run(server, bucket)
+    calls(s3_server)
+    assert run(server, bucket).this_run.num_rows == 0
+    asked = calls(s3_server)
+    assert asked["LIST out"] == 1
+    assert asked.total() <= 24, asked
+
+
+def test_verify_reads_each_file_once_and_the_record_once(server: SimulatedServer, bucket: str, s3_server: str) -> None:
+    run(server, bucket)
+    calls(s3_server)
+    assert verify_output(f"{bucket}/out").is_complete
+    asked = calls(s3_server)
+    assert asked["GET out"] == 3, asked
+    assert asked.total() <= 15, asked
+
+
+def calls(s3_server: str) -> Counter[str]:
+    """The calls since the last look, by kind and folder."""
+    with urllib.request.urlopen(f"{s3_server}/calls") as response:
+        return Counter(json.load(response))
