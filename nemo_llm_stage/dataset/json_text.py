@@ -16,11 +16,12 @@ from typing import Any
 
 import orjson
 
-_DIGITS = bytes(ord("0") if byte in b"0123456789" else ord(" ") for byte in range(256))
+_DIGITS = bytes(ord("0") if byte in b"0123456789" else byte if byte == ord("-") else ord(" ") for byte in range(256))
 _NUM_DIGITS = 20
-"""Integers of fewer digits have at most 64 bits."""
+"""Integers of fewer digits have at most 64 bits; with a sign, those of two fewer."""
 
-_BEYOND_64_BITS = re.compile(rb"(?<![0-9.])[0-9]{%d}" % _NUM_DIGITS)
+_BEYOND_64_BITS = re.compile(rb"(?<![0-9.])[0-9]{%d}|-[0-9]{%d}" % (_NUM_DIGITS, _NUM_DIGITS - 1))
+_LONG, _LONG_NEGATIVE = b"0" * _NUM_DIGITS, b"-" + b"0" * (_NUM_DIGITS - 1)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SPACE = " \t\r\n"
@@ -63,7 +64,10 @@ def dump(value: Any) -> str:
 
 def has_long_numbers(text: bytes) -> bool:
     """Whether `text` may hold integers of more than 64 bits; also where the digits are within a string."""
-    return b"0" * _NUM_DIGITS in text.translate(_DIGITS) and _BEYOND_64_BITS.search(text) is not None
+    shape = text.translate(_DIGITS)
+    if _LONG_NEGATIVE[1:] not in shape:  # one search, where most texts end
+        return False
+    return (_LONG in shape or _LONG_NEGATIVE in shape) and _BEYOND_64_BITS.search(text) is not None
 
 
 def fields_before(line: bytes, name: str) -> bytes:
@@ -90,13 +94,20 @@ def fields_before(line: bytes, name: str) -> bytes:
     raise ValueError(f"there is no field {name!r}")
 
 
+def is_row(line: bytes) -> bool:
+    """Whether a file's first line is a row."""
+    with contextlib.suppress(ValueError):
+        return isinstance(parse(line.removeprefix(BOM)), dict)
+    return False
+
+
 def is_document(head: bytes, *, is_likely: bool) -> bool:
     """
     Whether JSON text is to be read whole, as its first row goes over several lines, shares one, or is in an array.
 
     Args:
-        head: What it begins with; all of it, or at least `HEAD_BYTES`.
-        is_likely: The answer for an array of anything, and where one line is longer than `head`.
+        head: What it begins with, the first line included; all of it, or at least `HEAD_BYTES`.
+        is_likely: The answer for an array of anything, and for a row that breaks off in the first line.
     """
     is_cut = len(head) >= HEAD_BYTES
     head = head.removeprefix(BOM).lstrip()

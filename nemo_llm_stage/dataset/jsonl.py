@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from nemo_llm_stage.dataset.arrow_types import conform
 from nemo_llm_stage.dataset.bad_input import BadInput, OnBad, unreadable
-from nemo_llm_stage.dataset.json_text import BOM, HEAD_BYTES, dump, is_document, parse, values
+from nemo_llm_stage.dataset.json_text import BOM, HEAD_BYTES, dump, is_document, is_row, parse, values
 from nemo_llm_stage.dataset.json_types import JSON_TEXT_KEY, converter, unknown_key
 from nemo_llm_stage.dataset.object_versions import without_version
 from nemo_llm_stage.dataset.storage import open_filesystem
@@ -58,13 +58,17 @@ def read_lines(
     """
     try:
         with open_unpacked(path) as file:
-            if start == 0 and _is_document(path, file):
-                if on_document is not None:
-                    on_document()
-                yield from _rows(path, file.read())
-                return
-            offset = 0
-            if start > 0:
+            if start == 0:
+                first = file.readline()
+                if _is_document(path, first, file):
+                    if on_document is not None:
+                        on_document()
+                    yield from _rows(path, first + file.read())
+                    return
+                if first.strip():
+                    yield 0, first
+                offset = len(first)
+            else:
                 file.seek(start - 1)
                 offset = start - 1 + len(file.readline())
             while stop is None or offset < stop:
@@ -93,7 +97,7 @@ def _rows(path: str, text: bytes) -> Iterator[tuple[int, bytes]]:
 def is_read_whole(path: str) -> bool:
     """Whether `read_lines` yields rows in place of the lines of a file; not where it cannot be read."""
     with contextlib.suppress(Exception), open_unpacked(path) as file:  # who reads it tells why
-        return _is_document(path, file)
+        return _is_document(path, file.readline(), file)
     return False
 
 
@@ -268,11 +272,12 @@ def open_unpacked(path: str) -> Any:
     return file if isinstance(file, io.BufferedReader) else io.BufferedReader(file, _BUFFER_BYTES)
 
 
-def _is_document(path: str, file: Any) -> bool:
-    """Whether the file, open at its start, has not a row on each line; one called ``.json`` more likely so."""
-    return is_document(
-        bytes(file.peek(_BUFFER_BYTES)), is_likely=".json" in Path(without_version(path).lower()).suffixes
-    )
+def _is_document(path: str, first: bytes, file: Any) -> bool:
+    """Whether a file, open after its first line, has not a row on each line; one called ``.json`` more likely so."""
+    if is_row(first):
+        return False
+    is_likely = ".json" in Path(without_version(path).lower()).suffixes
+    return is_document(first + file.peek(_BUFFER_BYTES), is_likely=is_likely)
 
 
 def _skip(file: Any, num_bytes: int) -> None:

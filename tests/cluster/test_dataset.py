@@ -6,14 +6,16 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pytest
 
-from nemo_llm_stage import AsyncHTTPClient, InputError, LLMStage, MultiColumnStage
+from nemo_llm_stage import AsyncHTTPClient, InputError, LLMStage, MultiColumnStage, run_job
+from nemo_llm_stage.dataset import failpoints
 from nemo_llm_stage.testing import SimulatedServer, expected_answer
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
@@ -235,6 +237,41 @@ SMALL_CLUSTER = """
     ray.shutdown()
     cluster.shutdown()
 """
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
+def test_the_folder_of_a_job_is_read_during_and_after(
+    server: SimulatedServer, tmp_path: Path, output_format: Literal["parquet", "jsonl"]
+) -> None:
+    """As it is, whatever a worker is writing."""
+    import ray.data
+
+    found: list[list[int]] = []
+    reading = threading.Lock()
+    read = ray.data.read_parquet if output_format == "parquet" else ray.data.read_json
+
+    def look(name: str) -> None:
+        with reading:
+            if name == "commit.before_publish" and not found and list((tmp_path / "out").glob("part-*")):
+                found.append([row["id"] for row in read(str(tmp_path / "out")).take_all()])
+
+    FRAME.to_parquet(tmp_path / "in.parquet")
+    failpoints.listen(look)
+    try:
+        run_job(
+            stage=make_stage(server),
+            input=tmp_path / "in.parquet",
+            output=tmp_path / "out",
+            output_format=output_format,
+            engine="local",
+            rows_per_partition=50,
+            progress=False,
+        )
+    finally:
+        failpoints.listen(None)
+    assert 0 < len(found[0]) < 300
+    assert set(found[0]) < set(FRAME["id"])
+    assert sorted(row["id"] for row in read(str(tmp_path / "out")).take_all()) == FRAME["id"].tolist()
 
 
 @pytest.mark.slow

@@ -45,6 +45,9 @@ def read(plan: Plan) -> list[dict[str, Any]]:
         ([0, 2**64 - 1], pa.uint64()),
         ([-1, 2**64 - 1], pa.decimal128(38, 0)),
         ([2**64], pa.decimal128(38, 0)),
+        ([-(2**63)], pa.int64()),
+        ([-(2**63) - 1, 0], pa.decimal128(38, 0)),
+        ([1 - 10**19], pa.decimal128(38, 0)),
         ([10**40, -1], pa.decimal256(76, 0)),
     ],
 )
