@@ -15,9 +15,7 @@ from typing import Any, Self
 import orjson
 import pyarrow as pa
 
-from nemo_llm_stage.client.adapt import as_async_client
 from nemo_llm_stage.client.endpoints.share import ALONE, WorkerPlace
-from nemo_llm_stage.client.llm_client import AsyncLLMClient
 from nemo_llm_stage.client.throttle import OPEN, Spending, Throttle
 from nemo_llm_stage.core import Outcome
 from nemo_llm_stage.errors import ConfigError
@@ -25,6 +23,7 @@ from nemo_llm_stage.prompt.template import check_columns
 from nemo_llm_stage.rows.column import Column, Row
 from nemo_llm_stage.rows.query import CompletionStore
 from nemo_llm_stage.rows.row import Known
+from nemo_llm_stage.stage.adapted import adapt_clients
 from nemo_llm_stage.stage.dependencies import needs_of, sources_of_keep_if, uses_of
 from nemo_llm_stage.stage.doors import Doors
 from nemo_llm_stage.stage.extend import Extended, drop, extend
@@ -69,7 +68,7 @@ class Stage(Doors):
             raise ConfigError(f"there would be two columns {twice[0]!r}; choose another output_column.")
         self.uses = uses_of(self.columns)
         self._needs = tuple(needs_of(self.columns, self.keep_if))
-        self._client_of = _adapt_clients(self.columns, self.uses)
+        self._client_of = adapt_clients(self.columns, self.uses)
         if self.keep_if is not None:
             self.keep_if.check_types(self.fields)
         self._order = RowOrder(next(column.prompt for column in self.columns if not self.uses[column.name]))
@@ -284,18 +283,3 @@ class Stage(Doors):
         runtime = self._runtime.open(lambda: Runtime(self.columns, self.uses, self._client_of))
         runtime.throttle(self._throttle)
         return runtime
-
-
-def _adapt_clients(columns: Sequence[Column], uses: dict[str, tuple[str, ...]]) -> dict[str, AsyncLLMClient]:
-    """
-    Return output column → its client, columns without dependencies first; columns share a client as they did before.
-
-    Raises:
-        ConfigError: A client is none.
-    """
-    adapted: dict[int, AsyncLLMClient] = {}
-    for column in columns:
-        if id(column.client) not in adapted:
-            adapted[id(column.client)] = as_async_client(column.client)
-    ordered = sorted(columns, key=lambda column: bool(uses[column.name]))
-    return {column.name: adapted[id(column.client)] for column in ordered}
