@@ -15,12 +15,16 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,16 +39,16 @@ from nemo_llm_stage.job.prepare import prepare_job
 from nemo_llm_stage.run import verify_output
 from nemo_llm_stage.testing import SimulatedServerProcess
 
-COLUMNS = ("step", "s", "calls", "reading", "others a partition")
+COLUMNS = ("step", "s", "CPU s", "calls", "reading", "others a partition")
 INPUT = "in"
 MAX_LINKS = 50_000
 """To one file; ext4 takes 65,000."""
 
 
 @contextlib.contextmanager
-def store(latency_s: float) -> Iterator[str]:
+def store(latency_s: float, *, is_light: bool) -> Iterator[str]:
     """Start the S3 server, and set the environment to it; yields its URL."""
-    program = [sys.executable, str(ROOT / "tests" / "s3_server.py"), str(latency_s)]
+    program = [sys.executable, str(ROOT / "tests" / "s3_server.py"), str(latency_s), *(["light"] if is_light else [])]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None
@@ -73,10 +77,10 @@ class Steps:
     def take(self, name: str, step: Callable[[], Any]) -> Any:
         """Do `step`, and note what it took."""
         self._calls()
-        started_s = time.monotonic()
+        started_s, started_cpu_s = time.monotonic(), time.process_time()
         result = step()
-        seconds, calls = time.monotonic() - started_s, self._calls()
-        self.results[name] = {"seconds": seconds, "calls": dict(calls.most_common())}
+        seconds, cpu_s, calls = time.monotonic() - started_s, time.process_time() - started_cpu_s, self._calls()
+        self.results[name] = {"seconds": seconds, "cpu_s": cpu_s, "calls": dict(calls.most_common())}
         print(
             f"{name}: {seconds:.2f} s",
             *(f"{num:>8} {kind}" for kind, num in calls.most_common(20)),
@@ -91,10 +95,25 @@ class Steps:
             calls = Counter(values["calls"])
             reading = sum(num for kind, num in calls.items() if kind.split(" ")[1] == INPUT)
             others = (calls.total() - reading) / self._num_partitions
-            yield [name, f"{values['seconds']:.2f}", calls.total(), reading, f"{others:.3f}"]
+            yield [name, f"{values['seconds']:.2f}", f"{values['cpu_s']:.2f}", calls.total(), reading, f"{others:.3f}"]
 
 
-def measure(folder: str, options: Any, steps: Steps, base_url: str) -> None:
+def read_plainly(urls: Sequence[SplitResult]) -> None:
+    """Read all files at `urls`, 64 at once, and do nothing with them: what the store itself takes."""
+    thread = threading.local()
+
+    def read(url: SplitResult) -> int:
+        connection = getattr(thread, "connection", None)
+        if connection is None:
+            connection = thread.connection = HTTPConnection(url.netloc)
+        connection.request("GET", f"{url.path}?{url.query}")
+        return len(connection.getresponse().read())
+
+    with ThreadPoolExecutor(64) as pool:
+        assert min(pool.map(read, urls)) > 0
+
+
+def measure(folder: str, options: Any, steps: Steps, server: SimulatedServerProcess) -> None:
     """Run a job in `folder`, resume it, run it again, and verify it."""
     place = Folder(f"{folder}/{INPUT}")
     place.make()
@@ -104,7 +123,7 @@ def measure(folder: str, options: Any, steps: Steps, base_url: str) -> None:
         pq.write_table(table, file, row_group_size=1000)
 
     def run() -> Any:
-        client = AsyncHTTPClient(base_url, max_concurrent_requests=64)
+        client = AsyncHTTPClient(server.base_url, max_concurrent_requests=64)
         stage = LLMStage(client=client, model="sim", prompt="Say {{ text }}", output_column="x")
         return run_job(
             stage=stage,
@@ -120,8 +139,17 @@ def measure(folder: str, options: Any, steps: Steps, base_url: str) -> None:
     output = Folder(f"{folder}/out")
     output.remove(f"part-{options.partitions - 1:08}.parquet")
     output.remove(".nemo_llm_stage/_SUCCESS")
+    server.reset()
+    started_s = time.monotonic()
     steps.take("resume, one file missing", run)
+    first_s = server.stats.first_start_monotonic_s
+    assert first_s is not None
+    print(f"first request after {first_s - started_s:.2f} s", file=sys.stderr)
+    steps.results["resume, one file missing"]["first_request_s"] = first_s - started_s
     steps.take("run again", run)
+    if not output.is_local:
+        urls = [urlsplit(output.fs.sign(output.path(name))) for name in sorted(output.names())]
+        steps.take("the files, read plainly", lambda: read_plainly(urls))
     verification = steps.take("verify", lambda: verify_output(f"{folder}/out"))
     assert verification.is_complete, verification.problems
     assert verification.counters.num_rows == num_rows
@@ -173,6 +201,7 @@ def main() -> None:
     parser.add_argument("--service-s", type=float, default=0.2, help="a request takes the server (%(default)s s)")
     parser.add_argument("--flush-interval", type=float, default=2.0, help="of the journal (%(default)s s)")
     parser.add_argument("--latency-s", type=float, default=0.05, help="added to each call (%(default)s s)")
+    parser.add_argument("--light-store", action="store_true", help="one that gives whole objects without moto's code")
     parser.add_argument("--on-disk", action="store_true", help="a local folder in place of the store")
     parser.add_argument("--committed", type=int, metavar="N", help="instead: resume a local job of N partitions")
     options = parser.parse_args()
@@ -182,7 +211,7 @@ def main() -> None:
             folder, calls = str(options.folder / f"store-{os.getpid()}"), Counter[str]
             stack.callback(shutil.rmtree, Path(folder), ignore_errors=True)
         else:
-            url = stack.enter_context(store(options.latency_s))
+            url = stack.enter_context(store(options.latency_s, is_light=options.light_store))
             folder = "s3://bench"
             Folder(folder).fs.mkdir("bench")
 
@@ -194,7 +223,7 @@ def main() -> None:
         if options.committed:
             resume_many(Path(folder), options.committed, server.base_url, steps)
         else:
-            measure(folder, options, steps, server.base_url)
+            measure(folder, options, steps, server)
     show("store", options=options, columns=COLUMNS, rows=steps.rows(), results=steps.results)
 
 
