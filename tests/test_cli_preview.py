@@ -233,6 +233,10 @@ def test_the_starter_tells_of_every_setting(tmp_path: Path) -> None:
             both = both | {"price_input": 0.1, "price_output": 0.4}
         if "explode" in block:
             both = both | {"generation_config": {"n": 2}}
+        if "gpu_price_per_hour" in block:
+            both = both | {"gpus": 8}
+        if "servers" in block:
+            both = both | {"client": {"base_url": "servers"}}
         make_config(both)
     client = next(block["client"] for block in off if "client" in block)
     assert {*client, "api_key_file"} == set(HTTPClientConfig.model_fields)

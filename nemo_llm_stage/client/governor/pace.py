@@ -27,6 +27,9 @@ GROWTH_PER_S = 0.01
 FORGOTTEN_AFTER_S = 180.0
 """Without a refusal for so long, nothing is held back."""
 
+MIN_SENDS = 10
+"""Of fewer requests sent lately a refusal tells no rate: the refused one waits as its retries do, and that is all."""
+
 MAX_HOLD_S = 60.0
 """A refusal holds every request back for at most so long: the request itself waits as long as it was asked to."""
 
@@ -189,6 +192,8 @@ class Pace:
             self._held_until_s = max(self._held_until_s, now_s + min(MAX_HOLD_S, retry_after_s))
         self._refused_at_s = now_s
         self._requests.note_empty()
+        if self._rate is None and self._num_sent_lately(now_s) < MIN_SENDS:
+            return
         accepted = self._accepted_per_s(now_s)
         if self._rate is None:
             self._rate, self._credit, self._credit_at_s = accepted, 0.0, now_s
@@ -240,8 +245,14 @@ class Pace:
         self._credit = min(self._credit, max(1.0, 0.25 * self._rate))
         return self._credit
 
+    def _lately(self, now_s: float) -> list[_Second]:
+        return [second for second in self._seconds if now_s - second.at_s <= WINDOW_S]
+
+    def _num_sent_lately(self, now_s: float) -> int:
+        return sum(second.num_sent for second in self._lately(now_s))
+
     def _accepted_per_s(self, now_s: float) -> float:
-        recent = [second for second in self._seconds if now_s - second.at_s <= WINDOW_S]
+        recent = self._lately(now_s)
         if not recent:
             return MIN_RATE_PER_S
         num = sum(second.num_sent - second.num_refused for second in recent)

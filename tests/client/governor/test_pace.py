@@ -65,10 +65,20 @@ def test_a_long_retry_after_holds_everything_back() -> None:
     assert pace.wait_s(31) <= 5
 
 
+def test_a_refusal_of_the_first_requests_tells_no_rate() -> None:
+    """Too few were sent: the refused one waits as long as it was asked to, and nothing else does."""
+    pace = Pace()
+    for _ in range(3):
+        pace.note_sent(0)
+    pace.note_refusal(0, 0, 0.2)
+    assert pace.wait_s(0.2) == 0
+
+
 def test_a_refusal_is_forgotten() -> None:
     """After minutes without another one nothing is held back."""
     pace = Pace()
-    pace.note_sent(0)
+    for _ in range(10):
+        pace.note_sent(0)
     pace.note_refusal(0, 0, None)
     assert pace.rate_per_s is not None
     pace.wait_s(1000)
