@@ -172,6 +172,11 @@ class PartitionWriter:
             remove_summary(self._state, name)
         reach("commit.before_replace")
         self._folder.replace(self._scratch, name)
+        try:
+            self._owner.check(self._job_id)
+        except RunError:  # this worker has slept, and may have replaced a file of the new owner, who makes it anew
+            self._folder.remove(name)
+            raise
         reach("commit.between_replace")
         self._write_summary(name, summary)
         self._note_stat(name)

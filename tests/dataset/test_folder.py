@@ -13,7 +13,7 @@ from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset import failpoints
 from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.inspect import inspect
-from nemo_llm_stage.errors import OutputConflictError
+from nemo_llm_stage.errors import OutputConflictError, RunError
 
 SCHEMA = pa.schema([("a", pa.int64()), ("a_error", pa.string())])
 
@@ -116,6 +116,42 @@ def test_lost_counts_of_a_jsonl_file_are_counted_anew(tmp_path: Path) -> None:
 
 class Death(BaseException):
     """As good as a kill: nothing after it is done."""
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_a_worker_that_slept_before_replacing_leaves_no_rows_of_its_job(tmp_path: Path, kind: str) -> None:
+    """The folder went to a new job meanwhile, which has committed: its file is made anew."""
+    output, name = OutputFolder(str(tmp_path / "out"), kind), f"part-00000000.{kind}"
+    schema = pa.schema([("x", pa.string()), ("x_error", pa.string())])
+    record = {"stage": {"output_column": "x"}}
+
+    def commit(job_id: str) -> None:
+        with output.writer(schema, job_id) as writer:
+            writer.write(pa.table([[job_id], [None]], schema=schema))
+            writer.commit(name, Counters(num_rows=1))
+
+    def take_over_at(place: str, job_id: str, *, commits: bool) -> None:
+        def take_over(reached: str) -> None:
+            if reached == place:
+                failpoints.listen(None)
+                output.replace_job({"id": job_id, **record})
+                if commits:
+                    commit(job_id)
+
+        failpoints.listen(take_over)
+
+    output.check_writable()
+    output.write_job({"id": "first", **record})
+    take_over_at("commit.before_publish", "second", commits=False)
+    with pytest.raises(RunError, match="another job"):
+        commit("first")  # its file is there, and is replaced
+    take_over_at("commit.before_replace", "third", commits=True)
+    with pytest.raises(RunError, match="another job"):
+        commit("second")
+    assert not output.has(name, "third")
+    commit("third")
+    assert [row["x"] for row in output.rows(name)] == ["third"]
+    assert output.has(name, "third")
 
 
 @pytest.mark.parametrize("place", ["commit.before_replace", "commit.between_replace"])

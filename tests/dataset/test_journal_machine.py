@@ -161,6 +161,10 @@ class JournalMachine(RuleBasedStateMachine):
             pass
         finally:
             failpoints.listen(None)
+        slept_before_replacing = place == "commit.before_replace" and attempt.job_id != self.job_id
+        if self.is_committed and slept_before_replacing and not self.output.has(self.name, self.job_id):
+            self.is_committed = False  # its file is gone, so that the rows are asked again; the journal was put away
+            self.journaled.clear()
 
     def finish(self, attempt: Attempt) -> None:
         """Commit as a worker does."""

@@ -212,7 +212,11 @@ def supervised(server: SimulatedServerProcess) -> Iterator[list[int]]:
             if is_over.is_set():
                 return
             codes.append(code)
-            server.start()
+            try:
+                server.start()
+            except RunError:
+                if not is_over.is_set():  # else it was killed as it started
+                    raise
 
     thread = threading.Thread(target=supervise)
     thread.start()
