@@ -31,7 +31,7 @@ SMALL_BYTES = 4 << 20
 """Objects up to this size are put together once there are `MAX_SMALL` of them."""
 
 MAX_SMALL = 64
-_NUM_THREADS = 16
+_NUM_THREADS = 64
 _LINE = re.compile(rb"(part-\d+) (\d+-[0-9a-f]+) (.+)", re.DOTALL)
 
 
@@ -223,9 +223,16 @@ class StreamWriter:
         self._stream.retire(self._attempt)
 
 
-def new_attempt() -> str:
-    """Return a name that nothing else has; later ones sort behind it."""
-    return f"{time.time_ns():019}-{uuid.uuid4().hex[:8]}"
+def new_attempt(after: str = "") -> str:
+    """
+    Return a name that nothing else has; later ones sort behind it.
+
+    Args:
+        after: An earlier name that it sorts behind, also where the clock of another machine is ahead.
+    """
+    newest = after.partition("-")[0]
+    after_ns = int(newest) + 1 if newest.isdigit() else 0
+    return f"{max(time.time_ns(), after_ns):019}-{uuid.uuid4().hex[:8]}"
 
 
 def tagged(stem: str, attempt: str, line: bytes) -> bytes:

@@ -22,13 +22,9 @@ key    value
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import time
-import uuid
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -39,8 +35,10 @@ from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.failpoints import reach
 from nemo_llm_stage.dataset.file_stat import FileStat
 from nemo_llm_stage.dataset.journal_format import read_line
+from nemo_llm_stage.dataset.journal_stream import new_attempt, read_all
 from nemo_llm_stage.dataset.journal_writers import FileWriter, SegmentWriter
 from nemo_llm_stage.dataset.storage import Folder
+from nemo_llm_stage.dataset.summary import TMP
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +49,6 @@ FLUSH_INTERVAL_S = 5.0
 """Between two segments on an object store. Files committed since the last one are read if the driver dies."""
 
 SEGMENTS_PER_MERGE = 64
-_NUM_THREADS = 64
-_SCRATCH = "tmp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +107,11 @@ def read_ledger(state: Folder) -> Ledger:
         OSError: It cannot be read.
     """
     folder = ledger_folder(state)
-
-    def read(name: str) -> bytes:
-        with contextlib.suppress(FileNotFoundError):  # another run has just written the ledger anew
-            return folder.read(name)
-        return b""
-
     files = tuple(sorted(folder.names()))
     entries: dict[str, Entry] = {}
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        for data in pool.map(read, files):
-            for line in data.splitlines():
-                _take(line, entries)
+    for data in read_all(folder, files):  # nothing for those that another run has just put into one
+        for line in data.splitlines():
+            _take(line, entries)
     return Ledger(entries, files)
 
 
@@ -134,7 +123,7 @@ def rewrite_ledger(state: Folder, ledger: Ledger, entries: Iterable[Entry]) -> N
         OSError: It cannot be written.
     """
     reach("ledger.before_rewrite")
-    _put_file(ledger_folder(state), b"".join(entry.encode() for entry in entries))
+    _put_file(state, b"".join(entry.encode() for entry in entries))
     reach("ledger.between_rewrite")
     ledger_folder(state).remove_all(ledger.files)
     reach("ledger.after_rewrite")
@@ -148,7 +137,7 @@ def take_back(state: Folder, names: Collection[str]) -> None:
         OSError: It cannot be written.
     """
     if names:
-        _put_file(ledger_folder(state), b"".join(_line({"v": VERSION, "n": name, "c": None}) for name in names))
+        _put_file(state, b"".join(_line({"v": VERSION, "n": name, "c": None}) for name in names))
 
 
 class LedgerWriter:
@@ -166,7 +155,7 @@ class LedgerWriter:
     def __init__(self, state: Folder, *, flush_interval_s: float = FLUSH_INTERVAL_S) -> None:
         self._folder = folder = ledger_folder(state)
         self._has_failed = False
-        stem = _next_stem(folder)
+        stem = new_attempt(after=max(folder.names(), default=""))
         self._writer: FileWriter | SegmentWriter
         if folder.is_local:
             self._writer = FileWriter(Path(folder.path(f"{stem}.jsonl")), LEDGER)
@@ -220,17 +209,12 @@ class _MergingWriter(SegmentWriter):
         reach("ledger.after_merge")
 
 
-def _put_file(folder: Folder, data: bytes) -> None:
+def _put_file(state: Folder, data: bytes) -> None:
+    """Put a file of the ledger, which is read after those that are there."""
+    folder = ledger_folder(state)
     folder.make()
-    folder.replace_bytes(data, f"{_next_stem(folder)}.jsonl", scratch_sub=_SCRATCH)
-    Folder(folder.path(_SCRATCH)).remove_if_empty()
-
-
-def _next_stem(folder: Folder) -> str:
-    """Return the name of a file that is read after those that are there: clocks of machines differ."""
-    newest = max(folder.names(), default="").partition("-")[0]
-    after_ns = int(newest) + 1 if newest.isdigit() else 0
-    return f"{max(time.time_ns(), after_ns):019}-{uuid.uuid4().hex[:8]}"
+    stem = new_attempt(after=max(folder.names(), default=""))
+    state.replace_bytes(data, f"{LEDGER}/{stem}.jsonl", scratch_sub=TMP)
 
 
 def _line(values: Mapping[str, Any]) -> bytes:
