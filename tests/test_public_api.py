@@ -16,6 +16,12 @@ def test_all_is_sorted_and_there() -> None:
     assert all(hasattr(nemo_llm_stage, name) for name in nemo_llm_stage.__all__)
 
 
+def test_a_name_that_is_not_there_is_told_as_of_any_module() -> None:
+    """The package imports a name when it is asked for, and `dir` names all of them before."""
+    assert not hasattr(nemo_llm_stage, "AsyncHTTPCleint")
+    assert set(nemo_llm_stage.__all__) <= set(dir(nemo_llm_stage))
+
+
 def test_public_names_have_docstrings() -> None:
     """The first thing a user reads in an editor."""
     for name in nemo_llm_stage.__all__:
