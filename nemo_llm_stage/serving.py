@@ -6,17 +6,21 @@ Knows which places there are; what happens in them is the servers room's.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
+from urllib.parse import urlsplit
 
+from nemo_llm_stage.dataset.state.process import ProcessIdentity, this_process
 from nemo_llm_stage.errors import ConfigError
 from nemo_llm_stage.report.progress.progress import Progress
 from nemo_llm_stage.servers.fleet import Fleet
+from nemo_llm_stage.servers.health import is_healthy
 from nemo_llm_stage.servers.local import local_places
 from nemo_llm_stage.servers.server import Place
 from nemo_llm_stage.stage.stage import Stage
@@ -26,7 +30,7 @@ if TYPE_CHECKING:  # pydantic takes a quarter of a second, and a job from Python
     from nemo_llm_stage.config.job import JobConfig
     from nemo_llm_stage.config.servers import Servers
 
-Tell = Callable[[str], None]
+MARK = "# written by nemo-llm-stage serve"
 
 
 def make_fleet(servers: Servers, model: str | None, engine: Literal["ray", "local"], address: str | None) -> Fleet:
@@ -141,13 +145,37 @@ class EndpointsFile:
     """
     A file that `base_url` can name: one address a line, replaced as a whole at each change.
 
+    Its first line says which process keeps it, so that a second one does not take the servers away from its readers.
+
     Args:
         path: Where it is.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._head = f"{MARK} {json.dumps(asdict(this_process()))}\n"
         self._urls: tuple[str, ...] | None = None
+
+    def take(self) -> None:
+        """
+        Begin to keep the file; it names no server yet.
+
+        Raises:
+            ConfigError: It cannot be written, somebody else keeps it, or it is no such file at all.
+        """
+        try:
+            text = self._path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            text = ""
+        except OSError as error:
+            raise ConfigError(f"cannot read {str(self._path)!r}: {error.strerror}.") from error
+        if text and not text.startswith(MARK):
+            raise ConfigError(f"{str(self._path)!r} is another file, not one of `serve`; choose one with --endpoints.")
+        if _is_kept(text):
+            raise ConfigError(
+                f"another `nemo-llm-stage serve` keeps {str(self._path)!r}; choose another file with --endpoints."
+            )
+        self.write(())
 
     def write(self, urls: tuple[str, ...]) -> None:
         """
@@ -156,10 +184,10 @@ class EndpointsFile:
         Raises:
             ConfigError: It cannot be written.
         """
-        if urls == self._urls:
+        if urls == self._urls and self._path.exists():
             return
         aside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        text = "# written by nemo-llm-stage serve\n" + "".join(f"{url}\n" for url in urls)
+        text = self._head + "".join(f"{url}\n" for url in urls)
         try:
             aside.write_text(text, encoding="utf-8")
             aside.replace(self._path)
@@ -168,3 +196,14 @@ class EndpointsFile:
                 aside.unlink()
             raise ConfigError(f"cannot write {str(self._path)!r}: {error.strerror}.") from error
         self._urls = urls
+
+
+def _is_kept(text: str) -> bool:
+    """Return whether a process keeps the file; one on another machine does if a server in it answers."""
+    head, _, rest = text.partition("\n")
+    with suppress(ValueError, TypeError):
+        is_alive = ProcessIdentity(**json.loads(head.removeprefix(MARK))).is_alive()
+        if is_alive is not None:
+            return is_alive
+    servers = [urlsplit(url) for url in rest.split()]
+    return any(server.hostname and is_healthy(server.hostname, server.port or 80, "/health") for server in servers)

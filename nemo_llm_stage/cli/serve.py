@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from nemo_llm_stage.cli.command import Command
+from nemo_llm_stage.errors import ConfigError
 
 if TYPE_CHECKING:
     from nemo_llm_stage.servers.fleet import Fleet
+    from nemo_llm_stage.serving import EndpointsFile
 
 LOOK_S = 0.5
+ENDS = (signal.SIGTERM, signal.SIGHUP)
+"""Beside Ctrl-C."""
 
 
 @click.command("serve", cls=Command)
@@ -48,14 +53,15 @@ def command(
     from nemo_llm_stage.serving import EndpointsFile, make_fleet
 
     settings = read_job_file(servers_file)
-    model = settings.get("model") if "servers" in settings else None
-    servers = make_servers(override(settings.get("servers", settings), assignments), str(servers_file))
-    signal.signal(signal.SIGTERM, _interrupt)
+    servers = make_servers(override(_section(settings, servers_file), assignments), str(servers_file))
+    fleet = make_fleet(servers, settings.get("model"), engine or ("ray" if address else "local"), address)
+    for signum in ENDS:
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(signum, _interrupt)
     file = EndpointsFile(endpoints)
-    file.write(())
-    fleet = make_fleet(servers, model, engine or ("ray" if address else "local"), address)
-    fleet.start()
+    file.take()
     try:
+        fleet.start()
         with Progress(title="servers") as shown:
             fleet.wait(shown.wait_for_servers, shown.note)
         click.echo(f"{len(fleet.urls)} of {fleet.num_servers} servers are up. Use them with base_url: {endpoints}")
@@ -63,14 +69,29 @@ def command(
     except KeyboardInterrupt:
         click.echo("ending the servers …")
     finally:
-        fleet.close()
-        file.write(())
+        try:
+            file.write(())
+        finally:
+            fleet.close()
 
 
-def _keep(fleet: Fleet, file: Any) -> None:
-    waits = threading.Event()
+def _section(settings: Mapping[str, Any], source: Path) -> Mapping[str, Any]:
+    section = settings.get("servers", settings)
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"{source}: `servers` has no settings, e.g. `command: vllm serve org/model --port {{port}}`.")
+    return section
+
+
+def _keep(fleet: Fleet, file: EndpointsFile) -> None:
+    waits, told = threading.Event(), ""
     while True:
-        file.write(fleet.urls)
+        try:
+            file.write(fleet.urls)
+            told = ""
+        except ConfigError as error:  # a full disk is no reason to end servers that jobs use
+            if str(error) != told:
+                told = str(error)
+                click.echo(told, err=True)
         fleet.check(lambda text: click.echo(text, err=True))
         waits.wait(LOOK_S)
 

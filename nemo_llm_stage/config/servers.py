@@ -6,8 +6,9 @@ Knows the settings' names; processes are the servers room's.
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -19,10 +20,14 @@ from nemo_llm_stage.servers.plan import ServerPlan, check_command
 from nemo_llm_stage.suggest import did_you_mean
 from nemo_llm_stage.text import names_a_secret
 
+_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
+_PATH = re.compile(r"/[!-~]*")
+MAX_PORT = 65535
+
 
 def _words(value: Any) -> Any:
     if isinstance(value, str):
-        return tuple(shlex.split(value))
+        return tuple(shlex.split(re.sub(r"\\\r?\n", " ", value)))
     return tuple(map(str, value)) if isinstance(value, list | tuple) else value
 
 
@@ -30,7 +35,9 @@ Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 
 
 def _texts(value: Any) -> Any:
-    return {name: str(text) for name, text in value.items()} if isinstance(value, dict) else value
+    if not isinstance(value, dict):
+        return value
+    return {str(name): "" if text is None else str(text) for name, text in value.items()}
 
 
 class Servers(Settings):
@@ -67,7 +74,7 @@ class Servers(Settings):
     num_gpus: float = Field(default=1, ge=0)
     num_cpus: float = Field(default=0, ge=0)
     num_nodes: int = Field(default=1, ge=1)
-    port: int | None = Field(default=None, ge=1, le=65535)
+    port: int | None = Field(default=None, ge=1, le=MAX_PORT)
     env: Annotated[dict[str, str], BeforeValidator(_texts)] = Field(default_factory=dict)
     health_path: str = "/health"
     start_timeout: float = Field(default=1800.0, gt=0)
@@ -80,22 +87,29 @@ class Servers(Settings):
         if not self.command:
             raise ValueError("command is empty; write for instance vllm serve {model} --port {port}")
         for words in (self.command, self.worker_command):
-            check_command(words)
-            for word in words:
-                if word.startswith("--") and names_a_secret(word.partition("=")[0].strip("-").replace("-", "_")):
-                    raise ValueError(
-                        f"{word.partition('=')[0]}: a key does not belong into a job file; set the server's variable "
-                        "for it, e.g. VLLM_API_KEY or HF_TOKEN, where the servers start"
-                    )
+            _check_words(words)
         if not any("{port}" in word for word in self.command) and self.port is None:
             raise ValueError("command does not say where to listen: write {port} into it, e.g. --port {port}")
-        for name in self.env:
+        if self.port is not None and self.port + self.count - 1 > MAX_PORT:
+            raise ValueError(f"from port {self.port} on there are not {self.count} ports: {MAX_PORT} is the last")
+        if not _PATH.fullmatch(self.health_path):
+            raise ValueError(f"health_path {self.health_path!r} is no path; write for instance /health")
+        for name, text in self.env.items():
             if names_a_secret(name):
                 raise ValueError(f"env.{name} may be a secret; set it where the servers start")
+            if not name or "=" in name or "\0" in name + text:
+                raise ValueError(f"env: {name!r} cannot be a variable")
         return self
 
     def plan(self, model: str | None = None) -> ServerPlan:
-        """Return what one of the servers is; `model` is the job's."""
+        """
+        Return what one of the servers is; `model` is the job's.
+
+        Raises:
+            ConfigError: The command wants a model, and there is none.
+        """
+        if not (self.model or model) and any("{model}" in word for word in (*self.command, *self.worker_command)):
+            raise ConfigError("the servers' command has {model}, and no model is set; write e.g. model: org/model.")
         return ServerPlan(
             words=self.command,
             worker_words=self.worker_command,
@@ -110,6 +124,22 @@ class Servers(Settings):
             stop_timeout_s=self.stop_timeout,
             max_restarts=self.max_restarts,
         )
+
+
+def _check_words(words: Sequence[str]) -> None:
+    check_command(words)
+    if words and _ASSIGNMENT.match(words[0]):
+        raise ValueError(f"{words[0].partition('=')[0]}: a command has no variables before it; write them into env")
+    for word in words:
+        name = word.partition("=")[0]
+        is_option, is_assignment = word.startswith("--"), _ASSIGNMENT.match(word) is not None
+        if (is_option or is_assignment) and names_a_secret(name.strip("-").replace("-", "_")):
+            raise ValueError(
+                f"{name}: a key does not belong into a job file; set the server's variable for it, "
+                "e.g. VLLM_API_KEY or HF_TOKEN, where the servers start"
+            )
+        if "\0" in word:
+            raise ValueError(f"{word!r}: a command cannot hold a null character")
 
 
 def with_servers(settings: Any) -> Any:

@@ -98,7 +98,8 @@ class Fleet:
         """Return how the servers stand."""
         rest = [server for server in self._servers if not server.is_healthy and not server.has_failed]
         starting = [server for server in rest if server.status.state == "starting"]
-        words = "room in the cluster" if rest and not starting else "the servers to be healthy"
+        wait_for_room = bool(rest) and all(server.status.state == "waiting" for server in rest)
+        words = "room in the cluster" if wait_for_room else "the servers to be healthy"
         tail = starting[0].status.tail if starting else ()
         return FleetView(len(self.urls), self.num_servers, words, tail)
 
@@ -130,7 +131,9 @@ class Fleet:
     def _watch(self) -> None:
         try:
             for number, place in enumerate(self._places, 1):
-                self._servers.append(Server(number, self._plan, place, self._news, time.monotonic()))
+                server = Server(number, self._plan, place, self._news, time.monotonic())
+                server.look(time.monotonic())
+                self._servers.append(server)
             while not self._is_over.wait(LOOK_S):
                 for server in self._servers:
                     server.look(time.monotonic())

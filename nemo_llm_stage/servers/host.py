@@ -28,6 +28,8 @@ LOOK_S = 0.25
 LOOPBACK = "127.0.0.1"
 _SHOW_IT = "other nodes cannot reach it; add --host {host} or --host 0.0.0.0 to its command"
 
+STAY = "its command ended, though it has to run for as long as the server does"
+
 TAIL_LINES = 4
 MAX_TAIL_CHARS = 200
 MIN_SECRET_CHARS = 6
@@ -94,7 +96,6 @@ class ServerHost:
         self._spot = Spot(number=number, rank=rank, ip=ip, gpu_ids=tuple(gpu_ids))
         self._is_temporary = log_folder is None
         folder = Path(log_folder or tempfile.mkdtemp(prefix="nemo-llm-stage-server-"))
-        folder.mkdir(parents=True, exist_ok=True)
         name = f"server-{number + 1}" + (f"-node-{rank}" if plan.num_nodes > 1 else "")
         self._log = folder / f"{name}.log"
         self._changed = threading.Condition()
@@ -141,12 +142,19 @@ class ServerHost:
                 self._log.parent.rmdir()
 
     def _run(self, is_stopping: threading.Event) -> None:
+        try:
+            self._start_and_watch(is_stopping)
+        except Exception as error:  # noqa: BLE001 - whoever looks at the status has to know, and this is a thread
+            self._end(None, Reason("it cannot be started", self._hide(str(error)), is_lasting=True))
+
+    def _start_and_watch(self, is_stopping: threading.Event) -> None:
         wanted = None if self._plan.port is None else self._plan.port + self._spot.number
         port = free_port(wanted or self._spot.port or None) or (free_port() if wanted is None else None)
         if port is None and not self._rank:
-            self._end(None, Reason("port taken", f"something listens on port {wanted} of {self._spot.ip}"))
+            self._end(None, Reason("port taken", f"port {wanted} of {self._spot.ip} is another's, or not allowed"))
             return
         self._spot = replace(self._spot, port=port or 0)
+        self._log.parent.mkdir(parents=True, exist_ok=True)
         process = ServerProcess(
             self._plan.command(self._spot), self._environment(), self._log, self._plan.stop_timeout_s
         )
@@ -160,7 +168,9 @@ class ServerHost:
         is_up = self._rank > 0  # only the first node answers
         while not is_stopping.is_set():
             if process.wait(LOOK_S):
-                self._end(process.exit_code, self._cleaned(reason_of(process.tail())))
+                reason = reason_of(self._tail(process))
+                has_left = process.exit_code == 0 and not is_up and not reason.words
+                self._end(process.exit_code, replace(reason, words=STAY) if has_left else reason)
                 return
             if is_up:
                 continue
@@ -171,11 +181,11 @@ class ServerHost:
                 self._end(None, Reason("it listens on 127.0.0.1 alone", _SHOW_IT, is_lasting=True))
                 return
             elif time.monotonic() - started_s > self._plan.start_timeout_s:
-                line = self._cleaned(reason_of(process.tail())).line
+                line = reason_of(self._tail(process)).line
                 self._end(None, Reason(f"not healthy within {self._plan.start_timeout_s:g} s", line))
                 return
-            tail = tuple(map(self._clean, [line for line in process.tail() if line.strip()][-TAIL_LINES:]))
-            self._set(pid=process.pid, tail=tail)
+            tail = [one_line(line, MAX_TAIL_CHARS) for line in self._tail(process) if line.strip()]
+            self._set(pid=process.pid, tail=tuple(tail[-TAIL_LINES:]))
 
     def _is_hidden(self) -> bool:
         """Whether it is healthy for this node alone, so that no other node could ask it."""
@@ -197,15 +207,15 @@ class ServerHost:
         gpus = {"CUDA_VISIBLE_DEVICES": ",".join(self._spot.gpu_ids)} if self._spot.gpu_ids else {}
         return {"PYTHONUNBUFFERED": "1", **os.environ, **gpus, **self._plan.env}
 
-    def _cleaned(self, reason: Reason) -> Reason:
-        return replace(reason, line=self._clean(reason.line))
+    def _tail(self, process: ServerProcess) -> list[str]:
+        """Return the end of the log as it may be shown: without the values of variables whose names say secret."""
+        return self._hide("\n".join(process.tail())).split("\n")
 
-    def _clean(self, line: str) -> str:
-        """Return a line of a log as it may be shown: without the values of variables whose names say secret."""
-        for name, value in os.environ.items():
+    def _hide(self, text: str) -> str:
+        for name, value in self._environment().items():
             if names_a_secret(name) and len(value) >= MIN_SECRET_CHARS:
-                line = line.replace(value, HIDDEN)
-        return one_line(line, MAX_TAIL_CHARS)
+                text = text.replace(value, HIDDEN)
+        return text
 
 
 def _in_url(host: str) -> str:

@@ -94,9 +94,11 @@ class ServerProcess:
             self._report_fd = -1
 
     def tail(self) -> list[str]:
-        """Return the last lines that it has written since it started."""
+        """Return the last lines that it has written since it started; of a line that is cut there is nothing."""
         with suppress(OSError), self._log.open("rb") as file:
             end = file.seek(0, os.SEEK_END)
-            file.seek(max(self._log_start, end - _TAIL_BYTES))
-            return file.read().decode("utf-8", "replace").replace("\r", "\n").splitlines()
+            start = max(self._log_start, end - _TAIL_BYTES)
+            file.seek(start)
+            lines = file.read(_TAIL_BYTES).decode("utf-8", "replace").replace("\r", "\n").splitlines()
+            return lines[1:] if start > self._log_start else lines  # half a line may hold half a secret
         return []

@@ -113,6 +113,43 @@ def test_what_a_secret_variable_holds_is_not_shown(toy: MakePlan, monkeypatch: p
     host.close()
 
 
+def test_a_long_secret_is_not_shown_in_part(toy: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line is cut after that."""
+    monkeypatch.setenv("HF_TOKEN", "ey" + 600 * "Jx")
+    host = ServerHost(toy("says", f"ValueError: {100 * 'a '} {os.environ['HF_TOKEN']}"))
+    host.start()
+    assert "eyJx" not in until(host, "ended").why
+    host.close()
+
+
+def test_what_cannot_even_be_started_is_told(toy: MakePlan, tmp_path: Path) -> None:
+    """Nobody waits for it: its log cannot be written, or a variable cannot be one."""
+    (tmp_path / "file").touch()
+    for host in (ServerHost(toy(), log_folder=str(tmp_path / "file")), ServerHost(toy(env={"A": "\0"}))):
+        host.start()
+        status = until(host, "ended")
+        assert "it cannot be started: " in status.why
+        assert status.reason.is_lasting
+        host.close()
+
+
+def test_a_command_that_leaves_its_server_in_the_background_is_told() -> None:
+    """What it leaves is ended."""
+    host = ServerHost(ServerPlan(words=("sh", "-c", "sleep 600 & exit 0", "{port}"), num_gpus=0))
+    host.start()
+    assert until(host, "ended").why.startswith("exit code 0, its command ended, though it has to run")
+    host.close()
+
+
+def test_bytes_that_are_no_text_and_endless_lines_do_not_disturb(tmp_path: Path) -> None:
+    """What follows them is still read."""
+    code = "head -c 200000 /dev/urandom; head -c 100000 /dev/zero; echo; echo ValueError: no luck >&2; exit 3"
+    host = ServerHost(ServerPlan(words=("sh", "-c", code, "{port}"), num_gpus=0), log_folder=str(tmp_path))
+    host.start()
+    assert until(host, "ended").why == "exit code 3, ValueError: no luck"
+    host.close()
+
+
 @pytest.mark.slow
 def test_it_ends_with_whoever_started_it_by_kill_9(toy: MakePlan, tmp_path: Path) -> None:
     """Without anybody's help but its watchdog's, children included."""
