@@ -1,31 +1,45 @@
 """
 What does the order of rows gain where prompts share their beginning, and what does it cost where they do not?
 
-Simulated servers with continuous batching and a prefix cache, in processes of their own. Three loads: `documents`, 50
-documents with 40 questions each in random order and a cache that holds ten documents; `system`, a long system prompt
-that all rows share; `nothing`, no shared prefix. Three orders: as given, `auto`, and the best possible one, the rows
-sorted by document. Time is the servers' simulated time from the first start to the last end.
+Simulated servers with continuous batching and a prefix cache. Three loads: `documents`, 50 documents with 40 questions
+each in random order and a cache that holds ten documents; `system`, a long system prompt that all rows share;
+`nothing`, no shared prefix. Three orders: as given, `auto`, and the best possible one: the documents are dealt out to
+the servers beforehand, and each gets its rows document by document. Client and servers share one event loop in virtual
+time, so a busy machine changes nothing. With another seed the rows stand in another order and the servers have other
+addresses, on which it hangs which document goes where.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import itertools
 import random
-from contextlib import ExitStack
+import statistics
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 from _report import make_parser, show
 
-from nemo_llm_stage import AsyncHTTPClient, LLMStage
-from nemo_llm_stage.testing import ServerConfig, SimulatedServerProcess
+from nemo_llm_stage import AsyncHTTPClient, GenerationConfig, Prompt
+from nemo_llm_stage.client.endpoints.affinity import affinity
+from nemo_llm_stage.stage.order import RowOrder, RowPlan
+from nemo_llm_stage.stage.scheduler import Scheduler
+from nemo_llm_stage.testing import ServerConfig
+from nemo_llm_stage.testing.virtual_time import run_in_virtual_time, simulated_service
+from nemo_llm_stage.worker.chunk import ROWS_PER_CHUNK
 
-COLUMNS = ("load", "servers", "order", "rows/s", "÷ as given", "÷ best", "cached", "ordered windows")
+Row = dict[str, str]
+LOADS = ("documents", "system", "nothing")
+ORDERS = ("as given", "auto", "best")
+COLUMNS = ("load", "servers", "order", "rows/s", "÷ as given", "its range", "÷ best", "cached", "busiest ÷ mean")
 WORDS = ("cedar", "harbour", "copper", "lantern", "meadow", "orbit", "quartz", "river", "saddle", "timber")
 BLOCK_CHARS = 64
+FIRST_PORT = 21_700
 
 
-def make_rows(load: str, num_documents: int, num_questions: int, rng: random.Random) -> list[dict[str, str]]:
+def make_rows(load: str, num_documents: int, num_questions: int, rng: random.Random) -> list[Row]:
     """Return the rows in the order of the documents; `text` stands before `question` in the prompt."""
 
     def text(num_chars: int) -> str:
@@ -43,9 +57,38 @@ def make_rows(load: str, num_documents: int, num_questions: int, rng: random.Ran
     return rows
 
 
-def run_once(options: argparse.Namespace, load: str, num_servers: int, order: str) -> dict[str, Any]:
+def deal_out(rows: Sequence[Row], num_servers: int) -> list[list[Row]]:
+    """Return for each server its rows: whole documents, one server's after another, and equal shares."""
+    size = -(-len(rows) // num_servers)
+    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
+async def send_rows(
+    options: argparse.Namespace, client: AsyncHTTPClient, prompt: Prompt, rows: list[Row], order: str
+) -> None:
+    """Send the rows as a stage with that order does."""
+    config = GenerationConfig(max_tokens=options.answer_tokens, seed=None, temperature=1.0)
+    scheduler = Scheduler(client.limit)
+    row_order = RowOrder(prompt)
+
+    async def run_window(rows: Sequence[Row]) -> None:
+        plan = row_order.of(rows) if order == "auto" else None
+        plan = plan or RowPlan(range(len(rows)), [None] * len(rows))
+
+        async def run_row(place: int) -> None:
+            with affinity(plan.groups[place]):
+                await client.complete(messages=prompt.render(rows[place]), model="sim", generation_config=config)
+
+        await scheduler.run(plan.indices, run_row)
+
+    starts = range(0, len(rows), options.window)
+    await asyncio.gather(*(run_window(rows[start : start + options.window]) for start in starts))
+    await client.aclose()
+
+
+async def run_once(options: argparse.Namespace, load: str, num_servers: int, order: str, seed: int) -> dict[str, Any]:
     """Run the rows once and return what it took."""
-    rng = random.Random(7)
+    rng = random.Random(seed)
     rows = make_rows(load, options.documents, options.questions, rng)
     if order != "best":
         rng.shuffle(rows)
@@ -55,71 +98,97 @@ def run_once(options: argparse.Namespace, load: str, num_servers: int, order: st
         max_model_len=4096,
         num_kv_blocks=(10 * 2400 + 32 * 400) // BLOCK_CHARS,
         answer_tokens=options.answer_tokens,
-        speedup=options.speedup,
         max_recorded=0,
     )
-    with ExitStack() as stack:
-        servers = [stack.enter_context(SimulatedServerProcess(config)) for _ in range(num_servers)]
-        stage = LLMStage(
-            client=AsyncHTTPClient([server.base_url for server in servers], max_concurrent_requests=48),
-            model="sim",
-            system_prompt="You read documents closely. " * (120 if load == "system" else 1),
-            prompt="{{ text }}\n\nQuestion {{ question }}",
-            output_column="x",
-            generation_config={"max_tokens": options.answer_tokens, "seed": None, "temperature": 1.0},
+    prompt = Prompt(
+        "{{ text }}\n\nQuestion {{ question }}",
+        system_prompt="You read documents closely. " * (120 if load == "system" else 1),
+    )
+    async with AsyncExitStack() as stack:
+        ports = [FIRST_PORT + 10 * (seed % 100) + number for number in range(num_servers)]
+        services = [(await stack.enter_async_context(simulated_service(config, port=port)))[1] for port in ports]
+        urls = [f"http://127.0.0.1:{port}/v1" for port in ports]
+        jobs = [(urls, rows)]
+        if order == "best":
+            jobs = [([url], share) for url, share in zip(urls, deal_out(rows, num_servers), strict=True)]
+        limit = options.limit
+        clients = [AsyncHTTPClient(asked, max_concurrent_requests=limit) for asked, _ in jobs]
+        await asyncio.gather(
+            *(send_rows(options, client, prompt, part, order) for client, (_, part) in zip(clients, jobs, strict=True))
         )
-        outcomes = stage.submit(rows, order="auto" if order == "auto" else "input").result()
-        seen = stage.order_statistics()
-        stage.close()
-        stats = [server.stats for server in servers]
-    assert all(outcome["x"].error is None for outcome in outcomes)
+        stats = [service.stats() for service in services]
     starts = [s.first_start_monotonic_s for s in stats if s.first_start_monotonic_s is not None]
     ends = [s.last_end_monotonic_s for s in stats if s.last_end_monotonic_s is not None]
-    seconds = (max(ends) - min(starts)) * options.speedup
+    prompt_tokens = sum(s.prompt_tokens for s in stats)
     return {
-        "load": load,
-        "servers": num_servers,
-        "order": order,
-        "rows_per_s": len(rows) / seconds,
-        "cached": sum(s.cached_tokens for s in stats) / sum(s.prompt_tokens for s in stats),
-        "num_ordered": seen.num_ordered,
-        "num_windows": seen.num_windows,
+        "rows_per_s": len(rows) / (max(ends) - min(starts)),
+        "cached": sum(s.cached_tokens for s in stats) / prompt_tokens,
+        "busiest": max(s.prompt_tokens for s in stats) / prompt_tokens * num_servers,
         "num_preemptions": sum(s.num_preemptions for s in stats),
     }
+
+
+def compare(options: argparse.Namespace, load: str, num_servers: int) -> list[dict[str, Any]]:
+    """Run the rows in each order, once with each seed, and return a result for each order."""
+    runs: dict[str, list[dict[str, Any]]] = {order: [] for order in ORDERS}
+    for seed, order in itertools.product(range(options.seeds), ORDERS):
+        runs[order].append(run_in_virtual_time(lambda: run_once(options, load, num_servers, order, seed)))  # noqa: B023
+    results = []
+    for order in ORDERS:
+        mean = {name: statistics.mean(run[name] for run in runs[order]) for name in runs[order][0]}
+        gains = [
+            one["rows_per_s"] / base["rows_per_s"] for one, base in zip(runs[order], runs["as given"], strict=True)
+        ]
+        best = statistics.mean(run["rows_per_s"] for run in runs["best"])
+        results.append(
+            {"load": load, "servers": num_servers, "order": order}
+            | mean
+            | {"gain": statistics.mean(gains), "gains": gains, "of_best": mean["rows_per_s"] / best}
+        )
+    return results
+
+
+def cells_of(result: dict[str, Any]) -> list[str]:
+    """Return one line of the table."""
+    return [
+        result["load"],
+        str(result["servers"]),
+        result["order"],
+        f"{result['rows_per_s']:,.1f}",
+        f"{result['gain']:.2f}",
+        f"{min(result['gains']):.2f} to {max(result['gains']):.2f}",
+        f"{result['of_best']:.2f}",
+        f"{result['cached']:.1%}",
+        f"{result['busiest']:.2f}",
+    ]
 
 
 def main() -> None:
     """Measure and print."""
     parser = make_parser(__doc__)
-    parser.add_argument("--loads", nargs="+", choices=("documents", "system", "nothing"), help="(all)")
+    parser.add_argument("--loads", nargs="+", choices=LOADS, default=LOADS, help="(all)")
     parser.add_argument("--servers", type=int, nargs="+", default=[1, 4], help="how many (1 4)")
     parser.add_argument("--documents", type=int, default=50, help="documents (50)")
     parser.add_argument("--questions", type=int, default=40, help="questions about each (40)")
     parser.add_argument("--answer-tokens", type=int, default=16, help="length of an answer (16)")
-    parser.add_argument("--speedup", type=float, default=4.0, help="simulated seconds a real second (4)")
+    parser.add_argument("--limit", type=limit_of, default=48, help="requests in flight at each server, or auto (48)")
+    parser.add_argument("--window", type=int, default=ROWS_PER_CHUNK, help=f"rows ordered at once ({ROWS_PER_CHUNK})")
+    parser.add_argument("--seeds", type=int, default=5, help="runs of each, with another seed each (5)")
     options = parser.parse_args()
     results: list[dict[str, Any]] = []
-    for load, num_servers in itertools.product(options.loads or ("documents", "system", "nothing"), options.servers):
-        group = {order: run_once(options, load, num_servers, order) for order in ("as given", "auto", "best")}
-        for result in group.values():
-            result["gain"] = result["rows_per_s"] / group["as given"]["rows_per_s"]
-            result["of_best"] = result["rows_per_s"] / group["best"]["rows_per_s"]
-        results += group.values()
-    cells = [
-        [
-            result["load"],
-            str(result["servers"]),
-            result["order"],
-            f"{result['rows_per_s']:,.1f}",
-            f"{result['gain']:.2f}",
-            f"{result['of_best']:.2f}",
-            f"{result['cached']:.1%}",
-            f"{result['num_ordered']} of {result['num_windows']}",
-        ]
-        for result in results
+    for load, num_servers in itertools.product(options.loads, options.servers):
+        results += compare(options, load, num_servers)
+    notes = [
+        "mean over the seeds; its range: from the seed that gains least to the one that gains most",
+        "cached: share of the prompt tokens that came from the prefix cache",
+        "busiest ÷ mean: prompt tokens of the server that got most, over those of a mean one",
     ]
-    notes = ["cached: share of the prompt tokens that came from the prefix cache"]
-    show("prefix", options=options, columns=COLUMNS, rows=cells, results=results, notes=notes)
+    show("prefix", options=options, columns=COLUMNS, rows=map(cells_of, results), results=results, notes=notes)
+
+
+def limit_of(text: str) -> int | str:
+    """Return a limit as `AsyncHTTPClient` takes it."""
+    return text if text == "auto" else int(text)
 
 
 if __name__ == "__main__":

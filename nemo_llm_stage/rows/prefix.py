@@ -6,8 +6,9 @@ Pure. Knows prompts as bytes; knows nothing of rows, servers or time.
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,7 +16,7 @@ BLOCK_BYTES = 64
 """Shortest prefix that counts. Source: vLLM caches whole blocks of 16 tokens, about 64 bytes of English."""
 
 NUM_LEVELS = 10
-"""Prefixes of 64, 128, 256 … 32,768 bytes beyond the common one are compared."""
+"""Prefixes of 64, 128, 256 … 32,768 bytes beyond the common one, in whole blocks, are compared."""
 
 MAX_GROUP_SHARE = 0.25
 """A prefix that more of the prompts have makes no group."""
@@ -38,7 +39,8 @@ class PrefixOrder:
         shared_as_given: The same for the order as given, where only the prompt before counts.
         groups: For each prompt, in the order as given, a number that it has in common with those that begin like it;
             None where no other does. No group has more than a quarter of the prompts: what so many share is no reason
-            to send them to one server.
+            to send them to one server. The number is the same in each process, so that several workers send a group
+            to the same server.
     """
 
     indices: list[int]
@@ -62,15 +64,17 @@ def order_by_prefix(prompts: Sequence[bytes]) -> PrefixOrder:
     """
     Return the order in which each prompt shares as long a prefix as possible with the one before it.
 
-    Prefixes are compared at doubling lengths by their hashes, so the cost does not depend on what they hold. Grouping
+    Prefixes are compared at doubling lengths by checksum, so the cost does not depend on what they hold. Grouping
     from the longest shared prefix to the shortest is what a depth-first walk of a prefix tree does, which has the
     highest hit rate a cache of one path can have. Source: SGLang, arXiv 2312.07104, theorem 3.1.
     """
     common = _common_prefix(prompts)
     if len({prompt[: common + BLOCK_BYTES] for prompt in prompts}) == len(prompts):  # nothing else is shared
         return PrefixOrder(list(range(len(prompts))), common, 0.0, 0.0, [None] * len(prompts))
-    keys = [_level_keys(prompt, common) for prompt in prompts]
-    ranks: list[dict[int, int]] = [{} for _ in range(NUM_LEVELS)]
+    start = common // BLOCK_BYTES * BLOCK_BYTES  # with a byte more or less in common the groups have the same numbers
+    stops = _stops(-(-common // BLOCK_BYTES) * BLOCK_BYTES, max(map(len, prompts)))
+    keys = [_level_keys(prompt, start, stops) for prompt in prompts]
+    ranks: list[dict[int, int]] = [{} for _ in stops]
     ranked = []
     for index, levels in enumerate(keys):
         ranked.append((*(ranks[level].setdefault(key, index) for level, key in enumerate(levels)), index))
@@ -83,25 +87,33 @@ def order_by_prefix(prompts: Sequence[bytes]) -> PrefixOrder:
 
 
 def _groups(keys: Sequence[Sequence[int]]) -> list[int | None]:
-    """Return for each prompt the hash of its shortest prefix that at most `MAX_GROUP_SHARE` of the prompts have."""
+    """Return for each prompt the key of its shortest prefix that at most `MAX_GROUP_SHARE` of the prompts have."""
     most = max(2, int(len(keys) * MAX_GROUP_SHARE))
     groups: list[int | None] = [None] * len(keys)
-    for level in reversed(range(NUM_LEVELS)):
-        counts = Counter(key[level] for key in keys)
-        for index, key in enumerate(keys):
-            if 2 <= counts[key[level]] <= most:
-                groups[index] = key[level]
+    left: Iterable[int] = range(len(keys))
+    for level in range(len(keys[0])):
+        counts = Counter([keys[index][level] for index in left])
+        for index in left:
+            if 2 <= counts[keys[index][level]] <= most:
+                groups[index] = keys[index][level]
+        left = [index for index in left if counts[keys[index][level]] > most]
     return groups
 
 
-def _level_keys(prompt: bytes, common: int) -> list[int]:
-    """Return the hash of each prefix; a level that reaches beyond the prompt repeats the whole prompt's."""
-    keys: list[int] = []
-    for level in range(NUM_LEVELS):
-        stop = common + (BLOCK_BYTES << level)
-        keys.append(hash(prompt[:stop]))
-        if stop >= len(prompt):
-            return keys + keys[-1:] * (NUM_LEVELS - len(keys))
+def _stops(start: int, longest: int) -> list[int]:
+    """Return where the prefixes end: doubling lengths, up to the first that no prompt is longer than."""
+    stops = [start + (BLOCK_BYTES << level) for level in range(NUM_LEVELS)]
+    return [stop for stop in stops if stop < longest] + [stop for stop in stops if stop >= longest][:1]
+
+
+def _level_keys(prompt: bytes, start: int, stops: Sequence[int]) -> list[int]:
+    """Return the checksum of each prefix without its first `start` bytes, which all have."""
+    keys = []
+    key = 0
+    for stop in stops:
+        key = zlib.crc32(prompt[start:stop], key)
+        keys.append(key)
+        start = stop
     return keys
 
 
@@ -110,7 +122,7 @@ def _shared_bytes(keys: Sequence[Sequence[int]], own: Sequence[int], order: Sequ
     Return the bytes that each prompt shares with the one before it, at whole levels.
 
     Args:
-        keys: Hashes of each prompt's prefixes.
+        keys: Checksums of each prompt's prefixes.
         own: Bytes of each prompt beyond the common prefix.
         order: Of the prompts.
     """

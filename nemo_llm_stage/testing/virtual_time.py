@@ -80,11 +80,11 @@ def run_in_virtual_time(main: Callable[[], Coroutine[Any, Any, T]], seed: int = 
 
 @asynccontextmanager
 async def simulated_service(
-    config: ServerConfig | None = None, faults: Sequence[Fault] = ()
+    config: ServerConfig | None = None, faults: Sequence[Fault] = (), port: int = 0
 ) -> AsyncIterator[tuple[int, Service]]:
-    """Yield the port and the service of a simulated server on the running event loop. It cannot `exit`."""
-    service = Service(config or ServerConfig(), faults, on_exit=lambda _: None)
-    listener = await listen(service, "127.0.0.1", 0)
+    """Yield the port, a free one for 0, and the service of a simulated server on the running event loop."""
+    service = Service(config or ServerConfig(), faults, on_exit=lambda _: None)  # it cannot `exit`
+    listener = await listen(service, "127.0.0.1", port)
     try:
         yield listener.sockets[0].getsockname()[1], service
     finally:

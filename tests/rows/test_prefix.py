@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import subprocess
+import sys
 from itertools import pairwise
 
 from hypothesis import given
@@ -84,3 +88,24 @@ def test_what_half_of_all_prompts_share_is_no_group() -> None:
     """It would leave servers without work."""
     prompts = [prefix * 2000 + str(number).encode() for prefix in (b"a", b"b") for number in range(20)]
     assert not order_by_prefix(prompts).has_groups
+
+
+def test_a_group_has_the_same_number_in_each_process() -> None:
+    """Workers that share servers send it to the same one, also where their windows have other rows."""
+    prompts = prompts_of(10, 20)
+    code = (
+        "import json, sys; from nemo_llm_stage.rows.prefix import order_by_prefix\n"
+        "print(order_by_prefix([prompt.encode() for prompt in json.load(sys.stdin)]).groups)"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps([prompt.decode() for prompt in prompts]),
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    groups = order_by_prefix(prompts).groups
+    assert len(set(groups)) == 10
+    assert shown.strip() == str(groups)
+    assert order_by_prefix(prompts[20:]).groups == groups[20:]
