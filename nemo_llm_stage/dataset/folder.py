@@ -143,9 +143,13 @@ class OutputFolder(JobFolder):
         try:
             return read_summary(self.folder, self.state, name)
         except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
-            raise RunError(
-                f"cannot read {self.url}/{name}: {error}. Remove the file and run the job again: it is made anew."
-            ) from error
+            raise self._unreadable(name, error) from error
+
+    def _unreadable(self, name: str, error: Exception) -> RunError:
+        why = str(error).rstrip(".")
+        return RunError(
+            f"cannot read {self.url}/{name}: {why}. Remove the file and run the job again: it is made anew."
+        )
 
     def _recount(self, name: str) -> Counters:
         """Count a JSONL file by its rows: its writer died between the file and its summary."""
@@ -172,10 +176,22 @@ class OutputFolder(JobFolder):
                 yield conform(pa.Table.from_batches([batch]), schema)
 
     def rows(self, name: str) -> Iterator[dict[str, Any]]:
-        """Yield a committed file's rows in order, as plain values."""
-        if self.format == "jsonl":
-            yield from (parse(line) for _, line in self.lines(name))
-            return
+        """
+        Yield a committed file's rows in order, as plain values.
+
+        Raises:
+            RunError: The file is damaged, or was removed.
+        """
+        rows = self._parsed_lines(name) if self.format == "jsonl" else self._parquet_rows(name)
+        try:
+            yield from rows
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise self._unreadable(name, error) from error
+
+    def _parsed_lines(self, name: str) -> Iterator[dict[str, Any]]:
+        yield from (parse(line) for _, line in self.lines(name))
+
+    def _parquet_rows(self, name: str) -> Iterator[dict[str, Any]]:
         with (
             self.folder.fs.open(self.folder.path(name), "rb") as raw,
             open_parquet(raw, page_checksum_verification=True) as file,

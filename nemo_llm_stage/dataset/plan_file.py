@@ -52,17 +52,17 @@ def split_plan(
     is_of_old_version = record.get("format_version", 0) < PLAN_VERSION - 1  # which says how its columns are meant
     if is_of_old_version or max(len(files), len(partitions)) <= max_in_record:
         return dict(record), {}
-    stem = f"{PREFIX}{record['id']}-{len(partitions)}"
-    data = {
-        f"{stem}-files.parquet": _encode([_file_values(file) for file in files], _FILES),
-        f"{stem}-partitions.parquet": _encode([_partition_values(part) for part in partitions], _PARTITIONS),
+    tables = {
+        "files": _encode([_file_values(file) for file in files], _FILES),
+        "partitions": _encode([_partition_values(part) for part in partitions], _PARTITIONS),
     }
+    stem = f"{PREFIX}{record['id']}-{_checksum(b''.join(tables.values()))}"  # not that of a plan still in the record
+    names = {part: f"{stem}-{part}.parquet" for part in tables}
     plan = {
-        "files": {"name": f"{stem}-files.parquet", "num": len(files)},
-        "partitions": {"name": f"{stem}-partitions.parquet", "num": len(partitions)},
+        part: {"name": names[part], "num": len(record[part]), "checksum": _checksum(table)}
+        for part, table in tables.items()
     }
-    for part in plan.values():
-        part["checksum"] = _checksum(data[str(part["name"])])
+    data = {names[part]: table for part, table in tables.items()}
     slim = {name: value for name, value in record.items() if name not in ("files", "partitions")}
     return {**slim, "format_version": max(PLAN_VERSION, record["format_version"]), _PLAN: plan}, data
 

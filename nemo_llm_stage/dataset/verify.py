@@ -176,7 +176,8 @@ def _look(output: OutputFolder, name: str, size: int, partition: Partition, chec
         file = inspect(output, name, checks.reasons, data)
     except (LLMStageError, OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
         advice = "Remove the file and run the job again: it is made anew."
-        return _Look(Counters(), None, [f"{name} is damaged or cannot be read: {error} {advice}"])
+        why = str(error) if str(error).endswith(advice) else f"{error} {advice}"
+        return _Look(Counters(), None, [f"{name} is damaged or cannot be read: {why}"])
     counters, problems = file.counters, []
     if file.num_rows != counters.num_written:
         problems.append(f"{name} holds {file.num_rows} rows, but {counters.num_written} were written.")

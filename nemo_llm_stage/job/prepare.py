@@ -21,7 +21,7 @@ from nemo_llm_stage.dataset.folder import BAD_FILES, OutputFolder
 from nemo_llm_stage.dataset.layout import Layout
 from nemo_llm_stage.dataset.plan import OnScan, Partition, Plan
 from nemo_llm_stage.dataset.storage import open_filesystem
-from nemo_llm_stage.errors import OutputConflictError
+from nemo_llm_stage.errors import InputError, OutputConflictError
 from nemo_llm_stage.job.failure_limit import FailureLimit
 from nemo_llm_stage.job.past import failed_before
 from nemo_llm_stage.job.planning import Planned, plan_anew, plan_on
@@ -36,6 +36,7 @@ from nemo_llm_stage.job.record import (
     stage_differences,
 )
 from nemo_llm_stage.stage.stage import Stage
+from nemo_llm_stage.text import encodable
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,10 @@ def prepare_job(
     """
     folder, record = _open_folder(output, settings.output_format, layout)
     found = find_input(inputs, {} if record is None or restart else record.get("versions"))
+    _check_names(found.files, str(output))
     _check_apart(found.files, folders_of(inputs), str(output))
     changes: list[str] = []
     if record is not None:
-        check_version(record, folder.url)
         changes = compare_stage(record, stage, folder, restart=restart)
     folder.check_writable(has_record=record is not None)
     if record is None or restart or (input_changes(record, found.files) and not folder.data_files()):
@@ -138,6 +139,8 @@ def _open_folder(
         raise OutputConflictError(f"the output {str(output)!r} is a file; choose a folder, which may be new.")
     folder = OutputFolder(str(output), output_format, layout)
     record = folder.read_job()
+    if record is not None:
+        check_version(record, folder.url)
     if record is not None and folder.is_gone(record):  # the output was removed, its state beside it was not
         folder.forget_job()
         record = None
@@ -170,6 +173,13 @@ def _claim(folder: OutputFolder, before: Mapping[str, Any] | None, record: dict[
         folder.replace_job({**record, "replaces": before["id"]})
     elif not folder.write_job(record):
         raise OutputConflictError(f"another job has just begun to write {folder.url!r}; choose another output folder.")
+
+
+def _check_names(files: Sequence[InputFile], output: str) -> None:
+    """Refuse a path that is no text: JSON, Parquet and terminals cannot hold it."""
+    for path in (output, *(file.path for file in files)):
+        if encodable(path) != path:
+            raise InputError(f"the path {path!r} is not UTF-8; rename it.")
 
 
 def _check_apart(files: Sequence[InputFile], folders: Sequence[str], output: str) -> None:

@@ -67,6 +67,7 @@ def _open(url: str) -> tuple[OutputFolder, dict[str, Any]]:
         )
     if record is None:
         raise OutputConflictError(f"{url!r} is not the output of a job of this package: it has no job record.")
+    check_version(record, url)
     return output, record
 
 
@@ -147,11 +148,13 @@ def check_version(record: Mapping[str, Any], url: str) -> None:
     Refuse a record in a format that this version does not know.
 
     Raises:
-        OutputConflictError: It is in one.
+        OutputConflictError: It is in one, or is no record at all.
     """
-    if record["format_version"] not in _KNOWN_VERSIONS:
+    if "id" not in record:
+        raise OutputConflictError(f"the job record of {url!r} is damaged: it has no id. Choose a new output folder.")
+    if record.get("format_version") not in _KNOWN_VERSIONS:
         raise OutputConflictError(
-            f"{url!r} was written by version {record['package_version']} of this package in a format that this one "
+            f"{url!r} was written by version {record.get('package_version')} of this package in a format that this one "
             "does not know; go on with that version, or choose a new output folder."
         )
 

@@ -104,12 +104,15 @@ def read_state(url: str) -> JobState:
         state = "stopped"
     else:
         state = status.phase if status.phase in ENDED else KILLED
+    num_partitions, num_committed = len(record["partitions"]), len(output.committed())
+    if state == "finished" and num_committed < num_partitions:
+        state = "stopped"  # files were removed since
     return JobState(
         url=url,
         state=state,
         num_rows=record["num_rows"] if status is None else status.num_rows,
-        num_partitions=len(record["partitions"]),
-        num_committed=len(output.committed()),
+        num_partitions=num_partitions,
+        num_committed=num_committed,
         seen_at=seen_at,
         holder=holder,
         status=status,

@@ -17,7 +17,7 @@ from nemo_llm_stage.dataset.state.holder import is_running, new_holder, publish_
 from nemo_llm_stage.dataset.state.process import this_process
 from nemo_llm_stage.dataset.state.status import read_status, write_status
 from nemo_llm_stage.dataset.state.timeline import MAX_POINTS, Event, Timeline, read_timelines, write_timeline
-from nemo_llm_stage.errors import ConfigError, RunStoppedError
+from nemo_llm_stage.errors import ConfigError, InputError, RunStoppedError
 from nemo_llm_stage.job.state import read_state
 from nemo_llm_stage.report.page.render import report_page
 from nemo_llm_stage.report.progress.displays import as_text
@@ -214,3 +214,33 @@ def test_a_price_of_gpus_needs_their_number() -> None:
     """Nobody guesses it."""
     with pytest.raises(ConfigError, match="gpu_price_per_hour needs gpus"):
         JobSettings(gpu_price_per_hour=2.0)
+
+
+def test_a_finished_job_that_lost_a_file_is_not_finished(job: Any) -> None:
+    """The same command makes the file again."""
+    job.run()
+    next((job.folder / "out").glob("part-*")).unlink()
+    assert read_state(str(job.folder / "out")).state == "stopped"
+
+
+def test_what_is_damaged_is_told_with_what_to_do(job: Any) -> None:
+    """A file of rows, the record, and the small files of a run."""
+    job.run()
+    out, state = job.folder / "out", job.folder / ".out.nemo_llm_stage"
+    path = next(out.glob("part-*"))
+    path.write_bytes(path.read_bytes()[:500])
+    result = invoke("report", out)
+    assert result.exit_code == 1
+    assert "Remove the file and run the job again" in result.output
+    (state / "run.json").write_bytes(b"")
+    assert "If no run goes on there, remove it" in invoke("status", out).output
+    for record, words in (("{}", "is damaged: it has no id"), ('{"id": 1, "format_version": 9}', "does not know")):
+        (state / "job.json").write_text(record)
+        for command in ("status", "verify", "report", "failures", "retry-failed", "tail", "pause"):
+            assert words in invoke(command, out).output, command
+
+
+def test_a_path_that_is_no_text_is_refused(job: Any) -> None:
+    """A name in an old encoding would be in the record, in prompts of commands, and in the report."""
+    with pytest.raises(InputError, match="is not UTF-8; rename it"):
+        job.run(output=str(job.folder / "o\udce9"))

@@ -41,6 +41,8 @@ def test_a_plan_of_another_job_has_another_name() -> None:
     longer = {**RECORD, "partitions": [*RECORD["partitions"], [1, 5, 6, 1]]}
     assert not names & set(split_plan({**RECORD, "id": "other"}, 1)[1])
     assert not names & set(split_plan(longer, 1)[1])
+    wider = {**RECORD, "files": [*RECORD["files"], {**RECORD["files"][0], "path": "in/empty.jsonl"}]}
+    assert not names & set(split_plan(wider, 1)[1])
 
 
 def test_a_record_of_the_first_version_keeps_its_plan() -> None:

@@ -56,7 +56,9 @@ def read_json(state: Folder, name: str, decode: Callable[[dict[str, Any]], T], *
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, OutputConflictError):
             raise
-        raise OutputConflictError(f"{state.url}/{name} is damaged ({type(error).__name__}: {error}).") from error
+        raise OutputConflictError(
+            f"{state.url}/{name} is damaged ({type(error).__name__}: {error}). If no run goes on there, remove it."
+        ) from error
 
 
 def now() -> str:

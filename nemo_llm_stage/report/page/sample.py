@@ -63,8 +63,7 @@ def sample_rows(output: OutputFolder) -> list[SampledRow]:
     Return rows of the output, in order: as many from each of at most `MAX_FILES` files, `MAX_ROWS` in all.
 
     Raises:
-        OSError: A file cannot be read.
-        pyarrow.ArrowException: A file is damaged.
+        RunError: A file cannot be read.
     """
     names = sorted(output.committed())
     stride = max(1, -(-len(names) // MAX_FILES))
