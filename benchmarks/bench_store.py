@@ -1,10 +1,10 @@
 """
 What does an object store cost a job: calls a partition, seconds to resume and to verify?
 
-A real S3 server in a process of its own (moto's) answers each call 50 ms later. A job of many small partitions runs
-from and to it; then it is run again with one file removed, and again as it is, and verified. The calls that read the
-input are counted apart. ``--committed N`` resumes a job of N committed partitions and one more in a local folder, with
-the ledger and without it.
+A real S3 server in a process of its own (moto's, or one that runs: ``--endpoint``) answers each call 50 ms later. A
+job of many small partitions runs from and to it; then it is run again with one file removed, and again as it is, and
+verified. The calls that read the input are counted apart. ``--committed N`` resumes a job of N committed partitions
+and one more in a local folder, with the ledger and without it.
 """
 
 from __future__ import annotations
@@ -46,15 +46,19 @@ MAX_LINKS = 50_000
 
 
 @contextlib.contextmanager
-def store(latency_s: float, *, is_light: bool) -> Iterator[str]:
-    """Start the S3 server, and set the environment to it; yields its URL."""
-    program = [sys.executable, str(ROOT / "tests" / "s3_server.py"), str(latency_s), *(["light"] if is_light else [])]
+def store(latency_s: float, *, is_light: bool, endpoint: str | None) -> Iterator[str]:
+    """Start the S3 server, or a proxy to one that runs, and set the environment to it; yields its URL."""
+    if endpoint is None:
+        words = ["s3_server.py", str(latency_s), *(["light"] if is_light else [])]
+    else:
+        words = ["s3_proxy.py", endpoint, str(latency_s)]
+    program = [sys.executable, str(ROOT / "tests" / words[0]), *words[1:]]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None
             url = process.stdout.readline().strip()
-            os.environ |= {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
-            os.environ["AWS_DEFAULT_REGION"] = "us-east-1"
+            keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+            os.environ |= {**keys, **os.environ, "AWS_ENDPOINT_URL": url}
             yield url
         finally:
             process.kill()
@@ -202,6 +206,7 @@ def main() -> None:
     parser.add_argument("--flush-interval", type=float, default=2.0, help="of the journal (%(default)s s)")
     parser.add_argument("--latency-s", type=float, default=0.05, help="added to each call (%(default)s s)")
     parser.add_argument("--light-store", action="store_true", help="one that gives whole objects without moto's code")
+    parser.add_argument("--endpoint", metavar="URL", help="of an S3 server that runs; keys from the environment")
     parser.add_argument("--on-disk", action="store_true", help="a local folder in place of the store")
     parser.add_argument("--committed", type=int, metavar="N", help="instead: resume a local job of N partitions")
     options = parser.parse_args()
@@ -211,9 +216,10 @@ def main() -> None:
             folder, calls = str(options.folder / f"store-{os.getpid()}"), Counter[str]
             stack.callback(shutil.rmtree, Path(folder), ignore_errors=True)
         else:
-            url = stack.enter_context(store(options.latency_s, is_light=options.light_store))
-            folder = "s3://bench"
-            Folder(folder).fs.mkdir("bench")
+            url = stack.enter_context(store(options.latency_s, is_light=options.light_store, endpoint=options.endpoint))
+            bucket = f"bench-{os.getpid()}"
+            folder = f"s3://{bucket}"
+            Folder(folder).fs.mkdir(bucket)
 
             def calls() -> Counter[str]:
                 with urllib.request.urlopen(f"{url}/calls") as response:

@@ -16,10 +16,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
-from urllib.parse import parse_qs
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from moto.s3.models import s3_backends
+from s3_calls import kind_of
 from werkzeug.serving import make_server
 
 _ERROR = "<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code><Message>{words}</Message></Error>"
@@ -100,20 +100,8 @@ class Slow:
             return [json.dumps(calls).encode()]
         time.sleep(self._latency_s)
         with self._lock:
-            self._calls[_kind_of(environ)] += 1
+            self._calls[kind_of(environ["REQUEST_METHOD"], environ["PATH_INFO"], environ.get("QUERY_STRING", ""))] += 1
             return list(self._app(environ, start_response))
-
-
-def _kind_of(environ: dict[str, Any]) -> str:
-    """Return what is called, and the folder within the bucket that it is called for, up to the second level."""
-    method, query = environ["REQUEST_METHOD"], parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
-    key = environ["PATH_INFO"].strip("/").partition("/")[2]
-    if "list-type" in query:
-        method, key = "LIST", query.get("prefix", [""])[0]
-    elif method == "POST" and "delete" in query:
-        method = "DELETE"
-    folders = key.split("/")
-    return f"{method} {'/'.join(folders[: 2 if len(folders) > 2 else 1])}"
 
 
 def _refuse(environ: dict[str, Any], start_response: Callable[..., Any], status: str, code: str) -> Iterable[bytes]:

@@ -22,7 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from nemo_llm_stage.dataset.file_stat import FileStat, local_names, local_stats, stats_in
 from nemo_llm_stage.dataset.store_calls import has_bytes, read_whole, remove_files
-from nemo_llm_stage.dataset.store_errors import as_os_errors, has_no_conditions, may_pass
+from nemo_llm_stage.dataset.store_errors import as_os_errors, has_no_conditions, is_taken, may_pass
 from nemo_llm_stage.dataset.writing import sync_folder, write_durably
 from nemo_llm_stage.errors import ConfigError
 
@@ -269,8 +269,8 @@ class Folder:
         with contextlib.suppress(Exception):
             try:
                 self.fs.put_file(str(scratch), self.path(name), mode="create")
-            except FileExistsError:
-                _KEEPS_CONDITIONS[self._bucket()] = True
+            except OSError as error:
+                _KEEPS_CONDITIONS[self._bucket()] = is_taken(error)
 
     def _put(self, scratch: Path, name: str) -> bool:
         for pause_s in (*_PAUSES_S, None):
@@ -278,10 +278,8 @@ class Folder:
                 return False
             try:
                 self.fs.put_file(str(scratch), self.path(name), mode="create")
-            except FileExistsError:
-                return False
             except (OSError, NotImplementedError) as error:
-                if self.exists(name):  # not every store says so in the words that its library knows
+                if is_taken(error) or self.exists(name):
                     return False
                 if has_no_conditions(error):
                     self.fs.put_file(str(scratch), self.path(name))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import functools
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import ParamSpec, TypeVar
 
 from nemo_llm_stage.errors import LLMStageError
@@ -43,3 +44,10 @@ def may_pass(error: Exception) -> bool:
 def has_no_conditions(error: Exception) -> bool:
     """Whether a store answered (501) that it has no conditional PUTs."""
     return isinstance(error, NotImplementedError) or getattr(error, "errno", None) == errno.ENOSYS
+
+
+def is_taken(error: Exception) -> bool:
+    """Whether a store refused to replace what is there. s3fs knows only the words of some: AWS's, not SeaweedFS's."""
+    answer = getattr(error.__cause__, "response", None)
+    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(answer, dict) else None
+    return isinstance(error, FileExistsError) or status == HTTPStatus.PRECONDITION_FAILED

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -60,6 +62,19 @@ def test_a_later_writer_changes_nothing_on_other_stores(make_bucket: MakeBucket,
     assert folder.read("file") == b"first"
 
 
+@pytest.mark.parametrize("kind", ["kind", "terse"])
+def test_a_store_that_keeps_conditions_is_not_asked_first_whether_a_file_is_there(
+    make_bucket: MakeBucket, s3_server: str, kind: str
+) -> None:
+    """It is known from its first refusal on, whichever words that has."""
+    folder = Folder(f"{make_bucket(kind)}/out")
+    assert folder.publish_bytes(b"first", "file", scratch_sub="tmp")
+    calls(s3_server)
+    assert folder.publish_bytes(b"second", "another", scratch_sub="tmp")
+    assert not folder.publish_bytes(b"third", "file", scratch_sub="tmp")
+    assert calls(s3_server) == {"PUT out": 2}
+
+
 @pytest.mark.parametrize("kind", ["terse", "busy"])
 def test_of_many_writers_at_once_one_wins_on_other_stores(make_bucket: MakeBucket, kind: str) -> None:
     """As far as they know conditions."""
@@ -78,3 +93,10 @@ def test_a_bucket_that_is_not_there_is_told(make_bucket: MakeBucket) -> None:
     make_bucket()
     with pytest.raises(FileNotFoundError, match="bucket"):
         Folder("s3://no-such-bucket/out").publish_bytes(b"x", "file", scratch_sub="tmp")
+
+
+def calls(s3_server: str) -> dict[str, int]:
+    """The calls since the last look, by kind and folder."""
+    with urllib.request.urlopen(f"{s3_server}/calls") as response:
+        found: dict[str, int] = json.load(response)
+        return found
