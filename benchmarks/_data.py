@@ -15,11 +15,21 @@ import pyarrow.parquet as pq
 ROWS_PER_CHUNK = 10_000
 _VOCABULARY = 2_000
 _POOL_WORDS = 50_000
+_DOCUMENTS_AT_ONCE = 100
 
 
-def write_texts(folder: Path, num_rows: int, *, num_words: int) -> Path:
-    """Return a Parquet file of `num_rows` rows ``id``, ``text``; about 6 characters a word. Made if not there."""
-    path = folder / f"texts_{num_rows}x{num_words}.parquet"
+def write_texts(folder: Path, num_rows: int, *, num_words: int, rows_per_document: int = 0) -> Path:
+    """
+    Return a Parquet file of `num_rows` rows ``id``, ``text``; about 6 characters a word. Made if not there.
+
+    Args:
+        folder: Where it lies.
+        num_rows: In the file.
+        num_words: Of each text.
+        rows_per_document: So many texts begin alike and differ only at their ends; a hundred such documents take turns.
+            0: each begins with a number of its own.
+    """
+    path = folder / f"texts_{num_rows}x{num_words}{f'x{rows_per_document}' * (rows_per_document > 0)}.parquet"
     if path.exists():
         return path
     folder.mkdir(parents=True, exist_ok=True)
@@ -30,9 +40,17 @@ def write_texts(folder: Path, num_rows: int, *, num_words: int) -> Path:
         for first in range(0, num_rows, ROWS_PER_CHUNK):
             ids = range(first, min(first + ROWS_PER_CHUNK, num_rows))
             texts = [f"{number}: {_words(pool, starts, number, num_words)}" for number in ids]
+            if rows_per_document:
+                documents = [_document_of(number, rows_per_document) for number in ids]
+                texts = [f"{_words(pool, starts, d, num_words)} {n}" for d, n in zip(documents, ids, strict=True)]
             writer.write_table(pa.table([list(ids), texts], schema=schema))
     scratch.replace(path)
     return path
+
+
+def _document_of(row: int, rows_per_document: int) -> int:
+    turn, row = divmod(row, _DOCUMENTS_AT_ONCE * rows_per_document)
+    return turn * _DOCUMENTS_AT_ONCE + row % _DOCUMENTS_AT_ONCE
 
 
 def _word_pool() -> tuple[str, list[int]]:

@@ -57,6 +57,7 @@ def main(way: str, source: str, output: str, base_url: str, text: str) -> None:
             actors=settings["actors"],
             num_cpus_per_actor=0.1,
             rows_per_partition=settings["rows_per_partition"],
+            order=settings["order"],
             progress=False,
         )
     mark("done")

@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "run, JSONL": {"action": "run", "output_format": "jsonl"},
     "run, ordered by prefix": {"action": "run", "rows_per_partition": 30, "num_documents": 5},
     "run, ordered by prefix, 3 workers": {"action": "run", "actors": 3, "rows_per_partition": 30, "num_documents": 5},
+    "run, ordered by prefix, one server slow": {"action": "run", "rows_per_partition": 60, "num_documents": 5},
+    "retry-failed, ordered by prefix": {"action": "retry", "rows_per_partition": 60, "num_documents": 5},
     "retry-failed": {"action": "retry", "keep_raw": True},
     "retry-failed, JSONL": {"action": "retry", "output_format": "jsonl"},
     "--restart": {"action": "restart", "keep_raw": True},
@@ -71,7 +74,9 @@ CHANCES = {"journal.before_write": 0.003, "journal.after_write": 0.003} | dict.f
 """Of dying at a failpoint, at each pass; a job of 30 partitions dies a dozen times or so."""
 
 
-def crash_fast(num_crashes: int, folder: Path, rng: random.Random) -> dict[str, tuple[Tally, float]]:
+def crash_fast(
+    num_crashes: int, kinds: Collection[str], folder: Path, rng: random.Random
+) -> dict[str, tuple[Tally, float]]:
     """Return what came of killing small jobs, an equal share of each kind, at least `num_crashes` times in all."""
     results: dict[str, tuple[Tally, float]] = {}
     with (
@@ -79,11 +84,12 @@ def crash_fast(num_crashes: int, folder: Path, rng: random.Random) -> dict[str, 
         SimulatedServerProcess(service_time_s=SLOW_S) as slow,
         Nursery() as nursery,
     ):
-        for kind, settings in KINDS.items():
+        for kind in kinds:
+            settings = KINDS[kind]
             if "slow" in kind:
                 settings = settings | {"slow_url": slow.base_url}
             tally, number, started_s = Tally(), 0, time.monotonic()
-            while tally.num_crashes < -(-num_crashes // len(KINDS)):
+            while tally.num_crashes < -(-num_crashes // len(kinds)):
                 place = folder / f"{settings['action']}-{number}"
                 crash_a_job(nursery, server, place, rng, tally, **settings)
                 shutil.rmtree(place)
@@ -217,13 +223,14 @@ def main() -> None:
     """Run and report; exit code 1 where anything was lost, doubled, wrong or paid for beyond what was in flight."""
     parser = make_parser(__doc__)
     parser.add_argument("--crashes", type=int, default=1000, help="of the fast form (%(default)s)")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=tuple(KINDS), help="of the fast form (all)")
     parser.add_argument("--real", type=int, default=0, metavar="N", help="also at least N of the real form, on Ray")
     parser.add_argument("--real-max-s", type=float, default=1800.0, help="stop the real form after (%(default)s s)")
     parser.add_argument("--seed", type=int, default=0, help="chooses the places (%(default)s)")
     options = parser.parse_args()
     folder = options.folder / f"crash-{os.getpid()}"
     rng = random.Random(options.seed)
-    results = crash_fast(options.crashes, folder, rng) if options.crashes else {}
+    results = crash_fast(options.crashes, options.kinds, folder, rng) if options.crashes else {}
     if options.real:
         results |= crash_real(options.real, folder, rng, options.real_max_s)
     shutil.rmtree(folder, ignore_errors=True)

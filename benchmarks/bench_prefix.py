@@ -17,7 +17,7 @@ import itertools
 import random
 import statistics
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from _report import make_parser, show
@@ -27,6 +27,7 @@ from nemo_llm_stage.client.endpoints.affinity import affinity
 from nemo_llm_stage.stage.order import RowOrder, RowPlan
 from nemo_llm_stage.stage.scheduler import Scheduler
 from nemo_llm_stage.testing import ServerConfig
+from nemo_llm_stage.testing.simulator.service import Service
 from nemo_llm_stage.testing.virtual_time import run_in_virtual_time, simulated_service
 from nemo_llm_stage.worker.chunk import ROWS_PER_CHUNK
 
@@ -86,6 +87,13 @@ async def send_rows(
     await client.aclose()
 
 
+async def start(stack: AsyncExitStack, config: ServerConfig, port: int) -> tuple[int, Service]:
+    """Start a server on the port, or on any where that is taken, and return its port and the server."""
+    with suppress(OSError):
+        return await stack.enter_async_context(simulated_service(config, port=port))
+    return await stack.enter_async_context(simulated_service(config))
+
+
 async def run_once(options: argparse.Namespace, load: str, num_servers: int, order: str, seed: int) -> dict[str, Any]:
     """Run the rows once and return what it took."""
     rng = random.Random(seed)
@@ -105,9 +113,8 @@ async def run_once(options: argparse.Namespace, load: str, num_servers: int, ord
         system_prompt="You read documents closely. " * (120 if load == "system" else 1),
     )
     async with AsyncExitStack() as stack:
-        ports = [FIRST_PORT + 10 * (seed % 100) + number for number in range(num_servers)]
-        services = [(await stack.enter_async_context(simulated_service(config, port=port)))[1] for port in ports]
-        urls = [f"http://127.0.0.1:{port}/v1" for port in ports]
+        servers = [await start(stack, config, FIRST_PORT + 10 * seed + number) for number in range(num_servers)]
+        urls = [f"http://127.0.0.1:{port}/v1" for port, _ in servers]
         jobs = [(urls, rows)]
         if order == "best":
             jobs = [([url], share) for url, share in zip(urls, deal_out(rows, num_servers), strict=True)]
@@ -116,7 +123,7 @@ async def run_once(options: argparse.Namespace, load: str, num_servers: int, ord
         await asyncio.gather(
             *(send_rows(options, client, prompt, part, order) for client, (_, part) in zip(clients, jobs, strict=True))
         )
-        stats = [service.stats() for service in services]
+        stats = [service.stats() for _, service in servers]
     starts = [s.first_start_monotonic_s for s in stats if s.first_start_monotonic_s is not None]
     ends = [s.last_end_monotonic_s for s in stats if s.last_end_monotonic_s is not None]
     prompt_tokens = sum(s.prompt_tokens for s in stats)

@@ -37,10 +37,12 @@ WORKER_OF = {"ray": "PartitionActor", "map": "StageActor"}
 
 def run_once(options: argparse.Namespace, way: str, num_rows: int, limit: int, actors: int) -> dict[str, Any]:
     """Run the rows once, one way, and return what it took."""
-    source = write_texts(options.folder, num_rows, num_words=options.words)
+    rows_per_document = options.rows_per_document
+    source = write_texts(options.folder, num_rows, num_words=options.words, rows_per_document=rows_per_document)
     output = options.folder / f"stage_{way}"
     shutil.rmtree(output, ignore_errors=True)
     settings = {"limit": limit, "actors": actors, "rows_per_partition": options.rows_per_partition}
+    settings["order"] = options.order
     with SimulatedServerProcess(max_recorded=0, max_num_seqs=max(256, limit)) as server:
         program = [sys.executable, str(Path(__file__).with_name("_ways.py")), way, str(source), str(output)]
         cost = measure([*program, server.base_url, json.dumps(settings)], env={"RAY_DEDUP_LOGS": "0"})
@@ -117,6 +119,8 @@ def main() -> None:
     parser.add_argument("--limits", type=int, nargs="+", default=[64], help="requests in flight, over all actors (64)")
     parser.add_argument("--actors", type=int, nargs="+", default=[1], help="of the Ray ways (1)")
     parser.add_argument("--rows-per-partition", type=int, help="of the jobs (what the package chooses)")
+    parser.add_argument("--order", choices=("auto", "input"), default="auto", help="of the jobs' rows (auto)")
+    parser.add_argument("--rows-per-document", type=int, default=0, help="texts that begin alike (0: none do)")
     parser.add_argument("--repeat", type=int, default=1, help="times that each is run; all are shown (1)")
     options = parser.parse_args()
     results = []

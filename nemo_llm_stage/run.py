@@ -149,7 +149,7 @@ def _run_job(
                 keeper.flush()
                 limit = keeper.control.failure_limit
                 result = finish(job, before.num_rows, run, started_monotonic_s, limit, job_elapsed_s=keeper.elapsed_s)
-                result = replace(result, endpoints=keeper.endpoints)
+                result = replace(result, endpoints=keeper.endpoints, order=keeper.order)
     finally:
         stage.close()
     result = replace(result, price_note=start.price_note, cell=start.shown.cell)
@@ -210,7 +210,7 @@ def _retry_failed(
             limit = end_limit if partitions or not kinds else None
             num_before = job.plan.num_rows - failed.num_rows
             result = finish(job, num_before, run, started_monotonic_s, limit, job_elapsed_s=keeper.elapsed_s)
-            result = replace(result, endpoints=keeper.endpoints)
+            result = replace(result, endpoints=keeper.endpoints, order=keeper.order)
     finally:
         stage.close()
     result = replace(result, num_retried=failed.num_rows, cell=shown.cell)

@@ -61,6 +61,18 @@ def test_stage_tells_the_cost_of_a_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_order_by_prefix_gains_what_the_best_order_does(tmp_path: Path) -> None:
+    """At servers whose caches are small, in virtual time; and costs nothing where nothing is shared."""
+    options = ("--documents", "30", "--questions", "20", "--loads", "documents", "nothing", "--seeds", "1")
+    results = figures_of("bench_prefix.py", *options, "--folder", str(tmp_path))["results"]
+    gains = {(result["load"], result["servers"], result["order"]): result for result in results}
+    assert gains["documents", 1, "auto"]["gain"] > 1.5
+    assert gains["documents", 4, "auto"]["gain"] > 1.5
+    assert all(gains["documents", num, "auto"]["of_best"] > 0.9 for num in (1, 4))
+    assert all(gains["nothing", num, "auto"]["gain"] > 0.98 for num in (1, 4))
+
+
+@pytest.mark.slow
 def test_server_finds_rates_gauges_and_cost_at_each_concurrency(tmp_path: Path) -> None:
     """The model is found, the server's own gauges and an offline run stand beside."""
     offline = tmp_path / "offline.json"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from nemo_llm_stage.client.endpoint_status import EndpointStatus
 from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.bad_input import BadInput
+from nemo_llm_stage.stage.status import OrderStatistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class JobResult:
         left_out: The first few of what was left out, with file, line and reason; all of it is written down in the
             job's state folder, under ``bad_input/``.
         endpoints: What each server did in this run.
+        order: What the order in which rows were sent has saved.
         price_note: Where the prices come from; empty where they were given.
         gpu_time: Of all runs of the job; None where the number of GPUs was not given.
         cell: The number of the notebook's cell that shows the summary already; None elsewhere.
@@ -70,6 +72,7 @@ class JobResult:
     price_input: float | None = None
     price_output: float | None = None
     endpoints: tuple[EndpointStatus, ...] = ()
+    order: OrderStatistics = field(default_factory=OrderStatistics)
     price_note: str = ""
     gpu_time: GpuTime | None = None
     cell: int | None = field(default=None, compare=False)

@@ -101,6 +101,8 @@ def _costs(result: JobResult) -> Table:
     limit = found_limit(result.endpoints)
     if limit is not None:
         table.add_row("in flight", f"{limit[0]:,}", *[""] * (not is_alone), shown(limit[1]))
+    if result.order.words:
+        table.add_row("order", "", *[""] * (not is_alone), shown(result.order.words))
     num_unasked = sum(endpoint.num_unasked for endpoint in result.endpoints)
     if num_unasked:
         note = "connections dropped: a server or proxy sent what no request had asked for, e.g. an answer twice"

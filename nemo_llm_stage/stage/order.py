@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import orjson
@@ -18,6 +17,7 @@ from nemo_llm_stage.errors import RowError
 from nemo_llm_stage.prompt import Prompt
 from nemo_llm_stage.rows.column import Row
 from nemo_llm_stage.rows.prefix import PrefixOrder, order_by_prefix
+from nemo_llm_stage.stage.status import OrderStatistics
 
 logger = logging.getLogger(__name__)
 
@@ -28,25 +28,6 @@ MIN_ROWS = 16
 
 MAX_WINDOWS_SKIPPED = 63
 """After a window that shares nothing 1 is skipped, then 3, 7 …, at most 63: looking costs about 25 µs of CPU a row."""
-
-
-@dataclass(frozen=True, slots=True)
-class OrderStatistics:
-    """
-    What the order of rows has saved.
-
-    Attributes:
-        num_windows: Windows that were looked at.
-        num_ordered: Windows that were sent in another order.
-        shared: Share of the prompt bytes of the last window looked at, 0 to 1, that follow a prompt with the same
-            beginning in the order that was sent.
-        shared_as_given: The same for the order as given.
-    """
-
-    num_windows: int = 0
-    num_ordered: int = 0
-    shared: float = 0.0
-    shared_as_given: float = 0.0
 
 
 class RowPlan(NamedTuple):
@@ -104,25 +85,17 @@ class RowOrder:
             return True
 
     def _learn(self, order: PrefixOrder) -> None:
-        shared, shared_as_given, is_useful = order.shared, order.shared_as_given, order.is_useful
+        is_useful = order.is_useful
         with self._lock:
             before = self._seen
-            self._seen = OrderStatistics(
-                before.num_windows + 1, before.num_ordered + is_useful, shared, shared_as_given
-            )
+            sent = order.shared if is_useful else order.shared_as_given
+            self._seen = before + OrderStatistics(1, int(is_useful), sent, order.shared_as_given)
             if is_useful or order.has_groups:
                 self._num_to_skip, self._next_skip = 0, 1
             else:
                 self._num_to_skip, self._next_skip = self._next_skip, min(2 * self._next_skip + 1, MAX_WINDOWS_SKIPPED)
-        if is_useful and not before.num_ordered:
-            logger.info(
-                "rows are sent grouped by the beginning of their prompts: %.0f %% of the prompt text follows a prompt "
-                "with the same beginning, %.0f %% in the order of the input",
-                100 * shared,
-                100 * shared_as_given,
-            )
-        elif not before.num_windows and not is_useful:
-            logger.info("rows are sent in the order of the input: another order would share no more of their prompts")
+        if not before.num_windows or (is_useful and not before.num_ordered):
+            logger.info("rows are sent %s", self._seen.words)
 
     def _sent_for(self, row: Row) -> bytes:
         try:

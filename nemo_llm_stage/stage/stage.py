@@ -10,6 +10,7 @@ import concurrent.futures
 import copy
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import orjson
@@ -31,10 +32,10 @@ from nemo_llm_stage.stage.hand import Hand
 from nemo_llm_stage.stage.keep import KeepIf
 from nemo_llm_stage.stage.local_runtime import LocalRuntime
 from nemo_llm_stage.stage.loop import result_of
-from nemo_llm_stage.stage.order import Order, OrderStatistics, RowOrder
+from nemo_llm_stage.stage.order import Order, RowOrder
 from nemo_llm_stage.stage.output_columns import OutputColumns
 from nemo_llm_stage.stage.runtime import OnDone, Runtime, unique
-from nemo_llm_stage.stage.status import StageStatus
+from nemo_llm_stage.stage.status import OrderStatistics, StageStatus
 from nemo_llm_stage.stage.table import rows_of
 
 
@@ -256,7 +257,8 @@ class Stage(Doors):
     def status(self) -> StageStatus:
         """Return how the stage stands in this process. May be called from any thread."""
         runtime = self._runtime.current
-        return StageStatus(max_in_flight=self.max_concurrent_requests) if runtime is None else runtime.status()
+        status = StageStatus(max_in_flight=self.max_concurrent_requests) if runtime is None else runtime.status()
+        return replace(status, order=self.order_statistics())
 
     def order_statistics(self) -> OrderStatistics:
         """Return what the order in which rows are sent has saved."""

@@ -20,7 +20,7 @@ from nemo_llm_stage.dataset.journal_stream import STREAMS
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.dataset.writing import writing_to
 from nemo_llm_stage.errors import RunError
-from nemo_llm_stage.stage.status import StageStatus
+from nemo_llm_stage.stage.status import StageStatus, sum_orders
 from nemo_llm_stage.worker.calls import Calls
 from nemo_llm_stage.worker.dispatch import Handout
 from nemo_llm_stage.worker.engine import DRAIN_TICK_S, TICK_S, Monitor, RunStatus
@@ -289,6 +289,7 @@ def _total(supervisors: Sequence[_Supervisor], handout: Handout) -> RunStatus:
             num_retrying=sum(stage.num_retrying for stage in stages),
             outage=min(outages, key=lambda outage: outage.since, default=None),
             endpoints=merge_endpoints(endpoint for stage in stages for endpoint in stage.endpoints),
+            order=sum_orders(stage.order for stage in stages),
         ),
         phase="running" if num_up else "starting",
         waits_for=None if num_up else "the workers",

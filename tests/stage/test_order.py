@@ -97,3 +97,17 @@ def test_a_row_that_cannot_be_rendered_fails_alone() -> None:
     outcomes = stage.submit(rows).result()
     assert outcomes[-1]["x"].error == "skipped: column 'text' is null"
     assert all(outcome["x"].error is None for outcome in outcomes[:-1])
+
+
+def test_people_are_told_in_which_order_rows_are_sent() -> None:
+    """That it is that of the input, too; nothing before anybody has looked."""
+    stage, _ = stage_and_client()
+    assert not stage.status().order.words
+    stage.submit(shuffled_rows()).result()
+    assert stage.status().order.words.startswith("grouped by the beginning of their prompts: at least 48%")
+    other, _ = stage_and_client(prompt="{{ id }}")
+    other.submit([{"id": f"{random.Random(number).getrandbits(900):x}"} for number in range(20)]).result()
+    assert other.status().order.words == "as in the input: another order would share no more of the prompts"
+    both = stage.order_statistics() + other.order_statistics()
+    assert (both.num_windows, both.num_ordered) == (2, 1)
+    assert "in 50% of the looks" in both.words

@@ -31,9 +31,11 @@ from nemo_llm_stage.dataset.state.timeline import TIMELINE, remove_old_timelines
 from nemo_llm_stage.dataset.storage import Folder
 from nemo_llm_stage.errors import LLMStageError, RunStoppedError
 from nemo_llm_stage.job.result import GpuTime
+from nemo_llm_stage.stage.status import OrderStatistics
 from nemo_llm_stage.text import one_line
 from nemo_llm_stage.worker.control.control import RunControl
 from nemo_llm_stage.worker.control.limit_news import LimitNews
+from nemo_llm_stage.worker.control.order_news import OrderNews
 from nemo_llm_stage.worker.control.server_news import ServerNews
 from nemo_llm_stage.worker.control.standing import JobFacts, Standing
 
@@ -67,6 +69,7 @@ class RunKeeper:
         self._standing = Standing(counters=facts.before)
         self._news = ServerNews()
         self._limit_news = LimitNews()
+        self._order_news = OrderNews()
         self._interval_s = LOCAL_INTERVAL_S if state.is_local else STORE_INTERVAL_S
         self._look_s = LOCAL_LOOK_S if state.is_local else STORE_LOOK_S
         self._started_monotonic_s = time.monotonic()
@@ -106,6 +109,11 @@ class RunKeeper:
         """What each server did in this run."""
         return self._standing.stage.endpoints
 
+    @property
+    def order(self) -> OrderStatistics:
+        """What the order in which rows were sent has saved."""
+        return self._standing.stage.order
+
     def update(self, standing: Standing) -> None:
         """Take note of how the run stands. Called in the driver's thread."""
         self._standing = standing
@@ -113,6 +121,8 @@ class RunKeeper:
             self.control.note("server", text)
         for text in self._limit_news.of(standing.stage.endpoints, time.monotonic()):
             self.control.note("in flight", text)
+        for text in self._order_news.of(standing.stage.order):
+            self.control.note("order", text)
 
     @property
     def elapsed_s(self) -> float:
