@@ -8,7 +8,9 @@ run. Heavy modules are imported inside the command that needs them.
 
 from __future__ import annotations
 
+import io
 import platform
+import sys
 from importlib.metadata import version
 
 import click
@@ -67,6 +69,9 @@ def main() -> None:
 
     Start with `nemo-llm-stage init`: it writes a job file that runs as it is.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows fewer characters
 
 
 for command in (

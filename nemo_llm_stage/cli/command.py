@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -44,6 +45,11 @@ class Command(click.Command):
         except LLMStageError as error:
             click.secho(f"error: {printable(str(error))}", fg="red", err=True)
             context.exit(_exit_code_of(error))
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever reads what is shown has read enough; click ends quietly
+                raise
+            click.secho(f"error: {printable(str(error))}", fg="red", err=True)
+            context.exit(EXIT_RUN)
         except KeyboardInterrupt as interrupt:
             click.echo(str(interrupt) or "stopped; run the same command to resume.", err=True)
             context.exit(EXIT_SIGNAL + getattr(interrupt, "signum", signal.SIGINT))

@@ -91,9 +91,16 @@ def _keep(fleet: Fleet, file: EndpointsFile) -> None:
         except ConfigError as error:  # a full disk is no reason to end servers that jobs use
             if str(error) != told:
                 told = str(error)
-                click.echo(told, err=True)
-        fleet.check(lambda text: click.echo(text, err=True))
+                _tell(told)
+        fleet.check(_tell)
         waits.wait(LOOK_S)
+
+
+def _tell(text: str) -> None:
+    """Show a line; a terminal that is gone ends no server."""
+    from nemo_llm_stage.report.console import PlainConsole
+
+    PlainConsole(stderr=True).print(text, soft_wrap=True)
 
 
 def _interrupt(*_: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import click
 
 from nemo_llm_stage.cli.command import Command
+from nemo_llm_stage.errors import LLMStageError
 from nemo_llm_stage.text import printable
 
 WATCH_S = 2.0
@@ -46,14 +48,19 @@ def jobs(folder: str, is_json: bool) -> None:
     from nemo_llm_stage.report.status_text import job_line
 
     lines = []
-    for url in find_jobs(folder):
-        job = read_state(url)
+    urls = find_jobs(folder)
+    for url in urls:
+        try:
+            job = read_state(url)
+        except LLMStageError as error:  # the others are shown all the same
+            click.echo(printable(str(error)), err=True)
+            continue
         if is_json:
             click.echo(json.dumps(job.to_dict()))
         lines.append(job_line(job))
     if is_json:
         return
-    if not lines:
+    if not urls:
         click.echo(f"there is no job in {printable(folder)}.")
     widths = [max(len(line[place]) for line in lines) for place in range(5)] if lines else []
     for line in lines:
@@ -95,9 +102,10 @@ def failures(output: str) -> None:
     kinds = sorted({group.kind for group in groups})
     click.echo(f"\nCause and next step:\n  nemo-llm-stage explain {groups[0].kind}")
     click.echo("Send them again once the job has finished:")
-    click.echo(f"  nemo-llm-stage retry-failed {output}")
+    retry = f"  nemo-llm-stage retry-failed {printable(shlex.quote(output))}"
+    click.echo(retry)
     if len(kinds) > 1:
-        click.echo(f"  nemo-llm-stage retry-failed {output} --kind {kinds[0]}")
+        click.echo(f"{retry} --kind {kinds[0]}")
 
 
 def _states(output: str, *, watch: bool) -> Iterator[Any]:

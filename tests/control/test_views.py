@@ -216,6 +216,28 @@ def test_a_price_of_gpus_needs_their_number() -> None:
         JobSettings(gpu_price_per_hour=2.0)
 
 
+def test_one_job_that_cannot_be_read_hides_no_other(job: Any) -> None:
+    """And what `failures` says to run may be copied, also with a space in the path."""
+    for name in ("a", "b b"):
+        job.run(output=job.folder / "jobs" / name)
+    (job.folder / "jobs" / ".a.nemo_llm_stage" / "job.json").write_text("{}")
+    result = invoke("jobs", job.folder / "jobs")
+    assert "damaged" in result.stderr
+    assert len(result.stdout.splitlines()) == 1
+    job.server.faults = [Fault(400, contains="row 3")]
+    job.run(output=job.folder / "c c", max_failed_rows=None)
+    assert f"retry-failed '{job.folder / 'c c'}'" in invoke("failures", job.folder / "c c").stdout
+
+
+def test_what_the_system_refuses_is_no_traceback(job: Any) -> None:
+    """For instance a folder that is a loop of links."""
+    (job.folder / "loop").symlink_to(job.folder / "loop")
+    for command in ("status", "jobs", "verify"):
+        result = invoke(command, job.folder / "loop" / "out")
+        assert isinstance(result.exception, SystemExit), command
+        assert "error: " in result.output or "no job" in result.output
+
+
 def test_a_finished_job_that_lost_a_file_is_not_finished(job: Any) -> None:
     """The same command makes the file again."""
     job.run()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +52,27 @@ def shown_on(make: Callable[..., Console], *things: Any) -> str:
     for thing in things:
         console.print(thing)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_a_reader_that_has_read_enough_ends_nothing() -> None:
+    """As `| head` does: a job goes on, and what it writes goes nowhere."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stream:
+        console = PlainConsole(file=stream)
+        with Progress(console=console) as progress:
+            progress.note("one")
+            progress.note("two")
+        console.print("three")
+        assert Path(f"/proc/self/fd/{writer}").readlink() == Path(os.devnull)
+
+
+@pytest.mark.slow
+def test_a_character_that_a_terminal_does_not_know_is_replaced(tmp_path: Path) -> None:
+    """In place of an error."""
+    words = [sys.executable, "-m", "nemo_llm_stage", "jobs", str(tmp_path / "schön…")]
+    result = subprocess.run(words, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "latin-1"}, check=False)
+    assert (result.returncode, result.stdout.decode("latin-1")[-8:]) == (0, "schön?.\n"), result.stderr
 
 
 @pytest.fixture

@@ -53,3 +53,43 @@ def test_what_c_code_writes_appears_above_the_screen() -> None:
     is_shown = "(raylet) a warning of C" in plain
     assert is_shown or any(re.fullmatch("… 3[01] lines more", line) for line in plain)
     assert not any("nemo-llm-stage" in line and "line 4" in line for line in plain)
+
+
+LEFT = """
+import os, signal, sys, time
+from nemo_llm_stage.counters import Counters
+from nemo_llm_stage.report.console import PlainConsole
+from nemo_llm_stage.report.progress.progress import Progress
+from nemo_llm_stage.report.progress.view import JobTitle
+from nemo_llm_stage.worker.engine import RunStatus
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+with Progress() as progress:
+    progress.begin(JobTitle(("x",), ("m",), 10), Counters())
+    os.write(1, b"begun")
+    os.read(int(sys.argv[1]), 1)
+    for _ in range(3):
+        progress.update(RunStatus(), Counters())
+        progress.note("a note")
+PlainConsole().print("the end")
+os.write(int(sys.argv[2]), b"done")
+"""
+
+
+@pytest.mark.slow
+def test_a_terminal_that_is_closed_ends_nothing() -> None:
+    """A job goes on without anybody who looks, as long as SIGHUP does not end it."""
+    go_on, done = os.pipe(), os.pipe()
+    pid, terminal = pty.fork()
+    if not pid:
+        for number in (go_on[0], done[1]):
+            os.set_inheritable(number, True)
+        os.execv(sys.executable, [sys.executable, "-c", LEFT, str(go_on[0]), str(done[1])])
+    os.close(done[1])
+    while b"begun" not in os.read(terminal, 65536):
+        pass
+    os.close(terminal)
+    os.write(go_on[1], b"x")
+    assert os.read(done[0], 4) == b"done"
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    for number in (*go_on, done[0]):
+        os.close(number)

@@ -31,6 +31,20 @@ def make_stage(server: SimulatedServer, **settings: Any) -> LLMStage:
     return LLMStage(**{"client": client, "model": "sim", "prompt": "Say {{ text }}", "output_column": "x"} | settings)
 
 
+@pytest.mark.slow
+def test_a_stage_works_without_standard_files(server: SimulatedServer) -> None:
+    """Some supervisors close stdin; uvloop would abort the process on a socket that has its number."""
+    code = (
+        "import os, pandas as pd; os.close(0)\n"
+        "from nemo_llm_stage import AsyncHTTPClient, LLMStage\n"
+        f"stage = LLMStage(client=AsyncHTTPClient({server.base_url!r}), model='sim', prompt='{{{{ t }}}}',"
+        " output_column='x')\n"
+        "print(len(stage.process(pd.DataFrame({'t': ['a', 'b']}))['x'].dropna()))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (0, "2\n"), result.stderr
+
+
 def test_an_interrupt_cancels_the_rows_that_were_waited_for() -> None:
     """Ctrl-C in process(): the requests in flight are dropped, and no further one is sent."""
     arrived = threading.Semaphore(0)
