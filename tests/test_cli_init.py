@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pty
+import socketserver
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,9 @@ def test_a_key_is_named_and_never_written(folder: Path) -> None:
         (["--input", "docs.parquet", "--base-url", "http://127.0.0.1:9/v1"], "no server answers at"),
         (["--input", "docs.parquet", "--base-url", "localhost:8000"], "is no address of a server"),
         (["--input", "docs.parquet", "--client", "local", "--column", "bodi"], "did you mean 'body'?"),
+        (["--base-url", "http://h:abc/v1"], "base_url is no URL"),
+        (["--base-url", "http://a b/v1"], "names the host 'a b'"),
+        (["--api-key-env", "sk-canary-1", "--client", "local"], "must name an environment variable"),
         (["--input", "nothing.parquet", "--client", "local"], "nothing.parquet"),
         (["--input", "package.json", "--client", "local"], "package.json"),
     ],
@@ -120,7 +125,44 @@ def test_a_mistake_is_told_and_nothing_is_written(folder: Path, arguments: list[
     result = init(*arguments)
     assert result.exit_code == 2, result.output
     assert words in result.stderr
+    assert "sk-canary" not in result.output
     assert not Path("job.yaml").exists()
+
+
+def test_what_speaks_no_http_is_told(folder: Path) -> None:
+    """For instance an SSH server at a usual port, or one that ends in the middle."""
+    for answer in (b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}", b""):
+        with socketserver.TCPServer(("127.0.0.1", 0), _answering(answer)) as other:
+            threading.Thread(target=other.serve_forever, daemon=True).start()
+            result = init("--base-url", f"http://127.0.0.1:{other.server_address[1]}/v1")
+            assert find_servers([other.server_address[1]]) == []
+            other.shutdown()
+        assert result.exit_code == 2, result.output
+        assert "no list of models at" in result.stderr or "no server answers at" in result.stderr
+
+
+def _answering(answer: bytes) -> type[socketserver.BaseRequestHandler]:
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(4096)
+            self.request.sendall(answer)
+
+    return Handler
+
+
+def test_a_key_that_no_header_can_hold_is_not_shown(folder: Path, server: SimulatedServer) -> None:
+    """White space at its end, e.g. of a file from Windows, is dropped."""
+    where = ("--base-url", server.base_url, "--api-key-env", "MY_KEY")
+    result = init(*where, MY_KEY="sk-canary\n1")
+    assert result.exit_code == 2
+    assert "MY_KEY (--api-key-env) holds a character" in result.stderr
+    assert "sk-canary" not in result.output
+    assert init(*where, MY_KEY="sk-canary\r").exit_code == 0
+
+
+def test_an_address_may_be_that_of_a_route(server: SimulatedServer) -> None:
+    """As copied from a curl command."""
+    assert look_at(f"{server.base_url}/chat/completions").base_url == server.base_url
 
 
 def test_a_server_that_is_down_can_be_named_with_its_model(folder: Path) -> None:

@@ -41,10 +41,13 @@ def command(job_file: Path, yes: bool, **given: Any) -> None:
     machine (Ollama, llama.cpp, vLLM, SGLang, LM Studio). Asks nothing where an option gives the answer, where stdin is
     no terminal, and with --yes. Without a file of your own the job runs on eight sample texts.
     """
+    from nemo_llm_stage.client.secret import check_variable
     from nemo_llm_stage.config.starter import Starter, write_starter
 
     if job_file.exists():
         raise ConfigError(f"{str(job_file)!r} already exists; choose another name.")
+    if given["api_key_env"]:
+        check_variable(given["api_key_env"], "--api-key-env")
     answers = Answers(given, may_ask=not yes and sys.stdin.isatty())
     inputs = answers.input()
     data = _look_at_data(inputs) if inputs else None

@@ -7,6 +7,7 @@ servers; sends no prompt.
 
 from __future__ import annotations
 
+import http.client
 import os
 import urllib.error
 import urllib.request
@@ -15,9 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import orjson
 
+from nemo_llm_stage.client.endpoints.address import parse_base_url
+from nemo_llm_stage.client.secret import ValueSource
 from nemo_llm_stage.errors import ConfigError
 
 NEARBY_TIMEOUT_S = 0.7
@@ -109,22 +113,23 @@ def look_at(url: str, api_key_env: str | None = None, *, timeout_s: float = REMO
     Raises:
         ConfigError: Nothing answers there, it requires a key, or it has no list of models.
     """
-    base_url = url.rstrip("/")
-    if not base_url.startswith(("http://", "https://")) or "@" in base_url:
+    if not url.strip().startswith(("http://", "https://")) or "@" in url:
         raise ConfigError(
             f"{url!r} is no address of a server; write one like http://localhost:8000/v1, without a password."
         )
+    base_url, key = parse_base_url(url).base_url, _key(api_key_env)
     problem = ""
     for place in dict.fromkeys([base_url, base_url.removesuffix("/v1") + "/v1"]):
         try:
-            entries = _models_of(place, api_key_env, timeout_s)
+            entries = _models_of(place, key, timeout_s)
         except urllib.error.HTTPError as error:
             problem = _words_of_status(error.code, place, api_key_env)
             if error.code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
                 break
         except urllib.error.URLError as error:
-            problem = problem or f"no server answers at {place}: {getattr(error.reason, 'strerror', error.reason)}."
-        except (OSError, ValueError, LookupError, TypeError) as error:
+            why = getattr(error.reason, "strerror", None) or error.reason
+            problem = problem or f"no server answers at {place}: {why}."
+        except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException) as error:
             problem = problem or f"no list of models at {place}/models: {error or type(error).__name__}."
         else:
             names = sorted((str(entry["id"]) for entry in entries), key=lambda name: "embed" in name.lower())
@@ -151,8 +156,15 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         """Follow none: the answer is an error with its status."""
 
 
-def _models_of(base_url: str, api_key_env: str | None, timeout_s: float) -> Sequence[Any]:
-    key = os.environ.get(api_key_env, "") if api_key_env else ""
+def _key(api_key_env: str | None) -> str:
+    """Return the key that a variable holds; empty where it holds none: the server may want none."""
+    if api_key_env is None:
+        return ""
+    source = ValueSource({"env": api_key_env}, "--api-key-env")
+    return source.read() if os.environ.get(api_key_env) else ""
+
+
+def _models_of(base_url: str, key: str, timeout_s: float) -> Sequence[Any]:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     request = urllib.request.Request(f"{base_url}/models", headers=headers)  # noqa: S310 - the scheme is checked
     is_here = request.host.partition(":")[0] in {"localhost", "127.0.0.1"}
@@ -167,8 +179,7 @@ def _models_of(base_url: str, api_key_env: str | None, timeout_s: float) -> Sequ
 
 def _kind(base_url: str, entries: Sequence[Any]) -> Kind:
     owner = str(entries[0].get("owned_by", "")) if entries else ""
-    port = int(base_url.rpartition(":")[2].partition("/")[0]) if base_url.count(":") > 1 else 0
-    return _OWNERS.get(owner) or _KINDS.get(_PORTS.get(port, ""), _OTHER)
+    return _OWNERS.get(owner) or _KINDS.get(_PORTS.get(urlsplit(base_url).port or 0, ""), _OTHER)
 
 
 def _words_of_status(status: int, place: str, api_key_env: str | None) -> str:

@@ -9,6 +9,7 @@ str are closed. Finding secrets in texts is `hide`'s. Knows nothing of HTTP conn
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -31,6 +32,9 @@ HARMLESS_HEADERS = frozenset(
 
 HARMLESS_QUERY = frozenset({"api-version", "api_version", "version", "region", "alt", "beta"})
 """Query parameters, likewise."""
+
+
+_VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
 class Secret:
@@ -77,6 +81,8 @@ class ValueSource:
         if not isinstance(value, Mapping) or len(value) != 1 or not {*value} <= {"env", "file"}:
             raise ConfigError(f"{setting} must be a text, {{env: NAME}} or {{file: PATH}}.")
         self._env, file = value.get("env"), value.get("file")
+        if self._env is not None:
+            check_variable(self._env, setting)
         self._file = None if file is None else os.fspath(file)
 
     @property
@@ -94,9 +100,10 @@ class ValueSource:
         if self._literal is not None:
             return self._checked(self._literal.reveal(), self._setting)
         if self._env is not None:
+            name = self._env if self._env.isupper() else "that is named"  # some keys could be names: hf_…, gsk_…
             if self._env not in os.environ:
-                raise ConfigError(f"The environment variable {self._env} ({self._setting}) is not set on this machine.")
-            return self._checked(os.environ[self._env], f"the environment variable {self._env} ({self._setting})")
+                raise ConfigError(f"The environment variable {name} ({self._setting}) is not set on this machine.")
+            return self._checked(os.environ[self._env], f"the environment variable {name} ({self._setting})")
         try:
             text = Path(self._file or "").read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -160,6 +167,17 @@ class KeySource:
 
     def __repr__(self) -> str:
         return self._shown
+
+
+def check_variable(name: object, setting: str) -> None:
+    """
+    Refuse what cannot be a variable's name: it may be the key itself, which is not told.
+
+    Raises:
+        ConfigError: It cannot be one.
+    """
+    if not isinstance(name, str) or _VARIABLE.fullmatch(name) is None:
+        raise ConfigError(f"{setting} must name an environment variable, e.g. MY_KEY; it never holds the key itself.")
 
 
 def sources_of(values: Mapping[str, Value] | None, setting: str, harmless: frozenset[str]) -> dict[str, ValueSource]:

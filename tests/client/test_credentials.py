@@ -77,6 +77,8 @@ def test_the_requests_own_query_comes_first() -> None:
 
 
 BAD = [
+    ({"api_key_env": "sk-canary-1"}, "api_key_env must name an environment variable"),
+    ({"api_key_env": "gsk_canary1"}, r"variable that is named \(api_key_env\) is not set"),
     ({"headers": {"x-team": {"env": "NO_SUCH_VARIABLE"}}}, r"NO_SUCH_VARIABLE \(headers: x-team\)"),
     ({"query": {"key": {"file": "/no/such/file"}}}, r"/no/such/file \(query: key\) cannot be read"),
     ({"headers": {"x-team": {"envv": "X"}}}, "headers: x-team must be a text, {env: NAME} or {file: PATH}"),
