@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from _folder_store import register
 from _nursery import CrashJob, Nursery
 
 from nemo_llm_stage.dataset.account import read_account
@@ -47,6 +48,12 @@ PLACES["restart"] = ("restart.before", "restart.between", "restart.after", *PLAC
 PLACES_OF_PIECES = ("piece.before", "piece.after") * 2
 """Where it can die too if it has several workers."""
 
+PLACES_OF_STREAMS = (
+    *("stream.before_put", "stream.after_put") * 2,
+    *("stream.before_remove", "stream.after_remove", "stream.before_merge", "stream.after_merge"),
+)
+"""Where it can die too if it writes to an object store."""
+
 
 @dataclass
 class Tally:
@@ -63,6 +70,7 @@ class Tally:
         num_extra: Requests that had been sent before.
         num_repaid: Of these, the ones that had been answered in full before.
         num_in_flight: Requests in flight at the deaths, summed; the bound for `num_extra`.
+        num_second_sends: Rows that were sent a second time, as far as committed files count them.
         places: Deaths by failpoint.
         problems: What was off, in words.
     """
@@ -76,6 +84,7 @@ class Tally:
     num_extra: int = 0
     num_repaid: int = 0
     num_in_flight: int = 0
+    num_second_sends: int = 0
     places: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
 
@@ -108,6 +117,7 @@ def crash_a_job(
         max_crashes: Then it is let live.
         settings: Of the `CrashJob`. For a restart or a retry, the run before it is not killed.
     """
+    register()
     job = CrashJob(server.base_url, str(folder), **settings)
     write_input(folder, NUM_ROWS, job.num_documents)
     if job.action != "run":
@@ -151,7 +161,8 @@ def run_until_done(
     """
     num_crashes = 0
     while True:
-        usual = (*PLACES[job.action], *(PLACES_OF_PIECES if job.actors > 1 else ()))
+        pieces = PLACES_OF_PIECES if job.actors > 1 else ()
+        usual = (*PLACES[job.action], *pieces, *(PLACES_OF_STREAMS if job.is_bucket else ()))
         place = _choose_place(job, rng, places or usual) if num_crashes < max_crashes else ""
         nth = rng.uniform(0.01, 0.2) if place == "time" else rng.randint(1, 8 if place.startswith("journal") else 1)
         ended = nursery.attempt(job, place, nth)
@@ -235,17 +246,21 @@ def check_output(job: CrashJob, num_rows: int, tally: Tally) -> None:
     tally.num_doubled += sum(num - 1 for num in times.values())
     for place, row in enumerate(rows):
         answer = expected_answer([{"role": "user", "content": f"{job.prompt} {row['text']}"}])
-        tally.num_wrong += row["x"] != answer or row["x_error"] is not None or row["id"] != place
-    verification = verify_output(str(Path(job.folder) / "out"))
+        is_wrong = row["x"] != answer or row["x_error"] is not None or row["id"] != place
+        if job.num_columns > 1:
+            is_wrong |= row["y"] != expected_answer([{"role": "user", "content": f"Then {row['x']}"}])
+        tally.num_wrong += is_wrong
+    verification = verify_output(job.output)
     counters = verification.counters
+    tally.num_second_sends += counters.num_second_sends
     if not verification.is_complete or (counters.num_rows, counters.num_failed) != (num_rows, 0):
         tally.problems.append(f"the account is off: {verification}")
-    output, _ = open_output(str(Path(job.folder) / "out"))
+    output, _ = open_output(job.output)
     account = read_account(output, read_record(output.url)["id"])
     if account.opened or account.counters() != counters:
         tally.problems.append(f"the ledger is off: {account}")
     state = Path(job.folder) / ".out.nemo_llm_stage"
-    left = [path.name for name in ("journal", "tmp") for path in (state / name).glob("*")]
+    left = [path.name for name in ("journal", "streams", "tmp") for path in (state / name).glob("*")]
     if left:
         tally.problems.append(f"left behind: {left}")
     if not (Path(job.folder) / "out" / ".nemo_llm_stage" / "_SUCCESS").exists():

@@ -20,8 +20,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from nemo_llm_stage import AsyncHTTPClient, LLMStage, OutputConflictError, retry_failed, run_job
+from _folder_store import PROTOCOL, register
+
+from nemo_llm_stage import AsyncHTTPClient, LLMStage, MultiColumnStage, OutputConflictError, retry_failed, run_job
 from nemo_llm_stage.dataset import failpoints
+from nemo_llm_stage.stage.stage import Stage
+from nemo_llm_stage.worker import second_sends
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class CrashJob:
         keep_raw: As for `run_job`.
         actors: Workers, each with so many requests in flight.
         slow_url: Of a second server, which is slow; None for one server only.
+        num_columns: 1, or 2: then the answers of the first are in the prompts of the second.
+        is_bucket: Whether the output is in an object store, as `_folder_store` has it.
         num_documents: That the rows' texts begin with, in turn; 0 for none. `order: auto` sends those of one together.
         takeover: Whether to take the place of a run that was stopped there.
         action: run, restart (thrown away first where another prompt wrote it) or retry (ask the failed rows again).
@@ -56,7 +62,21 @@ class CrashJob:
     takeover: bool = False
     slow_url: str | None = None
     num_documents: int = 0
+    num_columns: int = 1
+    is_bucket: bool = False
 
+    @property
+    def output(self) -> str:
+        """What the job is told to write to."""
+        path = f"{self.folder}/out"
+        return f"{PROTOCOL}://{path}" if self.is_bucket else path
+
+
+FLUSH_S = 0.02
+"""Between two objects of answers: a job takes a few tenths of a second."""
+
+SECOND_SHARE = 0.5
+"""Of the tokens, for second sends: so that deaths meet many."""
 
 MAX_ATTEMPT_S = 300.0
 """An attempt that takes longer hangs, or was stopped and never woken; the nursery is killed then."""
@@ -117,14 +137,17 @@ class Nursery:
         return answer
 
 
-def _stage_of(job: CrashJob) -> LLMStage:
+def _stage_of(job: CrashJob) -> Stage:
     urls = [url for url in (job.base_url, job.slow_url) if url is not None]
     client = AsyncHTTPClient(urls, max_concurrent_requests=job.limit, max_retries=0)
-    return LLMStage(client=client, model="sim", prompt=f"{job.prompt} {{{{ text }}}}", output_column="x")
+    first = LLMStage(client=client, model="sim", prompt=f"{job.prompt} {{{{ text }}}}", output_column="x")
+    if job.num_columns == 1:
+        return first
+    return MultiColumnStage([first, LLMStage(client=client, model="sim", prompt="Then {{ x }}", output_column="y")])
 
 
-def _run(job: CrashJob, stage: LLMStage) -> None:
-    output = Path(job.folder) / "out"
+def _run(job: CrashJob, stage: Stage) -> None:
+    output = job.output
     if job.action == "retry":
         retry_failed(stage=stage, output=output, engine="local", progress=False)
         return
@@ -140,6 +163,7 @@ def _run(job: CrashJob, stage: LLMStage) -> None:
         "keep_raw": job.keep_raw,
         "progress": False,
         "takeover": job.takeover,
+        "flush_interval": FLUSH_S,
     }
     try:
         run_job(**settings)
@@ -150,6 +174,7 @@ def _run(job: CrashJob, stage: LLMStage) -> None:
 
 
 def _attempt(job: CrashJob, place: str, nth: float, *, is_stopped: bool) -> None:
+    second_sends.MAX_SHARE = SECOND_SHARE
     stage = _stage_of(job)
     passes = 0
     passing = threading.Lock()  # while one thread stops the process there, no other slips by
@@ -157,6 +182,8 @@ def _attempt(job: CrashJob, place: str, nth: float, *, is_stopped: bool) -> None
     def die() -> None:
         # One more: an answer that has come and is not yet journaled has given its permit back.
         in_flight = stage.num_in_flight + 1 if job.actors == 1 else (job.limit + 1) * job.actors
+        if job.is_bucket:  # and the answers that are not flushed yet: those of two intervals, and of a slow moment
+            in_flight += 4 * job.limit * job.actors
         os.write(1, json.dumps({"in_flight": in_flight}).encode() + b"\n")
         os.kill(os.getpid(), signal.SIGSTOP if is_stopped else signal.SIGKILL)
 
@@ -177,6 +204,7 @@ def _attempt(job: CrashJob, place: str, nth: float, *, is_stopped: bool) -> None
 
 def nurse() -> None:
     """Fork an attempt for each line on stdin, and tell how it ended on stdout."""
+    register()
     for line in sys.stdin:
         fields, place, nth, is_stopped = json.loads(line)
         reader, writer = os.pipe()

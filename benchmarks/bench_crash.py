@@ -34,6 +34,19 @@ KINDS: dict[str, dict[str, Any]] = {
     "run": {"action": "run"},
     "run, 3 workers": {"action": "run", "actors": 3, "rows_per_partition": 30},
     "run, 3 workers, one server slow": {"action": "run", "actors": 3, "rows_per_partition": 30},
+    "run, 3 workers, one server slow, two columns": {
+        "action": "run",
+        "actors": 3,
+        "rows_per_partition": 30,
+        "num_columns": 2,
+    },
+    "run, object store": {"action": "run", "is_bucket": True},
+    "run, object store, 3 workers, one server slow": {
+        "action": "run",
+        "actors": 3,
+        "rows_per_partition": 30,
+        "is_bucket": True,
+    },
     "run, JSONL": {"action": "run", "output_format": "jsonl"},
     "run, ordered by prefix": {"action": "run", "rows_per_partition": 30, "num_documents": 5},
     "run, ordered by prefix, 3 workers": {"action": "run", "actors": 3, "rows_per_partition": 30, "num_documents": 5},
@@ -44,7 +57,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "--restart": {"action": "restart", "keep_raw": True},
 }
 SLOW_S = 1.5
-COLUMNS = ("job", "deaths", "rows", "lost", "doubled", "wrong", "torn", "extra requests", "in flight", "÷ death", "s")
+COLUMNS = (
+    *("job", "deaths", "rows", "lost", "doubled", "wrong", "torn"),
+    *("second sends", "extra requests", "in flight", "÷ death", "s"),
+)
 
 REAL_ROWS = 600
 REAL_LIMIT = 16
@@ -216,7 +232,15 @@ def _run_until_done(job: RealJob, server: SimulatedServerProcess, way: str, rng:
 def _row(kind: str, tally: Tally, seconds: float) -> list[object]:
     per_death = tally.num_extra / tally.num_crashes if tally.num_crashes else 0.0
     numbers = (tally.num_crashes, tally.num_rows, tally.num_lost, tally.num_doubled, tally.num_wrong, tally.num_torn)
-    return [kind, *numbers, tally.num_extra, tally.num_in_flight, f"{per_death:.1f}", f"{seconds:.0f}"]
+    return [
+        kind,
+        *numbers,
+        tally.num_second_sends,
+        tally.num_extra,
+        tally.num_in_flight,
+        f"{per_death:.1f}",
+        f"{seconds:.0f}",
+    ]
 
 
 def main() -> None:
