@@ -38,7 +38,7 @@ class Counters:
         num_rate_limited: Sends answered by 429; part of `num_attempts`, and nothing was paid.
         num_failed_answers: Other failed sends. Like the two before, of the run that answered the row.
         num_second_sends: Part of `num_wasted_attempts`: rows sent a second time because their server was slow, so that
-            one of both was of no use.
+            one of both was of no use. What a cancelled request took in tokens, no server tells.
         input_tokens: As the servers counted them, over the answers that came.
         output_tokens: Likewise.
         cached_tokens: Likewise; part of `input_tokens`.
@@ -202,6 +202,14 @@ class Counters:
         cost.num_attempts = cost.num_wasted_attempts = max(1, self.num_attempts)
         cost.num_second_sends, cost.wasted_output_tokens = 1, self.output_tokens
         return cost
+
+    def waste(self, outcome: Outcome) -> None:
+        """Add what results took that were of no use, as another worker has answered their row."""
+        cost = Counters()
+        for result in outcome.values():
+            cost._count_cost(result)
+        cost.num_wasted_attempts, cost.wasted_output_tokens = cost.num_attempts, cost.output_tokens
+        self.add(cost)
 
     def since(self, before: Counters) -> Counters:
         """Return what these counts have more than those of `before`, a moment earlier."""

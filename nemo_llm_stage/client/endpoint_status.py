@@ -50,6 +50,7 @@ class EndpointStatus:
         moved: Why the limit was moved the last time; None where it is fixed.
         held_s: Bottleneck → seconds, about, for which it held the work back; nothing where the limit is fixed.
         num_ghosts: Requests that the server had lost: it showed none while they were open; they were sent again.
+        group: Number of the client that asks it, where there are several: only servers of one group are alike.
         num_unasked: Connections that were closed because it, or a proxy before it, sent what no request had asked for,
             e.g. an answer a second time.
         in_flight: Requests in flight there.
@@ -81,6 +82,7 @@ class EndpointStatus:
     held_s: Mapping[str, int] = field(default_factory=dict)
     num_ghosts: int = 0
     num_unasked: int = 0
+    group: int = 0
 
     @property
     def is_down(self) -> bool:

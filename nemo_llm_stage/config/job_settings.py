@@ -73,7 +73,9 @@ class JobSettings:
         order: In which order rows are sent. ``auto`` sends rows whose prompts begin alike one after another where that
             lets the server's prefix cache do more; ``input`` keeps the order of the input. The output always does.
         hedge: ``auto`` sends rows that are in flight at a server much slower than the others a second time, to another
-            one, once nothing else is left to do: at most 2 % of the rows. The first answer counts. ``off`` waits.
+            one, once nothing else is left to do: for at most 2 % of the tokens so far, or of the rows where servers
+            tell no tokens. Of several columns those that a row lacks are asked for. The first answer counts. ``off``
+            waits.
         on_mixed_types: What to do with a JSON field whose values have no common type (text here, a list there):
             ``stop`` before the job starts, or keep each value as ``json`` text.
         column_types: Arrow types of columns of CSV input, e.g. ``{zip: string, day: date32}``. Otherwise whole numbers

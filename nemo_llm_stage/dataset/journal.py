@@ -62,7 +62,8 @@ class Journal:
         folder: The partition's own folder; files are ``<time>-<attempt>[-<segment>].jsonl``.
         kept: Folder in which raw answers are kept after the commit.
         reads_kept: Whether answers in `kept` are handed out too.
-        expected: Attempts whose journals are opened even if a stale NFS listing omits them.
+        expected: Attempts that have ended: their answers are handed out first, in this order. Their journals are
+            opened even if a stale NFS listing omits them.
         ignored: Attempts whose journals are not read.
         is_fresh: Whether the folders are known to have nothing for the partition: they are not looked into.
         flush_interval_s: Seconds between two segments on an object store. If the worker dies, its younger answers are
@@ -182,14 +183,16 @@ class Journal:
                 self._load(self._kept, name)
 
     def _files_to_read(self, folder: Folder, expected: Sequence[str], ignored: Sequence[str]) -> Iterator[str]:
-        """Yield the names of files with answers, so that the latest answer to a request comes first."""
+        """Yield the names of files with answers: those of ended attempts, then the others, the latest first."""
         named = {f"{name}.jsonl" for name in expected} if folder.is_local else set()
-        for name in sorted(folder.names() | named, reverse=True):
+        ranks = {name: rank for rank, name in enumerate(expected)}
+        names = sorted(folder.names() | named, reverse=True)
+        for name in sorted(names, key=lambda name: ranks.get(_attempt_of(name), len(ranks))):
             if not name.startswith(tuple(ignored)):
                 yield name
 
     def _load(self, folder: Folder, file_name: str) -> None:
-        attempt = "-".join(file_name.split("-")[:2])
+        attempt = _attempt_of(file_name)
         is_again = attempt in self._attempts  # streams may have been gathered twice
         self._attempts.add(attempt)
         with contextlib.suppress(FileNotFoundError):
@@ -207,6 +210,10 @@ class Journal:
             if num_torn:
                 self._num_torn += num_torn
                 _warn_of_torn_lines(folder.url, file_name, num_torn)
+
+
+def _attempt_of(file_name: str) -> str:
+    return "-".join(file_name.removesuffix(".jsonl").split("-")[:2])
 
 
 def _key_in(folder: Folder, file_name: str, body: bytes) -> str | None:

@@ -126,7 +126,7 @@ def _cost_rows(result: JobResult) -> Iterator[tuple[str, Callable[[Counters], st
     yield (
         "  second sends",
         lambda counters: f"{counters.num_second_sends:,}",
-        "of rows at a slow server; wasted",
+        "of rows at a slow server; one of both is wasted",
     )
     yield "  rate limited", lambda counters: f"{counters.num_rate_limited:,}", "status 429, sent again; not wasted"
     yield "refused connections", lambda counters: f"{counters.num_refused_connections:,}", "no server was reached"

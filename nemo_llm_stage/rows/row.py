@@ -20,6 +20,9 @@ from nemo_llm_stage.rows.query import CompletionStore
 Known = Mapping[str, RowResult]
 """Output column → its result, for the columns of a row that are not generated again."""
 
+_Open = tuple[Mapping[str, asyncio.Task[RowResult]], Known]
+_NOT_OPEN: _Open = ({}, {})
+
 
 class RowRunner:
     """
@@ -33,6 +36,17 @@ class RowRunner:
     def __init__(self, runners: Sequence[ColumnRunner], uses: Mapping[str, Sequence[str]]) -> None:
         self._runners = {runner.column.name: runner for runner in runners}
         self._uses = uses
+        self._open: dict[asyncio.Task[Any], _Open] = {}
+
+    def rows_by_task(self) -> dict[asyncio.Task[Any], asyncio.Task[Any]]:
+        """Return the tasks that run columns, each with the one that runs its row; none for rows of one column."""
+        return {task: row for row, (tasks, _) in self._open.items() for task in tasks.values()}
+
+    def finished(self, row: asyncio.Task[Any]) -> Known:
+        """Return the results of columns that the row that this task runs has so far."""
+        tasks, known = self._open.get(row, _NOT_OPEN)
+        done = {name: task for name, task in tasks.items() if task.done() and not task.cancelled()}
+        return {**known, **{name: task.result() for name, task in done.items() if task.exception() is None}}
 
     async def run_row(self, row: Row, store: CompletionStore | None = None, known: Known | None = None) -> Outcome:
         """
@@ -52,6 +66,9 @@ class RowRunner:
             return {name: await runner.generate(row, store)}
         known = known or {}
         tasks: dict[str, asyncio.Task[RowResult]] = {}
+        row_task = asyncio.current_task()
+        assert row_task is not None
+        self._open[row_task] = tasks, known
         try:
             async with asyncio.TaskGroup() as group:
                 for name in self._runners:
@@ -59,6 +76,8 @@ class RowRunner:
                         tasks[name] = group.create_task(self._run_column(name, row, store, known, tasks))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
+        finally:
+            del self._open[row_task]
         return {name: known[name] if name in known else tasks[name].result() for name in self._runners}
 
     async def _run_column(

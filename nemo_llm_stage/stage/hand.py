@@ -6,7 +6,10 @@ Knows places of rows; knows nothing of what a row is.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
+
+from nemo_llm_stage.core import Outcome
 
 
 class Hand:
@@ -15,14 +18,17 @@ class Hand:
 
     Attributes:
         is_open: Whether rows are being taken back: one that has not sent anything may leave.
-        dropped: Places of rows that were cancelled because another worker has answered them.
+        dropped: Places of rows that were cancelled because another worker has answered them → the results of their
+            columns that were there and that nobody was told of.
+        told: Places of rows in flight for long → the columns whose results were told.
     """
 
-    __slots__ = ("_places", "dropped", "is_open")
+    __slots__ = ("_places", "dropped", "is_open", "told")
 
     def __init__(self) -> None:
         self.is_open = False
-        self.dropped: set[int] = set()
+        self.dropped: dict[int, Outcome] = {}
+        self.told: dict[int, Collection[str]] = {}
         self._places: list[int] = []
 
     def add(self, place: int) -> None:
@@ -46,9 +52,13 @@ class OverdueRow(NamedTuple):
         place: There.
         url: Base URL of the server.
         age_s: Seconds since the request was sent.
+        known: The results of the columns that it has already.
+        num_missing: Columns that it lacks.
     """
 
     hand: Hand
     place: int
     url: str
     age_s: float
+    known: Outcome
+    num_missing: int

@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from nemo_llm_stage.client.endpoint_status import merge_endpoints
@@ -86,7 +87,7 @@ class Runtime:
         )
         self._runner = make_runner(Memo())
         self._second_runner = make_runner(None)  # for rows whose very request is in flight
-        self._is_single = len(columns) == 1
+        self._num_columns = len(columns)
         self.loop = LoopThread()
         first = unique(client for name, client in client_of.items() if not uses[name])
         self._scheduler = self.loop.run(self._make_scheduler(first))
@@ -106,22 +107,23 @@ class Runtime:
     ) -> concurrent.futures.Future[list[Outcome]]:
         """Start `rows`, as `plan` says if given; see `Stage.submit`."""
         if avoids is not None:
-            return self.loop.submit(self._run_again(rows, store, on_done, on_start, avoids))
+            return self.loop.submit(self._run_again(rows, known, store, on_done, on_start, avoids))
         return self.loop.submit(self._run(rows, known, store, on_done, on_start, plan, hand))
 
     async def _run_again(
         self,
         rows: Sequence[Row],
+        known: Sequence[Known] | None,
         store: CompletionStore | None,
         on_done: OnDone | None,
         on_start: Callable[[], None] | None,
         avoids: str,
     ) -> list[Outcome]:
-        def run_row(row: Row) -> Coroutine[Any, Any, Outcome]:
+        def run_at(place: int) -> Coroutine[Any, Any, Outcome]:
             AVOIDED.set(avoids)  # in a task of the row's own
-            return self._second_runner.run_row(row, store)
+            return self._second_runner.run_row(rows[place], store, None if known is None else known[place])
 
-        return await self._scheduler.run(rows, run_row, on_done, on_start)
+        return await self._scheduler.run(range(len(rows)), run_at, on_done, on_start)
 
     async def _run(
         self,
@@ -154,22 +156,37 @@ class Runtime:
         self.loop.run(self._take_back())
 
     async def _take_back(self) -> None:
-        self._scheduler.take_back(drops_waiting=self._is_single)
+        self._scheduler.take_back(drops_waiting=self._num_columns == 1)
         await asyncio.sleep(0)  # rows whose wait was cancelled end in their own tasks
         await asyncio.sleep(0)
 
-    def overdue(self, after_s: Mapping[str, float]) -> list[OverdueRow]:
-        """Return rows with a hand in flight for longer than this says for their server; of one column only."""
-        return self.loop.run(self._overdue(after_s)) if self._is_single else []
+    def overdue(self, after_s: Mapping[str, float], max_num: int) -> list[OverdueRow]:
+        """Return rows with a hand in flight for longer than this says for their server, the oldest, so many at most."""
+        return self.loop.run(self._overdue(after_s, max_num))
 
-    async def _overdue(self, after_s: Mapping[str, float]) -> list[OverdueRow]:
+    async def _overdue(self, after_s: Mapping[str, float], max_num: int) -> list[OverdueRow]:
         found = [one for client in self._clients for one in client.overdue(after_s)]
-        rows = ((self._scheduler.place_of(one.task), one) for one in found)
-        return [OverdueRow(*place, one.url, one.age_s) for place, one in rows if place is not None]
+        row_of = self._runner.rows_by_task()
+        rows: dict[asyncio.Task[Any], OverdueRow] = {}
+        for one in sorted(found, key=lambda one: -one.age_s):
+            task = row_of.get(one.task, one.task)
+            place = None if task in rows or len(rows) == max_num else self._scheduler.place_of(task)
+            if place is not None:
+                hand, at = place
+                known = self._runner.finished(task)
+                hand.told[at] = known.keys()
+                rows[task] = OverdueRow(hand, at, one.url, one.age_s, known, self._num_columns - len(known))
+        return list(rows.values())
 
     def drop(self, hand: Hand, places: Collection[int]) -> None:
         """Cancel rows in flight that another worker has answered; their outcomes are empty."""
-        self.loop.call(lambda: self._scheduler.drop(hand, places))
+        self.loop.call(lambda: self._drop(hand, places))
+
+    def _drop(self, hand: Hand, places: Collection[int]) -> None:
+        for task, place in self._scheduler.drop(hand, places):
+            told = hand.told.get(place, ())
+            had = self._runner.finished(task)
+            hand.dropped[place] = {name: result for name, result in had.items() if name not in told}
 
     @property
     def num_in_flight(self) -> int:
@@ -182,7 +199,11 @@ class Runtime:
         num_in_flight = self.num_in_flight
         outage = self._outage()
         num_waiting = sum(limit.num_waiting for limit in self._limits)
-        endpoints = (status for client in self._clients for status in client.endpoint_statuses())
+        endpoints = (
+            replace(status, group=group) if group else status
+            for group, client in enumerate(self._clients)
+            for status in client.endpoint_statuses()
+        )
         return StageStatus(
             num_in_flight=num_in_flight,
             max_in_flight=sum(limit.max_concurrent_requests for limit in self._limits),

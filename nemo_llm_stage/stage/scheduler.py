@@ -132,14 +132,14 @@ class Scheduler:
                 return run.hand, run.tasks[task]
         return None
 
-    def drop(self, hand: Hand, places: Collection[int]) -> None:
-        """Cancel rows of a run that are in flight; their results are None."""
-        for run in self._unfinished:
-            if run.hand is hand:
-                for task, place in list(run.tasks.items()):
-                    if place in places:
-                        hand.dropped.add(place)
-                        task.cancel()
+    def drop(self, hand: Hand, places: Collection[int]) -> list[tuple[asyncio.Task[Any], int]]:
+        """Cancel rows of a run that are in flight; their results are None. Return their tasks and places."""
+        found = [(task, place) for run in self._unfinished if run.hand is hand for task, place in run.tasks.items()]
+        dropped = [(task, place) for task, place in found if place in places]
+        for task, place in dropped:
+            hand.dropped[place] = {}
+            task.cancel()
+        return dropped
 
     def statistics(self) -> SchedulerStatistics:
         """Return how many rows are started, open and waiting. May be called from any thread."""

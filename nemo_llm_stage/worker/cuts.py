@@ -44,12 +44,11 @@ class Cuts:
         """Add pieces of a partition; `partition` is the whole of it where it is not cut yet."""
         self._cuts.setdefault(partition.index, _Cut(partition)).num_left += num_pieces
 
-    def count(self, partition: Partition, counters: Counters, attempt: str | None = None) -> None:
-        """Take note of what was counted, and of the journal that it is in."""
+    def count(self, partition: Partition, counters: Counters, *attempts: str) -> None:
+        """Take note of what was counted, and of the journals that it is in."""
         cut = self._cuts.setdefault(partition.index, _Cut(partition))
         cut.counters.append(counters)
-        if attempt is not None:
-            cut.attempts.append(attempt)
+        cut.attempts += attempts
 
     def end_piece(self, index: int) -> Task | None:
         """Take note that a piece has ended; return the task that makes the file if it was the last one."""

@@ -17,12 +17,13 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from nemo_llm_stage.client.throttle import Spending
 from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.plan import Partition, cut
 from nemo_llm_stage.worker.cuts import Cuts
 from nemo_llm_stage.worker.returned import Returned, piece_of
 from nemo_llm_stage.worker.rowset import RowSet
-from nemo_llm_stage.worker.second_sends import MAX_SHARE, Pair, SecondSends, settled
+from nemo_llm_stage.worker.second_sends import Pair, SecondSends, settled
 from nemo_llm_stage.worker.standings import Standing, Standings
 from nemo_llm_stage.worker.task import GivenBack, OverdueRequest, PieceReport, Report, Task
 
@@ -76,7 +77,7 @@ class Handout:
         self._returned = Returned()
         self._taken_away: dict[str, set[int]] = {}
         self._standings = Standings()
-        self._seconds = SecondSends(int(MAX_SHARE * self._num_rows_left) if hedges else 0)
+        self._seconds = SecondSends(self._num_rows_left if hedges else 0)
         self._workers: dict[int, str] = {}
         self._numbers = itertools.count(1)
 
@@ -100,7 +101,7 @@ class Handout:
 
     @property
     def is_ending(self) -> bool:
-        """Whether all rows are with workers or have come back from one, so that idle ones take from the others."""
+        """Whether no rows are left that no worker has had: idle ones take from the others."""
         return not self._todo and not self.is_over
 
     def note(self, worker: str, standing: Standing, now_s: float) -> None:
@@ -133,8 +134,7 @@ class Handout:
             tasks.append(task)
         tasks = [replace(task, number=next(self._numbers)) for task in tasks]
         while is_quick and not self._returned and len(tasks) < num_free and num_open + len(tasks) < MAX_TASKS_OPEN:
-            second = self._next_second() if self.is_ending else None
-            if second is None:
+            if not self.is_ending or (second := self._next_second()) is None:
                 break
             tasks.append(second)
         self._held.setdefault(worker, {}).update({task.number: task for task in tasks})
@@ -144,6 +144,10 @@ class Handout:
     def gives_back(self, worker: str) -> bool:
         """Whether `worker` should give back what it has not sent, since others have nothing to do."""
         return self.is_ending and not self._returned and self._standings.has_too_much(worker)
+
+    def note_paid(self, paid: Spending) -> None:
+        """Take note of what the run has paid for so far: second sends may take a share of it."""
+        self._seconds.note_paid(paid)
 
     def note_overdue(self, worker: str, overdue: tuple[OverdueRequest, ...]) -> None:
         """Take note of the rows of `worker` that are in flight for long at a slow server."""
@@ -174,10 +178,10 @@ class Handout:
         del self._held[worker][report.number], self._workers[report.number]
         if isinstance(report, PieceReport):
             self._count_piece(report, task)
-            return True
-        for pair in list(self._seconds.of(report.number)):
-            self._call_off(pair)
-        self._cuts.forget(report.index)
+        else:
+            for pair in list(self._seconds.of(report.number)):
+                self._call_off(pair)
+            self._cuts.forget(report.index)
         return True
 
     def release(self, worker: str, *, may_come_back: bool = False) -> None:
@@ -192,8 +196,7 @@ class Handout:
         for task in reversed(held.values()):
             del self._workers[task.number]
             self._fresh.discard(task.partition.index)
-            pair = self._seconds.pair_of(task.number)
-            if pair is not None:  # the first one goes on
+            if (pair := self._seconds.pair_of(task.number)) is not None:  # the first one goes on
                 self._seconds.end(pair)
                 self._end_piece(task)
                 continue
@@ -241,34 +244,32 @@ class Handout:
             if first is None or not first.can_share:
                 continue
             self._cuts.add(first.partition)
-            row = RowSet.of([request.place])
-            task = piece_of(first.partition, row, 1, avoids=request.url)
-            task = self._with_attempts(replace(task, number=next(self._numbers)))
+            task = piece_of(first.partition, RowSet.of([request.place]), 1, avoids=request.url)
+            task = replace(task, number=next(self._numbers), known=request.known, is_fresh=True)  # it is not journaled
             self._seconds.begin(request, task.number)
             return task
         return None
 
     def _take_back(self, worker: str, task: Task, report: GivenBack) -> None:
         """Let others run rows of a task: it is a piece from now on, and they are another one."""
-        held = RowSet.span(0) if task.places is None else task.places
-        left = held - report.places
-        self._cuts.add(task.partition, self._returned.add(task.partition, held - left, report.num_rows))
+        left = task.rows - report.places
+        self._cuts.add(task.partition, self._returned.add(task.partition, task.rows - left, report.num_rows))
         num_rows = max(0, task.num_rows - report.num_rows)
         self._held[worker][task.number] = replace(task, is_piece=True, places=left, num_rows=num_rows)
 
     def _count_piece(self, report: PieceReport, task: Task) -> None:
-        pair = self._seconds.pair_of(report.number)
-        if pair is not None:  # settled with the first one, which is told to drop the row
+        if (pair := self._seconds.pair_of(report.number)) is not None:  # settled with the first one
             pair.report = report
             return
-        for pair in list(self._seconds.of(report.number)):
+        pairs = list(self._seconds.of(report.number))
+        for pair in pairs:
             for counters in settled(pair, report.dropped):
                 self._cuts.count(task.partition, counters)
-            if pair.report is not None:
-                self._cuts.count(task.partition, Counters(), pair.report.attempt)
+        answered = (attempt for pair in pairs for attempt in pair.attempts)
+        self._cuts.count(task.partition, report.counters, *answered, report.attempt)  # their answers come first
+        for pair in pairs:
             self._call_off(pair)
             self._end_piece(task)
-        self._cuts.count(task.partition, report.counters, report.attempt)
         self._end_piece(task)
 
     def _call_off(self, pair: Pair) -> None:
@@ -282,10 +283,9 @@ class Handout:
         """Return a task whose worker is gone without the rows that others send too: they are theirs alone now."""
         for pair in list(self._seconds.of(task.number)):
             if pair.report is None or pair.is_answered:
-                held = RowSet.span(0) if task.places is None else task.places
-                task = replace(task, places=held - RowSet.of([pair.place]))
+                task = replace(task, places=task.rows - RowSet.of([pair.place]))
             if pair.report is not None:
-                self._cuts.count(task.partition, pair.report.counters, pair.report.attempt)
+                self._cuts.count(task.partition, pair.counters_alone, *pair.attempts)
                 self._end_piece(task)
             self._seconds.end(pair)
         return task

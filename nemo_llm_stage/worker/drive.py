@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from nemo_llm_stage.client.endpoint_status import merge_endpoints
 from nemo_llm_stage.client.endpoints.share import WorkerPlace
+from nemo_llm_stage.client.throttle import Spending
 from nemo_llm_stage.counters import sum_counters
 from nemo_llm_stage.dataset.folder import JOURNAL, RAW, OutputFolder
 from nemo_llm_stage.dataset.journal_stream import STREAMS
@@ -35,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 MAX_DEATHS = 30
 """Deaths of one worker in a row, without a finished row in between, after which the run is given up."""
-
 
 SILENT_S = 60.0
 """A worker that has not reported for so long is treated as lost, though it may come back."""
@@ -138,12 +138,14 @@ def drive(
     for supervisor in supervisors:
         supervisor.start()
     ticked_s = calls.now_s()
-    while not handout.is_over and not (control.is_draining and all(map(_is_drained, supervisors))):
+    while not handout.is_over and not (control.is_draining and not any(each.has_tasks for each in supervisors)):
         for supervisor in calls.wait(ticked_s + _tick_s(control) - calls.now_s()):
             yield from supervisor.handle_status(handout)
         if calls.now_s() - ticked_s >= _tick_s(control):
             status = _total(supervisors, handout)
             monitor(status)
+            if handout.is_ending:
+                handout.note_paid(sum((each.paid for each in supervisors), Spending()))
             if handout.wants_overdue:
                 slowness.look(status.stage.endpoints)
             for supervisor in supervisors:
@@ -179,8 +181,8 @@ class _Supervisor:
         on_lost: OnLost,
     ) -> None:
         self.status = WorkerStatus()
-        self.is_up = False
-        self.has_tasks = False
+        self.is_up = self.has_tasks = False
+        self._paid_before = Spending()
         self._name = name
         self._slot = slot
         self._control = control
@@ -188,14 +190,19 @@ class _Supervisor:
         self._slowness = slowness
         self._on_lost = on_lost
         self._asks = False
-        self._num_deaths = 0
-        self._silent_s = 0.0
+        self._num_deaths, self._silent_s = 0, 0.0
 
     def start(self) -> None:
         # The worker gets its first task when it is up: before, it may wait for room in the cluster.
+        self._paid_before = self.paid
         self.status = WorkerStatus()
         self.is_up = self.has_tasks = False
         self._await(self._slot.start())
+
+    @property
+    def paid(self) -> Spending:
+        """What the worker has paid for, and those before it in its place."""
+        return self._paid_before + self.status.spending
 
     def _await(self, call: Future[WorkerStatus]) -> None:
         self._silent_s = 0.0
@@ -270,10 +277,6 @@ class _Supervisor:
         handout.release(self._name)
         self._control.forget(self._name)
         self.start()
-
-
-def _is_drained(supervisor: _Supervisor) -> bool:
-    return not supervisor.has_tasks
 
 
 def _total(supervisors: Sequence[_Supervisor], handout: Handout) -> RunStatus:

@@ -33,6 +33,7 @@ class OpenTask:
     Attributes:
         task: Likewise.
         counters: Of the rows that it has finished.
+        sent: Of a row that is sent a second time, what was asked for here.
         has_shared: Whether rows of it have gone back: what is left of it is a piece.
         is_abandoned: Whether it is given up.
     """
@@ -40,6 +41,7 @@ class OpenTask:
     def __init__(self, task: Task, *, can_share: bool) -> None:
         self.task = task
         self.counters = Counters()
+        self.sent = Counters() if task.avoids is not None else None
         self.has_shared = False
         self.is_abandoned = False
         self._can_share = can_share
@@ -74,13 +76,19 @@ class OpenTask:
 
     def piece_report(self, attempt: str) -> PieceReport:
         """Return that the rows of the task are journaled, by the attempt of this name."""
-        return PieceReport(self.task.partition, self.counters, attempt, self.task.number, self.dropped)
+        with self._lock:
+            wasted = [had for _, hand in self._hands for had in hand.dropped.values() if had]
+        for had in wasted:
+            self.counters.waste(had)
+        return PieceReport(self.task.partition, self.counters, attempt, self.task.number, self.dropped, self.sent)
 
     def count(self, outcome: Outcome) -> None:
         """Count a finished row; where a file is made from pieces, only what they have not counted."""
         if self.task.pieces is not None:
             outcome = {name: result for name, result in outcome.items() if result.origin is not Origin.JOURNAL}
         self.counters.count(outcome)
+        if self.sent is not None:
+            self.sent.count({name: result for name, result in outcome.items() if name not in self.task.known})
 
     def hand(self) -> Hand | None:
         """Return the hand for the chunk that was yielded last; None if its rows stay."""

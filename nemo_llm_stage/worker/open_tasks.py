@@ -16,6 +16,9 @@ from nemo_llm_stage.worker.open_task import OpenTask
 from nemo_llm_stage.worker.rowset import RowSet
 from nemo_llm_stage.worker.task import GivenBack, OverdueRequest, Task
 
+MAX_OVERDUE = 64
+"""Rows in flight for long that a worker tells at once: they may hold long answers, and few are sent a second time."""
+
 
 class OpenTasks:
     """
@@ -63,15 +66,15 @@ class OpenTasks:
                 open_task.abandon()
 
     def overdue(self, runtime: Runtime, after_s: Mapping[str, float]) -> tuple[OverdueRequest, ...]:
-        """Return rows in flight for longer than this says for their server. What is left of their tasks are pieces."""
+        """Return the rows longest in flight beyond what this says for their server; their tasks are pieces then."""
         found = []
         tasks = self._listed()
-        for row in runtime.overdue(after_s):
+        for row in runtime.overdue(after_s, MAX_OVERDUE):
             for open_task in tasks:
                 place = open_task.place_of(row.hand, row.place)
                 if place is not None:
                     open_task.has_shared = True
-                    found.append(OverdueRequest(open_task.task.number, place, row.url, row.age_s))
+                    found.append(OverdueRequest(open_task.task.number, place, *row[2:]))
         return tuple(found)
 
     def drop(self, runtime: Runtime, dropped: Mapping[int, RowSet]) -> None:

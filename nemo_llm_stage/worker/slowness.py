@@ -40,6 +40,11 @@ class Slowness:
     def look(self, endpoints: Sequence[EndpointStatus]) -> None:
         """See anew how the servers of all workers stand."""
         self.overdue_s, self._slow = {}, set()
+        for group in {endpoint.group for endpoint in endpoints}:
+            self._look([endpoint for endpoint in endpoints if endpoint.group == group])
+
+    def _look(self, endpoints: Sequence[EndpointStatus]) -> None:
+        """See how servers stand that are asked for the same."""
         known = [_Latency.of(endpoint) for endpoint in endpoints if endpoint.num_answered >= MIN_ANSWERS]
         of_all = _Latency.of_peers(known) if len(known) > _FEW else None  # one more or less changes nothing
         for endpoint in endpoints:
@@ -53,8 +58,9 @@ class Slowness:
                 self._slow.add(endpoint.url)
 
     def has_quick(self, endpoints: Sequence[EndpointStatus]) -> bool:
-        """Whether a worker with these servers has one that is not slow; also where they are not known."""
-        return not endpoints or any(not one.is_down and one.url not in self._slow for one in endpoints)
+        """Whether a worker with these servers has one that is not slow, in each group; also where none are known."""
+        quick = {one.group for one in endpoints if not one.is_down and one.url not in self._slow}
+        return quick == {one.group for one in endpoints}
 
 
 @dataclass(frozen=True, slots=True)

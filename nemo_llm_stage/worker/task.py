@@ -6,8 +6,9 @@ Small, and the same for every engine. Knows nothing of how a task is run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from nemo_llm_stage.core import Outcome
 from nemo_llm_stage.counters import COST_NAMES, Counters
 from nemo_llm_stage.dataset.file_stat import FileStat
 from nemo_llm_stage.dataset.plan import Partition
@@ -29,7 +30,8 @@ class Task:
         places: Of a piece, the rows of `partition` that belong to it; None for all.
         is_fresh: Whether nothing of the partition was in the folder as the run began, and no worker has lost it since:
             it need not be looked up.
-        avoids: Base URL of a slow server where the rows of this piece are in flight: they are sent a second time.
+        avoids: Base URL of a slow server where the row of this piece is in flight: it is sent a second time.
+        known: Of such a row: the results of columns that it has already. The others are asked for.
     """
 
     partition: Partition
@@ -40,12 +42,18 @@ class Task:
     number: int = 0
     places: RowSet | None = None
     avoids: str | None = None
+    known: Outcome = field(default_factory=dict)
     is_fresh: bool = False
 
     @property
     def key(self) -> tuple[int, Partition]:
         """Tells it from the other tasks of a worker."""
         return self.number, self.partition
+
+    @property
+    def rows(self) -> RowSet:
+        """Its rows by their places in `partition`."""
+        return RowSet.span(0) if self.places is None else self.places
 
     @property
     def can_share(self) -> bool:
@@ -88,6 +96,7 @@ class PieceReport:
         attempt: Name of its journal.
         number: Of the task.
         dropped: Rows that were cancelled because another worker had answered them.
+        sent: Of a row that is sent a second time, what was asked for here; `counters` are of the whole row.
     """
 
     piece: Partition
@@ -95,6 +104,7 @@ class PieceReport:
     attempt: str
     number: int = 0
     dropped: RowSet = NO_ROWS
+    sent: Counters | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +133,16 @@ class OverdueRequest:
         place: In the task's partition.
         url: Base URL of the server.
         age_s: Seconds since it was sent.
+        known: The results of the columns that it has already.
+        num_missing: Columns that it lacks.
     """
 
     number: int
     place: int
     url: str
     age_s: float
+    known: Outcome = field(default_factory=dict)
+    num_missing: int = 1
 
 
 Report = PartitionReport | PieceReport | GivenBack

@@ -263,7 +263,7 @@ class PartitionWorker:
         self, chunks: Iterable[Chunk], open_task: OpenTask, journal: Journal
     ) -> Iterator[tuple[Chunk, list[Outcome]]]:
         """Yield chunks of a task in order with their outcomes, which it counts as they come."""
-        key = open_task.task.key
+        key, task = open_task.task.key, open_task.task
 
         def start(chunk: Chunk) -> Future[list[Outcome]]:
             rows = self.spec.stage.rows_of(chunk.input)
@@ -273,13 +273,13 @@ class PartitionWorker:
                 self.backlog.queue(key, num_read=chunk.table.num_rows, num_submitted=len(rows))
                 return self.spec.stage.submit(
                     rows,
-                    known=chunk.known,
+                    known=[task.known] * len(rows) if task.known else chunk.known,
                     store=journal,
                     on_done=self.samples.watching(open_task.count),
                     on_start=self.backlog.start_row,
                     order=self.spec.settings.order,
                     hand=open_task.hand(),
-                    avoids=open_task.task.avoids,
+                    avoids=task.avoids,
                 )
 
         def submit(chunk: Chunk) -> Future[list[Outcome]]:

@@ -201,6 +201,22 @@ def test_an_answer_that_json_cannot_hold_is_kept_without_the_odd_field(folder: F
     assert (completion.texts, completion.finish_reasons) == (("a?",), ("stop",))
 
 
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+def test_answers_of_ended_attempts_come_first(scheme: str, tmp_path: Path) -> None:
+    """What was called off, though begun later, has perhaps a row's first answer and not the one that hangs on it."""
+    folder = Folder(f"{scheme}{tmp_path}/journal")
+    attempts = []
+    for text in ("first", "second", "called off"):
+        journal = Journal(folder)
+        journal.put("k", Completion((text,)))
+        journal.close()
+        attempts.append(journal.attempt)
+    journal = Journal(folder, expected=[attempts[1], attempts[0]])
+    found = [completion.texts[0] for _ in range(3) if (completion := journal.get("k")) is not None]
+    assert found == ["second", "first", "called off"]
+    journal.close()
+
+
 def test_an_object_store_gets_segments(tmp_path: Path) -> None:
     """Closing writes out what is left."""
     folder = Folder(f"memory://{tmp_path.name}/journal")

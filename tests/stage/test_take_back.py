@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from nemo_llm_stage import AsyncHTTPClient, LLMStage
+from nemo_llm_stage import AsyncHTTPClient, LLMStage, MultiColumnStage
 from nemo_llm_stage.client.limit import Limit
 from nemo_llm_stage.stage.hand import Hand
 from nemo_llm_stage.stage.scheduler import Scheduler
@@ -81,3 +81,49 @@ def test_a_stage_gives_back_by_places() -> None:
     assert len(back) == 196
     for place, outcome in enumerate(outcomes):
         assert (not outcome) == (place in back)
+
+
+def test_a_row_in_flight_tells_the_columns_that_it_has() -> None:
+    """Another worker asks only for those that it lacks; here the row is dropped then, and its request cancelled."""
+
+    def service_time_s(body: dict[str, Any]) -> float:
+        return 3600.0 if body["messages"][-1]["content"].startswith("Repeat") else 0.0
+
+    with (
+        SimulatedServer(service_time_s=service_time_s) as slow,
+        SimulatedServer(service_time_s=service_time_s) as slow_too,
+        SimulatedServer() as quick,
+    ):
+        prompts = {"b": "Repeat {{ a }}", "a": "Say {{ text }}", "c": "Sing {{ text }}"}
+
+        def make(*servers: SimulatedServer) -> MultiColumnStage:
+            client = AsyncHTTPClient([server.base_url for server in servers], max_concurrent_requests=4)
+            return MultiColumnStage(
+                [LLMStage(client=client, model="sim", prompt=prompts[name], output_column=name) for name in prompts]
+            )
+
+        def num_asked(what: str) -> int:
+            return sum(getattr(server.stats, what) for server in (slow, slow_too))
+
+        stage, other, hand = make(slow, slow_too), make(quick), Hand()
+        rows = [{"text": "a word"}]
+        future = stage.submit(rows, hand=hand)
+        while (num_asked("num_requests"), num_asked("in_flight")) != (3, 1):
+            pass
+        assert stage.runtime is not None
+        after_s = {slow.base_url: 0.0, slow_too.base_url: 0.0}
+        [row] = stage.runtime.overdue(after_s, 9)
+        assert (row.place, set(row.known), row.num_missing) == (0, {"a", "c"}, 1)
+        assert row.url in after_s
+        assert stage.runtime.overdue(after_s, 0) == []
+        [outcome] = other.submit(rows, known=[row.known], avoids=row.url).result()
+        assert quick.stats.num_requests == 1
+        assert (outcome["a"], outcome["c"]) == (row.known["a"], row.known["c"])
+        assert str(outcome["b"].value).endswith(str(outcome["a"].value)[-20:])
+        stage.runtime.drop(hand, {0})
+        assert future.result() == [{}]
+        assert hand.dropped == {0: {}}
+        while num_asked("in_flight"):
+            pass
+        stage.close()
+        other.close()

@@ -13,6 +13,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from nemo_llm_stage.client.throttle import Spending
+from nemo_llm_stage.core import RowResult
 from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.worker.dispatch import MAX_TASKS_OPEN, Handout
@@ -21,6 +23,7 @@ from nemo_llm_stage.worker.standings import Standing
 from nemo_llm_stage.worker.task import GivenBack, OverdueRequest, PartitionReport, PieceReport, Report, Task
 
 WORKERS = ("a", "b", "c")
+TOKENS = 100
 
 
 @dataclass
@@ -92,7 +95,7 @@ class HandoutMachine(RuleBasedStateMachine):
         """Some of the rows, and perhaps all from some row on."""
         worker, index = self.any_task(data)
         held = self.held[worker][index]
-        if held.task.pieces is not None or not held.rows:
+        if not held.task.can_share or not held.rows:
             return
         part = held.task.partition
         chosen = data.draw(st.sets(st.sampled_from(sorted(held.rows)), min_size=1))
@@ -183,22 +186,51 @@ class HedgingMachine(HandoutMachine):
     """Some rows are with two workers. Each is answered by one of them when its partition is made, whoever dies."""
 
     hedges = True
+    num_tokens = num_requests_twice = 0
+
+    @rule(num_answers=st.integers(1, 300))
+    def pay(self, num_answers: int) -> None:
+        """The driver learns what was paid for; before, second sends are counted by rows."""
+        self.num_tokens += TOKENS * num_answers
+        self.handout.note_paid(Spending(num_answers=self.num_tokens // TOKENS, output_tokens=self.num_tokens))
 
     @precondition(lambda self: any(self.held.values()))
-    @rule(data=st.data())
-    def send_a_second_time(self, data: st.DataObject) -> None:
-        """To any worker that is idle."""
+    @rule(data=st.data(), num_missing=st.integers(1, 2))
+    def send_a_second_time(self, data: st.DataObject, num_missing: int) -> None:
+        """To any worker that is idle, within what second sends may take."""
         worker, index = self.any_task(data)
         held = self.held[worker][index]
         if not held.rows or not held.task.can_share:
             return
         place = data.draw(st.sampled_from(sorted(held.rows)))[1] - held.task.partition.start
-        self.handout.note_overdue(worker, (OverdueRequest(held.task.number, place, "http://slow", 1.0),))
+        overdue = OverdueRequest(
+            held.task.number, place, "http://slow", 1.0, {"a": RowResult("an answer")}, num_missing
+        )
+        self.handout.note_overdue(worker, (overdue,))
         other = data.draw(st.sampled_from(sorted(self.held)))
         tasks = self.handout.take(other, num_waiting=0, num_open=len(self.held[other]), num_free=10, is_quick=True)
         self.held[other] += map(Held.of, tasks)
-        if any(task.avoids for task in tasks):
-            held.is_piece = True
+        seconds = [task for task in tasks if task.avoids]
+        assert all(task.known == overdue.known for task in seconds)
+        held.is_piece = held.is_piece or bool(seconds)
+        self.num_requests_twice += num_missing * len(seconds)
+        if self.num_tokens:
+            assert self.num_requests_twice * TOKENS <= 0.02 * self.num_tokens or not seconds
+
+    @precondition(lambda self: any(held.task.avoids for tasks in self.held.values() for held in tasks))
+    @rule(data=st.data())
+    def fail(self, data: st.DataObject) -> None:
+        """A second task does: the row is the first one's still, or counts as one that failed where that is gone."""
+        seconds = [(worker, held) for worker, tasks in self.held.items() for held in tasks if held.task.avoids]
+        worker, held = data.draw(st.sampled_from(seconds))
+        self.held[worker].remove(held)
+        if not any(row in other.rows for row in held.rows for tasks in self.held.values() for other in tasks):
+            self.rows.update(held.rows)
+        self.num_attempts += 1
+        failed = Counters(num_rows=1, num_failed=1)
+        name, number = f"attempt-{self.num_attempts}", held.task.number
+        report = PieceReport(held.task.partition, failed, name, number, sent=failed)
+        assert self.handout.finish(worker, report) != (number in self.handout.abandoned(worker))
 
     def finish_task(self, worker: str, index: int) -> None:
         held = self.held[worker][index]

@@ -83,3 +83,38 @@ def test_rows_in_flight_at_a_slow_server_are_sent_a_second_time(
     assert (counters.num_rows, counters.num_failed) == (NUM_ROWS, 0)
     assert (counters.num_attempts, counters.num_wasted_attempts) == (NUM_ROWS + 4, 4)
     assert servers[0].stats.num_aborted == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_of_a_row_with_several_columns_those_that_it_lacks_are_sent_a_second_time(tmp_path: Path, kind: str) -> None:
+    """The servers' answers differ; a prompt that uses an answer has the one that stands in the row."""
+    settings: dict[str, Any] = {"max_num_seqs": 8}
+    with (
+        SimulatedServer(service_time_s=SLOW_S, answer_tokens=40, **settings) as slow,
+        SimulatedServer(service_time_s=0.02, answer_tokens=30, **settings) as quick,
+        SimulatedServer(service_time_s=0.02, answer_tokens=20, **settings) as other,
+    ):
+        servers = [slow, quick, other]
+        client = AsyncHTTPClient([server.base_url for server in servers], max_concurrent_requests=8, base_delay=0.01)
+        prompts = {"a": "Say {{ text }}", "b": "Repeat {{ a }}", "c": "Sing {{ text }}"}
+        stages = [
+            LLMStage(client=client, model="sim", prompt=prompt, output_column=name) for name, prompt in prompts.items()
+        ]
+        path, output = write_input(tmp_path, kind), tmp_path / "out"
+        result = run_job(
+            stage=stages, input=path, output=output, engine="local", actors=3, rows_per_partition=40, progress=False
+        )
+        num_extra = sum(server.stats.num_requests for server in servers) - 3 * NUM_ROWS
+        num_aborted = slow.stats.num_aborted
+    counters = result.counters
+    assert (counters.num_rows, counters.num_failed, counters.num_resumed) == (NUM_ROWS, 0, 0)
+    rows = pa.concat_tables(pq.read_table(file) for file in sorted(output.glob("part-*"))).to_pylist()
+    assert [row["id"] for row in rows] == list(range(NUM_ROWS))
+    for row in rows:
+        said = {"a": f"Say row {row['id']}", "b": f"Repeat {row['a']}", "c": f"Sing row {row['id']}"}
+        for name, prompt in said.items():
+            assert row[name].startswith(expected_answer([{"role": "user", "content": prompt}])), row
+    assert 0 < counters.num_second_sends <= num_extra <= 0.02 * 3 * NUM_ROWS
+    assert counters.num_second_sends <= counters.num_wasted_attempts <= num_extra
+    assert num_aborted > 0
