@@ -88,10 +88,10 @@ def _started(config: JobConfig) -> Finding:
 
 def _extras_of(config: JobConfig) -> set[str]:
     from nemo_llm_stage.config.clients import LocalClientConfig
+    from nemo_llm_stage.dataset.store_calls import EXTRA_OF
 
     inputs = (config.input,) if isinstance(config.input, str) else config.input
-    stores = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
-    wanted = {stores.get(url.partition("://")[0]) for url in (*inputs, config.output) if "://" in url}
+    wanted = {EXTRA_OF.get(url.partition("://")[0]) for url in (*inputs, config.output) if "://" in url}
     if any(isinstance(client, LocalClientConfig) for client, _ in config.clients_and_models):
         wanted.add("local")
     return {name for name in wanted if name is not None}

@@ -21,6 +21,7 @@ EXTRAS = {
     "local": "xllamacpp",
     "s3": "s3fs",
     "gcs": "gcsfs",
+    "azure": "adlfs",
     "cluster": "aiohttp_cors",  # of ray[default]
     "curator": "nemo_curator",
     "report": "matplotlib",

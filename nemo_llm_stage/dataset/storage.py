@@ -21,7 +21,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from nemo_llm_stage.dataset.file_stat import FileStat, local_names, local_stats, stats_in
-from nemo_llm_stage.dataset.store_calls import has_bytes, read_whole, remove_files
+from nemo_llm_stage.dataset.store_calls import BUCKET_PROTOCOLS, EXTRA_OF, has_bytes, read_whole, remove_files
 from nemo_llm_stage.dataset.store_errors import as_os_errors, has_no_conditions, is_taken, may_pass
 from nemo_llm_stage.dataset.writing import sync_folder, write_durably
 from nemo_llm_stage.errors import ConfigError
@@ -32,8 +32,6 @@ _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 _PAUSES_S = (0.1, 0.3, 1.0, 3.0)
 """Seconds to wait before each new try of a conditional PUT that collided with another: S3 answers both with 409."""
-
-_BUCKET_PROTOCOLS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"}
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:
@@ -47,7 +45,7 @@ def open_filesystem(url: str) -> tuple[Any, str]:
         fs, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         protocol = url.partition("://")[0]
-        extra = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "hf": "hf"}.get(protocol)
+        extra = EXTRA_OF.get(protocol)
         hint = f" Install it with: pip install 'nemo-llm-stage[{extra}]'." if extra else ""
         raise ConfigError(f"cannot open {url!r}: {error}.{hint}") from error
     return fs, path
@@ -68,7 +66,7 @@ class Folder:
         self.fs, root = open_filesystem(str(url))
         self.is_local = isinstance(self.fs, LocalFileSystem)
         protocols = {self.fs.protocol} if isinstance(self.fs.protocol, str) else set(self.fs.protocol)
-        self._is_bucket = bool(protocols & _BUCKET_PROTOCOLS)
+        self._is_bucket = bool(protocols & BUCKET_PROTOCOLS)
         self.root = root.rstrip("/") or "/"
         self.url = str(url).rstrip("/") or "/"
 

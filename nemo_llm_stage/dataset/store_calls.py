@@ -1,5 +1,5 @@
 """
-Single calls to an object store, where fsspec would take several.
+Which stores there are, and single calls to one where fsspec would take several.
 
 Knows fsspec's filesystems and paths in them.
 """
@@ -11,6 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from fsspec.core import has_magic
+
+_EXTRAS = {"s3": ("s3", "s3a"), "gcs": ("gs", "gcs"), "azure": ("az", "abfs", "abfss")}
+BUCKET_PROTOCOLS = {protocol for protocols in _EXTRAS.values() for protocol in protocols}
+
+EXTRA_OF = {"hf": "hf", **{protocol: extra for extra, protocols in _EXTRAS.items() for protocol in protocols}}
+"""Protocol → the extra of this package that brings what serves it."""
 
 
 def read_whole(fs: Any, path: str) -> bytes:

@@ -7,11 +7,13 @@ import threading
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from nemo_llm_stage.dataset.storage import Folder
+from nemo_llm_stage.errors import ConfigError
 
 MakeBucket = Callable[..., str]
 NUM_WRITERS = 8
@@ -93,6 +95,15 @@ def test_a_bucket_that_is_not_there_is_told(make_bucket: MakeBucket) -> None:
     make_bucket()
     with pytest.raises(FileNotFoundError, match="bucket"):
         Folder("s3://no-such-bucket/out").publish_bytes(b"x", "file", scratch_sub="tmp")
+
+
+@pytest.mark.parametrize(("protocol", "extra", "module"), [("gs", "gcs", "gcsfs"), ("abfs", "azure", "adlfs")])
+def test_a_store_whose_package_is_not_installed_names_it(protocol: str, extra: str, module: str) -> None:
+    """With the command that installs it."""
+    if find_spec(module) is not None:
+        pytest.skip(f"{module} is installed")
+    with pytest.raises(ConfigError, match=rf"pip install 'nemo-llm-stage\[{extra}\]'"):
+        Folder(f"{protocol}://bucket/out")
 
 
 def calls(s3_server: str) -> dict[str, int]:
