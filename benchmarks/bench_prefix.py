@@ -5,7 +5,8 @@ Simulated servers with continuous batching and a prefix cache. Three loads: `doc
 each in random order and a cache that holds ten documents; `system`, a long system prompt that all rows share;
 `nothing`, no shared prefix. Three orders: as given, `auto`, and the best possible one: the documents are dealt out to
 the servers beforehand, and each gets its rows document by document. Client and servers share one event loop in virtual
-time, so a busy machine changes nothing. With another seed the rows stand in another order and the servers have other
+time, so a busy machine changes nothing. With --python what each server got is sent to NVIDIA Dynamo's engine emulator
+too, in the same order. With another seed the rows stand in another order and the servers have other
 addresses, on which it hangs which document goes where.
 """
 
@@ -18,8 +19,10 @@ import random
 import statistics
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from typing import Any
 
+from _emulator import Case, Request, emulate
 from _report import make_parser, show
 
 from nemo_llm_stage import AsyncHTTPClient, GenerationConfig, Prompt
@@ -27,6 +30,8 @@ from nemo_llm_stage.client.endpoints.affinity import affinity
 from nemo_llm_stage.stage.order import RowOrder, RowPlan
 from nemo_llm_stage.stage.scheduler import Scheduler
 from nemo_llm_stage.testing import ServerConfig
+from nemo_llm_stage.testing.simulator.batching import block_keys
+from nemo_llm_stage.testing.simulator.generation import check_request
 from nemo_llm_stage.testing.simulator.service import Service
 from nemo_llm_stage.testing.virtual_time import run_in_virtual_time, simulated_service
 from nemo_llm_stage.worker.chunk import ROWS_PER_CHUNK
@@ -34,9 +39,22 @@ from nemo_llm_stage.worker.chunk import ROWS_PER_CHUNK
 Row = dict[str, str]
 LOADS = ("documents", "system", "nothing")
 ORDERS = ("as given", "auto", "best")
-COLUMNS = ("load", "servers", "order", "rows/s", "÷ as given", "its range", "÷ best", "cached", "busiest ÷ mean")
+COLUMNS = (
+    "load",
+    "servers",
+    "order",
+    "rows/s",
+    "÷ as given",
+    "its range",
+    "÷ best",
+    "cached",
+    "busiest ÷ mean",
+    "emulated rows/s",
+    "÷ as given",
+)
 WORDS = ("cedar", "harbour", "copper", "lantern", "meadow", "orbit", "quartz", "river", "saddle", "timber")
 BLOCK_CHARS = 64
+MAX_FIXED = 48
 FIRST_PORT = 21_700
 
 
@@ -94,6 +112,21 @@ async def start(stack: AsyncExitStack, config: ServerConfig, port: int) -> tuple
     return await stack.enter_async_context(simulated_service(config))
 
 
+def emulated_seconds(options: argparse.Namespace, config: ServerConfig, service: Service) -> float:
+    """Return how long the emulator takes for the requests that a server got, in their order; 0 without an emulator."""
+    if options.python is None:
+        return 0.0
+    requests = []
+    for record in service.recorded:
+        request = check_request(record.body, is_chat=True, config=config)
+        blocks = [*block_keys(request.prompt, request.prompt_tokens), len(requests)]  # the last is nobody else's
+        requests.append(Request(tuple(abs(block) for block in blocks), request.prompt_tokens, options.answer_tokens))
+    case = Case("documents", requests, (), config.max_num_seqs, config.num_kv_blocks, has_prefix_cache=True)
+    in_flight = MAX_FIXED if options.limit == "auto" else options.limit
+    seconds: float = emulate(case, in_flight, options.python, options.folder)["seconds"]
+    return seconds
+
+
 async def run_once(options: argparse.Namespace, load: str, num_servers: int, order: str, seed: int) -> dict[str, Any]:
     """Run the rows once and return what it took."""
     rng = random.Random(seed)
@@ -106,7 +139,7 @@ async def run_once(options: argparse.Namespace, load: str, num_servers: int, ord
         max_model_len=4096,
         num_kv_blocks=(10 * 2400 + 32 * 400) // BLOCK_CHARS,
         answer_tokens=options.answer_tokens,
-        max_recorded=0,
+        max_recorded=0 if options.python is None else len(rows),
     )
     prompt = Prompt(
         "{{ text }}\n\nQuestion {{ question }}",
@@ -124,6 +157,7 @@ async def run_once(options: argparse.Namespace, load: str, num_servers: int, ord
             *(send_rows(options, client, prompt, part, order) for client, (_, part) in zip(clients, jobs, strict=True))
         )
         stats = [service.stats() for _, service in servers]
+        emulated_s = max(emulated_seconds(options, config, service) for _, service in servers)
     starts = [s.first_start_monotonic_s for s in stats if s.first_start_monotonic_s is not None]
     ends = [s.last_end_monotonic_s for s in stats if s.last_end_monotonic_s is not None]
     prompt_tokens = sum(s.prompt_tokens for s in stats)
@@ -132,6 +166,7 @@ async def run_once(options: argparse.Namespace, load: str, num_servers: int, ord
         "cached": sum(s.cached_tokens for s in stats) / prompt_tokens,
         "busiest": max(s.prompt_tokens for s in stats) / prompt_tokens * num_servers,
         "num_preemptions": sum(s.num_preemptions for s in stats),
+        "emulated_rows_per_s": len(rows) / emulated_s if emulated_s else 0.0,
     }
 
 
@@ -140,18 +175,19 @@ def compare(options: argparse.Namespace, load: str, num_servers: int) -> list[di
     runs: dict[str, list[dict[str, Any]]] = {order: [] for order in ORDERS}
     for seed, order in itertools.product(range(options.seeds), ORDERS):
         runs[order].append(run_in_virtual_time(lambda: run_once(options, load, num_servers, order, seed)))  # noqa: B023
+    means = {
+        order: {name: statistics.mean(run[name] for run in runs[order]) for name in runs[order][0]} for order in runs
+    }
+    given, best = means["as given"], means["best"]
     results = []
-    for order in ORDERS:
-        mean = {name: statistics.mean(run[name] for run in runs[order]) for name in runs[order][0]}
-        gains = [
-            one["rows_per_s"] / base["rows_per_s"] for one, base in zip(runs[order], runs["as given"], strict=True)
-        ]
-        best = statistics.mean(run["rows_per_s"] for run in runs["best"])
-        results.append(
-            {"load": load, "servers": num_servers, "order": order}
-            | mean
-            | {"gain": statistics.mean(gains), "gains": gains, "of_best": mean["rows_per_s"] / best}
-        )
+    for order, mean in means.items():
+        result: dict[str, Any] = {"load": load, "servers": num_servers, "order": order} | mean
+        pairs = zip(runs[order], runs["as given"], strict=True)
+        result["gains"] = [one["rows_per_s"] / other["rows_per_s"] for one, other in pairs]
+        result["gain"] = statistics.mean(result["gains"])
+        result["of_best"] = mean["rows_per_s"] / best["rows_per_s"]
+        result["emulated_gain"] = mean["emulated_rows_per_s"] / (given["emulated_rows_per_s"] or 1.0)
+        results.append(result)
     return results
 
 
@@ -167,6 +203,8 @@ def cells_of(result: dict[str, Any]) -> list[str]:
         f"{result['of_best']:.2f}",
         f"{result['cached']:.1%}",
         f"{result['busiest']:.2f}",
+        f"{result['emulated_rows_per_s']:,.1f}" if result["emulated_rows_per_s"] else "",
+        f"{result['emulated_gain']:.2f}" if result["emulated_gain"] else "",
     ]
 
 
@@ -178,8 +216,9 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=50, help="documents (50)")
     parser.add_argument("--questions", type=int, default=40, help="questions about each (40)")
     parser.add_argument("--answer-tokens", type=int, default=16, help="length of an answer (16)")
-    parser.add_argument("--limit", type=limit_of, default=48, help="requests in flight at each server, or auto (48)")
+    parser.add_argument("--limit", type=limit_of, default=MAX_FIXED, help="in flight at each server, or auto (48)")
     parser.add_argument("--window", type=int, default=ROWS_PER_CHUNK, help=f"rows ordered at once ({ROWS_PER_CHUNK})")
+    parser.add_argument("--python", type=Path, help="interpreter with the emulator (none: without it)")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each, with another seed each (5)")
     options = parser.parse_args()
     results: list[dict[str, Any]] = []

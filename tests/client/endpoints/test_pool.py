@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ from nemo_llm_stage import AsyncHTTPClient, LLMStage
 from nemo_llm_stage.client.endpoint_status import EndpointStatus
 from nemo_llm_stage.client.endpoints.address import parse_base_url
 from nemo_llm_stage.client.endpoints.affinity import affinity
+from nemo_llm_stage.client.endpoints.member import Lease
 from nemo_llm_stage.client.endpoints.pool import EndpointPool
 from nemo_llm_stage.client.endpoints.share import WorkerPlace
 from nemo_llm_stage.client.endpoints.state import EndpointPolicy
@@ -324,6 +326,23 @@ def test_requests_of_one_group_go_to_one_server_while_it_has_room() -> None:
         endpoints = asyncio.run(scenario(client_of(urls(all_of_them), EndpointPolicy())))
         assert endpoints[:20] == endpoints[20:40] == endpoints[40:]
         assert len(set(endpoints)) == 3
+
+
+def test_groups_are_spread_evenly_whatever_the_servers_are_called() -> None:
+    """With names of which one got half of all groups when their hashes were checksums."""
+    names = ["http://vllm-0.vllm:8000/v1", "http://vllm-1.vllm:8000/v1", "http://vllm-2.vllm:8000/v1"]
+
+    async def scenario(client: AsyncHTTPClient) -> list[int]:
+        seen = dict.fromkeys(names, 0)
+        for number in range(900):
+            with affinity(zlib.crc32(str(number).encode())):
+                async with client.limit.permit() as lease:
+                    assert isinstance(lease, Lease)
+                    seen[lease.member.endpoint.base_url] += 1
+        return list(seen.values())
+
+    counts = asyncio.run(scenario(client_of(names, EndpointPolicy())))
+    assert max(counts) < 1.25 * min(counts)
 
 
 def test_rows_that_begin_alike_go_to_one_server() -> None:
