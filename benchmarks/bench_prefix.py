@@ -1,13 +1,13 @@
 """
 What does the order of rows gain where prompts share their beginning, and what does it cost where they do not?
 
-Simulated servers with continuous batching and a prefix cache. Three loads: `documents`, 50 documents with 40 questions
-each in random order and a cache that holds ten documents; `system`, a long system prompt that all rows share;
-`nothing`, no shared prefix. Three orders: as given, `auto`, and the best possible one: the documents are dealt out to
-the servers beforehand, and each gets its rows document by document. Client and servers share one event loop in virtual
-time, so a busy machine changes nothing. With --python what each server got is sent to NVIDIA Dynamo's engine emulator
-too, in the same order. With another seed the rows stand in another order and the servers have other
-addresses, on which it hangs which document goes where.
+Simulated servers with continuous batching and a prefix cache. Four loads: `documents`, 50 documents with 40 questions
+each in random order and a cache that holds ten documents; `columns`, a document for each row and four columns that ask
+about it; `system`, a long system prompt that all rows share; `nothing`, no shared prefix. Three orders: as given,
+`auto`, and the best possible one: the documents are dealt out to the servers beforehand, and each gets its rows
+document by document. Client and servers share one event loop in virtual time, so a busy machine changes nothing. With
+--python what each server got is sent to NVIDIA Dynamo's engine emulator too, in the same order. With another seed the
+rows stand in another order and the servers have other addresses, on which it hangs which document goes where.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from nemo_llm_stage import AsyncHTTPClient, GenerationConfig, Prompt
 from nemo_llm_stage.client.endpoints.affinity import affinity
 from nemo_llm_stage.stage.order import RowOrder, RowPlan
 from nemo_llm_stage.stage.scheduler import Scheduler
+from nemo_llm_stage.stage.siblings import Siblings
 from nemo_llm_stage.testing import ServerConfig
 from nemo_llm_stage.testing.simulator.batching import block_keys
 from nemo_llm_stage.testing.simulator.generation import check_request
@@ -37,7 +38,7 @@ from nemo_llm_stage.testing.virtual_time import run_in_virtual_time, simulated_s
 from nemo_llm_stage.worker.chunk import ROWS_PER_CHUNK
 
 Row = dict[str, str]
-LOADS = ("documents", "system", "nothing")
+LOADS = ("documents", "columns", "system", "nothing")
 ORDERS = ("as given", "auto", "best")
 COLUMNS = (
     "load",
@@ -53,6 +54,7 @@ COLUMNS = (
     "÷ as given",
 )
 WORDS = ("cedar", "harbour", "copper", "lantern", "meadow", "orbit", "quartz", "river", "saddle", "timber")
+NUM_COLUMNS = 4
 BLOCK_CHARS = 64
 MAX_FIXED = 48
 FIRST_PORT = 21_700
@@ -70,8 +72,8 @@ def make_rows(load: str, num_documents: int, num_questions: int, rng: random.Ran
     rows = []
     for document in range(num_documents):
         body = text(2400)
-        for question in range(num_questions):
-            own = body if load == "documents" else text(2400) if load == "nothing" else ""
+        for question in range(num_questions // (NUM_COLUMNS if load == "columns" else 1)):
+            own = body if load == "documents" else "" if load == "system" else text(2400)
             rows.append({"text": own, "question": f"{document}.{question} {text(60)}"})
     return rows
 
@@ -83,20 +85,23 @@ def deal_out(rows: Sequence[Row], num_servers: int) -> list[list[Row]]:
 
 
 async def send_rows(
-    options: argparse.Namespace, client: AsyncHTTPClient, prompt: Prompt, rows: list[Row], order: str
+    options: argparse.Namespace, client: AsyncHTTPClient, prompts: Sequence[Prompt], rows: list[Row], order: str
 ) -> None:
-    """Send the rows as a stage with that order does."""
+    """Send the rows as a stage with that order does, each with all prompts."""
     config = GenerationConfig(max_tokens=options.answer_tokens, seed=None, temperature=1.0)
     scheduler = Scheduler(client.limit)
-    row_order = RowOrder(prompt)
+    row_order, siblings = RowOrder(prompts[0]), Siblings(prompts, ())
 
     async def run_window(rows: Sequence[Row]) -> None:
-        plan = row_order.of(rows) if order == "auto" else None
+        plan = siblings.keep_together(rows, row_order.of(rows)) if order == "auto" else None
         plan = plan or RowPlan(range(len(rows)), [None] * len(rows))
 
         async def run_row(place: int) -> None:
+            sent = [prompt.render(rows[place]) for prompt in prompts]
             with affinity(plan.groups[place]):
-                await client.complete(messages=prompt.render(rows[place]), model="sim", generation_config=config)
+                await asyncio.gather(
+                    *(client.complete(messages=one, model="sim", generation_config=config) for one in sent)
+                )
 
         await scheduler.run(plan.indices, run_row)
 
@@ -139,12 +144,13 @@ async def run_once(options: argparse.Namespace, load: str, num_servers: int, ord
         max_model_len=4096,
         num_kv_blocks=(10 * 2400 + 32 * 400) // BLOCK_CHARS,
         answer_tokens=options.answer_tokens,
-        max_recorded=0 if options.python is None else len(rows),
+        max_recorded=0 if options.python is None else len(rows) * NUM_COLUMNS,
     )
-    prompt = Prompt(
-        "{{ text }}\n\nQuestion {{ question }}",
-        system_prompt="You read documents closely. " * (120 if load == "system" else 1),
-    )
+    system_prompt = "You read documents closely. " * (120 if load == "system" else 1)
+    prompts = [
+        Prompt(f"{{{{ text }}}}\n\nQuestion {number}: {{{{ question }}}}", system_prompt=system_prompt)
+        for number in range(NUM_COLUMNS if load == "columns" else 1)
+    ]
     async with AsyncExitStack() as stack:
         servers = [await start(stack, config, FIRST_PORT + 10 * seed + number) for number in range(num_servers)]
         urls = [f"http://127.0.0.1:{port}/v1" for port, _ in servers]
@@ -154,7 +160,7 @@ async def run_once(options: argparse.Namespace, load: str, num_servers: int, ord
         limit = options.limit
         clients = [AsyncHTTPClient(asked, max_concurrent_requests=limit) for asked, _ in jobs]
         await asyncio.gather(
-            *(send_rows(options, client, prompt, part, order) for client, (_, part) in zip(clients, jobs, strict=True))
+            *(send_rows(options, client, prompts, part, order) for client, (_, part) in zip(clients, jobs, strict=True))
         )
         stats = [service.stats() for _, service in servers]
         emulated_s = max(emulated_seconds(options, config, service) for _, service in servers)

@@ -68,7 +68,7 @@ def order_by_prefix(prompts: Sequence[bytes]) -> PrefixOrder:
     from the longest shared prefix to the shortest is what a depth-first walk of a prefix tree does, which has the
     highest hit rate a cache of one path can have. Source: SGLang, arXiv 2312.07104, theorem 3.1.
     """
-    common = _common_prefix(prompts)
+    common = common_prefix(prompts)
     if len({prompt[: common + BLOCK_BYTES] for prompt in prompts}) == len(prompts):  # nothing else is shared
         return PrefixOrder(list(range(len(prompts))), common, 0.0, 0.0, [None] * len(prompts))
     start = common // BLOCK_BYTES * BLOCK_BYTES  # with a byte more or less in common the groups have the same numbers
@@ -137,8 +137,8 @@ def _shared_bytes(keys: Sequence[Sequence[int]], own: Sequence[int], order: Sequ
     return total
 
 
-def _common_prefix(prompts: Sequence[bytes]) -> int:
-    """Return how many bytes all prompts share at their beginning."""
+def common_prefix(prompts: Sequence[bytes]) -> int:
+    """Return how many bytes all of `prompts` share at their beginning."""
     if not prompts:
         return 0
     first, last = min(prompts), max(prompts)

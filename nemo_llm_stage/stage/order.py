@@ -43,6 +43,14 @@ class RowPlan(NamedTuple):
     groups: Sequence[int | None]
 
 
+def sent_for(prompt: Prompt, row: Row, more: Row | None = None) -> bytes:
+    """Return what is sent for a row with `more` columns; nothing where that fails, which is told at the row's turn."""
+    try:
+        return orjson.dumps(prompt.render({**row, **more} if more else row))
+    except (RowError, TypeError):
+        return b""
+
+
 class RowOrder:
     """
     Orders windows of rows by the prefixes of one prompt. Safe to use from several threads.
@@ -63,7 +71,7 @@ class RowOrder:
         """Return how to send `rows`; None for the order as given and any servers."""
         if len(rows) < MIN_ROWS or not self._prompt.is_pure or self._skips():
             return None
-        order = order_by_prefix([self._sent_for(row) for row in rows])
+        order = order_by_prefix([sent_for(self._prompt, row) for row in rows])
         self._learn(order)
         if not order.is_useful and not order.has_groups:
             return None
@@ -96,9 +104,3 @@ class RowOrder:
                 self._num_to_skip, self._next_skip = self._next_skip, min(2 * self._next_skip + 1, MAX_WINDOWS_SKIPPED)
         if not before.num_windows or (is_useful and not before.num_ordered):
             logger.info("rows are sent %s", self._seen.words)
-
-    def _sent_for(self, row: Row) -> bytes:
-        try:
-            return orjson.dumps(self._prompt.render(row))
-        except (RowError, TypeError):  # told when the row's turn comes
-            return b""

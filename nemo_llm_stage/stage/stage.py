@@ -25,7 +25,7 @@ from nemo_llm_stage.rows.column import Column, Row
 from nemo_llm_stage.rows.query import CompletionStore
 from nemo_llm_stage.rows.row import Known
 from nemo_llm_stage.stage.adapted import adapt_clients
-from nemo_llm_stage.stage.dependencies import needs_of, sources_of_keep_if, uses_of
+from nemo_llm_stage.stage.dependencies import needs_of, sources_of, sources_of_keep_if, uses_of
 from nemo_llm_stage.stage.doors import Doors
 from nemo_llm_stage.stage.extend import Extended, drop, extend
 from nemo_llm_stage.stage.hand import Hand
@@ -35,6 +35,7 @@ from nemo_llm_stage.stage.loop import result_of
 from nemo_llm_stage.stage.order import Order, RowOrder
 from nemo_llm_stage.stage.output_columns import OutputColumns
 from nemo_llm_stage.stage.runtime import OnDone, Runtime, unique
+from nemo_llm_stage.stage.siblings import Siblings
 from nemo_llm_stage.stage.status import OrderStatistics, StageStatus
 from nemo_llm_stage.stage.table import rows_of
 
@@ -72,7 +73,10 @@ class Stage(Doors):
         self._client_of = adapt_clients(self.columns, self.uses)
         if self.keep_if is not None:
             self.keep_if.check_types(self.fields)
-        self._order = RowOrder(next(column.prompt for column in self.columns if not self.uses[column.name]))
+        first = next(column for column in self.columns if not self.uses[column.name])
+        beside = [column for column in self.columns if self._client_of[column.name] is self._client_of[first.name]]
+        self._order = RowOrder(first.prompt)
+        self._siblings = Siblings([column.prompt for column in beside], sorted(sources_of(self.columns)))
         self._runtime = LocalRuntime()
         self._throttle = OPEN
         self._place = ALONE
@@ -193,6 +197,7 @@ class Stage(Doors):
             avoids: Base URL of a server where the same requests are in flight: they are sent again, to others.
         """
         plan = None if order == "input" else self._order.of(rows)
+        plan = self._siblings.keep_together(rows, plan)
         return self._open().submit(rows, known, store, on_done, on_start, plan, hand, avoids)
 
     @property
