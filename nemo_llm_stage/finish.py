@@ -129,6 +129,7 @@ def finish(
         this_run=run.without_resumed(),
         price_input=settings.price_input,
         price_output=settings.price_output,
+        is_state_inside=not job.output.layout.has_marks,
         gpu_time=GpuTime.of(job_elapsed_s, settings.gpus, settings.gpu_price_per_hour),
     )
     if result.this_run.num_rows or SUMMARY not in look.files:  # a job that was finished before keeps the one it has

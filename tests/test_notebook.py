@@ -60,18 +60,14 @@ def test_the_notebook_runs_and_runs_again(tmp_path: Path, server: SimulatedServe
     assert server.stats.num_requests == num_requests + 2  # those of the preview
 
 
-LAST = """
-from nemo_llm_stage import run_job
-frame.to_parquet("in.parquet")
-done = run_job(stage=stage(URL), input="in.parquet", output="out", engine="local", actors=1)
-done
-"""
+RUN = 'run_job(stage=stage(URL), input="in.parquet", output="out", engine="local", actors=1)'
 
 
 def test_a_result_is_shown_once_in_its_own_cell_and_again_in_another(tmp_path: Path, server: SimulatedServer) -> None:
-    """A cell that ends in it shows the summary as the end of the progress."""
-    notebook = executed(tmp_path, "", [DEFINE + f'URL = "{server.base_url}"', LAST, "done"])
-    assert [len(cell.outputs) for cell in notebook.cells[1:]] == [1, 1]
+    """A cell that ends in it, or in the call that returns it, shows the summary as the end of the progress."""
+    begin = f'{DEFINE}\nfrom nemo_llm_stage import run_job\nURL = "{server.base_url}"\nframe.to_parquet("in.parquet")'
+    notebook = executed(tmp_path, "", [begin, f"done = {RUN}\ndone", "done", RUN])
+    assert [len(cell.outputs) for cell in notebook.cells[1:]] == [1, 1, 1]
     for cell in notebook.cells[1:]:
         assert "400   100.00 %" in cell.outputs[0].data["text/plain"]
         assert cell.outputs[0].data["text/html"].startswith("<pre")

@@ -54,6 +54,7 @@ class JobResult:
         order: What the order in which rows were sent has saved.
         price_note: Where the prices come from; empty where they were given.
         gpu_time: Of all runs of the job; None where the number of GPUs was not given.
+        is_state_inside: Whether the job's state is in the output folder, among the files; else it is beside it.
         cell: The number of the notebook's cell that shows the summary already; None elsewhere.
     """
 
@@ -75,6 +76,7 @@ class JobResult:
     order: OrderStatistics = field(default_factory=OrderStatistics)
     price_note: str = ""
     gpu_time: GpuTime | None = None
+    is_state_inside: bool = False
     cell: int | None = field(default=None, compare=False)
 
     def _ipython_display_(self) -> None:

@@ -150,11 +150,12 @@ def _next_steps(result: JobResult) -> Text:
     is_local = "://" not in output
     word = shlex.quote(output) if is_local else output
     lines = [f"output   {output}"]
+    files = f"{output}/part-*.{result.output_format}" if result.is_state_inside else output  # polars reads all it finds
     if result.output_format == "jsonl":
-        lines.append(f"open     polars.read_ndjson({output + '/part-*.jsonl'!r})")
+        lines.append(f"open     polars.read_ndjson({files!r})")
     else:
         lines.append(f"open     pandas.read_parquet({output!r})")
-        lines.append(f"         polars.read_parquet({output + '/part-*.parquet'!r})")
+        lines.append(f"         polars.read_parquet({files!r})")
     lines.append(f"look     {program()} report {word}")
     lines.append(f"check    {program()} verify {word}")
     if result.counters.num_failed:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +20,8 @@ from nemo_llm_stage import OutputConflictError, RunError
 from nemo_llm_stage.dataset import failpoints
 from nemo_llm_stage.dataset.layout import find_layout
 from nemo_llm_stage.dataset.storage import Folder
+from nemo_llm_stage.report.console import PlainConsole
+from nemo_llm_stage.report.summary import summary
 from nemo_llm_stage.run import verify_output
 
 Rows = list[dict[str, Any]]
@@ -126,6 +130,21 @@ def test_state_is_inside_where_nothing_can_be_written_beside(job: Any, listen: C
     assert job.server.stats.num_repaid <= 8  # in flight as the run was stopped
     assert pd.read_parquet(job.folder / "out")["id"].tolist() == list(range(40))
     assert verify_output(str(job.folder / "out")).is_complete
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
+@pytest.mark.parametrize("is_inside", [False, True])
+def test_the_summary_says_how_to_open_the_output(job: Any, output_format: str, is_inside: bool) -> None:
+    """As it is; where the state is among the files, polars is told which they are."""
+    if is_inside:
+        (job.folder / ".out.nemo_llm_stage").write_text("in the way")
+    shown = io.StringIO()
+    PlainConsole(file=shown, width=400).print(summary(job.run(output_format=output_format)))
+    calls = re.findall(r"(?:pandas|polars)\.read_\w+\(.+\)", shown.getvalue())
+    assert len(calls) == {"parquet": 2, "jsonl": 1}[output_format]
+    for call in calls:
+        assert sorted(eval(call, {"pandas": pd, "polars": pl})["id"]) == list(range(40))
+    assert ("*" in calls[-1]) == is_inside
 
 
 @pytest.mark.parametrize(
