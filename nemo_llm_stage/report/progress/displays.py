@@ -15,6 +15,8 @@ from typing import IO, Any, Literal, Protocol
 
 from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.segment import Segments
+from rich.text import Text
 
 from nemo_llm_stage.report.console import PlainConsole, shown
 from nemo_llm_stage.report.progress.foreign import ForeignLines
@@ -102,9 +104,10 @@ class ScreenDisplay:
         self._live.stop()
         self._foreign.end()
 
-    def _render(self) -> Group:
+    def _render(self) -> Segments:
         self._foreign.show()
-        return Group(*lines(self._view(), self._console.width))
+        screen = Text("\n").join(lines(self._view(), self._console.width))
+        return Segments(screen.render(self._console, "\n"))  # the lines fit; rich would wrap and measure each again
 
 
 class LogDisplay:
