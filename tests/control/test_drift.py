@@ -43,6 +43,20 @@ def test_a_steady_run_is_no_drift(failed: float) -> None:
     assert watch((50_000, failed, 100)) == []
 
 
+def test_rows_with_the_same_request_are_no_shorter_answers() -> None:
+    """Nothing is sent for them: four of five rows from the thousandth on."""
+    drift, counts = Drift(), Counters()
+    for place in range(500):
+        num_sent = 10 if place < 100 else 2
+        counts = Counters(
+            num_rows=counts.num_rows + 10,
+            num_shared=counts.num_shared + 10 - num_sent,
+            num_attempts=counts.num_attempts + num_sent,
+            output_tokens=counts.output_tokens + 14 * num_sent,
+        )
+        assert drift.look(counts) == []
+
+
 def test_more_failures_than_at_first_are_told_once() -> None:
     """With both rates."""
     (text,) = watch((3000, 0.02, 100), (3000, 0.3, 100))

@@ -76,12 +76,17 @@ class Drift:
         return texts
 
     def _length(self, first: Counters, now: Counters) -> list[tuple[str, str]]:
-        rows = now.num_answered - self._window[0].num_answered
+        answers = _num_answers(now) - _num_answers(self._window[0])
         tokens = now.output_tokens - self._window[0].output_tokens
-        if not (rows and tokens and first.num_answered and first.output_tokens):
+        if not (answers and tokens and _num_answers(first) and first.output_tokens):
             return []
-        mean, before = tokens / rows, first.output_tokens / first.num_answered
+        mean, before = tokens / answers, first.output_tokens / _num_answers(first)
         if 1 / MIN_RATIO < mean / before < MIN_RATIO:
             return []
         text = f"an answer has {mean:,.0f} output tokens on average now; in the first rows it had {before:,.0f}"
         return [("length", text)]
+
+
+def _num_answers(counters: Counters) -> int:
+    """Return how many answers the servers gave: rows with the very same request share one."""
+    return counters.num_attempts - counters.num_rate_limited - counters.num_failed_answers
