@@ -1,11 +1,11 @@
 """
 What does watching a job cost: the live screen, `status --watch` beside it, Prometheus reading its metrics each second?
 
-First the parts: CPU of looking at a row, of renewing the screen, of one read of the metrics. Then whole runs, watched
-and not, in turns: an instant simulated server in a process of its own, the screen on a terminal that is read,
-`status --watch` and the metrics beside it. Each run tells the CPU of each of its threads, so that the same run says
-how much of it went to watching: the thread of the screen and the keeper of the folder. Two runs differ by some percent
-on a busy machine; this share does not.
+First the parts: CPU of looking at a row, of renewing the screen, of one read of the metrics. Then one job, which is
+watched in every other slice of some seconds (`_watched`): an instant simulated server in a process of its own, the
+screen on a terminal that is read, `status --watch` and the metrics beside it. What a row costs in a watched slice is
+set beside the slice before or after it. On a busy machine ``--times 10 --ways screen metrics`` shows more of the cost
+than of the noise: it renews the screen and reads the metrics ten times as often, and divides what that costs by ten.
 """
 
 from __future__ import annotations
@@ -17,25 +17,33 @@ import json
 import os
 import pty
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from math import expm1, inf, log, sqrt
 from pathlib import Path
-from statistics import median
+from statistics import fmean, stdev
 from typing import Any
 
 from _data import write_texts
 from _report import make_parser, show
+from _watched import Plan
 from rich.console import Group
 
 from nemo_llm_stage.client.endpoint_status import EndpointStatus
 from nemo_llm_stage.core import Completion, RowResult
 from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.report.console import PlainConsole
+from nemo_llm_stage.report.estimate import student_t
 from nemo_llm_stage.report.metrics.figures import figures_of
+from nemo_llm_stage.report.progress.displays import REFRESH_PER_S
 from nemo_llm_stage.report.progress.meter import Meter
 from nemo_llm_stage.report.progress.screen import lines
 from nemo_llm_stage.report.progress.view import JobTitle, View
@@ -44,35 +52,17 @@ from nemo_llm_stage.testing import SimulatedServerProcess
 from nemo_llm_stage.worker.engine import RunStatus
 from nemo_llm_stage.worker.samples import Samples
 
-PROGRAM = """
-import json, sys, threading, time
-from pathlib import Path
-import nemo_llm_stage as nls
-source, output, base_url, text, told = sys.argv[1:]
-spent_ns, is_over = {}, threading.Event()
-def look():
-    while not is_over.wait(0.5):
-        for thread in threading.enumerate():
-            try:
-                ns = int(Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text().split()[0])
-            except OSError:
-                continue
-            spent_ns[f"{type(thread).__name__} {thread.name} {thread.native_id}"] = ns
-threading.Thread(target=look, name="look", daemon=True).start()
-stage = nls.LLMStage(
-    client=nls.AsyncHTTPClient(base_url, max_concurrent_requests=256),
-    model="sim", prompt="Summarize: {{ text }}", output_column="summary",
-)
-started_s, cpu_s = time.monotonic(), time.process_time()
-nls.run_job(stage=stage, input=source, output=output, engine="local", rows_per_partition=2000, **json.loads(text))
-times = {"wall_s": time.monotonic() - started_s, "cpu_s": time.process_time() - cpu_s}
-is_over.set()
-Path(told).write_text(json.dumps(times | {"threads": spent_ns}))
-"""
-PORT = 29464
-
+WATCHED = Path(__file__).with_name("_watched.py")
 WATCHING = {"screen": "_RefreshThread", "keeper": "run-keeper"}
 """What watches → a word in the names of its threads. The keeper writes the status of every job, watched or not."""
+
+WAYS = ["screen", "metrics", "status"]
+TAIL = 3000
+"""Bytes of the terminal that are told if the job fails."""
+
+MANY = 50
+"""Hard links to the input: a job of so many times its rows does not end before all is measured. A file has more rows
+than answers are remembered for identical requests."""
 
 
 def parts(num_servers: int) -> dict[str, float]:
@@ -112,97 +102,146 @@ def _cpu_ms(function: Callable[[], object], num: int) -> float:
     return (time.process_time() - started_s) / num * 1e3
 
 
-def run_once(options: argparse.Namespace, *, is_watched: bool) -> dict[str, Any]:
-    """Run the job once; return its CPU and wall seconds, and the CPU seconds of its threads."""
-    source, output = write_texts(options.folder, options.rows, num_words=200), options.folder / "watched"
-    for folder in (output, output.with_name(f".{output.name}.nemo_llm_stage")):
-        shutil.rmtree(folder, ignore_errors=True)
-    settings: dict[str, Any] = {"progress": is_watched} | ({"metrics_port": PORT} if is_watched else {})
-    told = options.folder / "watched.json"
+def slices_of(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Run a job that is watched now and then; return its slices, two to a pair."""
+    told, folder = options.folder / "slices.json", options.folder / "watched"
+    shutil.rmtree(folder, ignore_errors=True)
+    source = folder / "in"
+    source.mkdir(parents=True)
+    texts = write_texts(options.folder, options.rows, num_words=200)
+    for number in range(MANY):
+        (source / f"{number:02}.parquet").hardlink_to(texts)
+    told.unlink(missing_ok=True)
     with SimulatedServerProcess(max_recorded=0, max_num_seqs=256) as server:
-        words = [sys.executable, "-c", PROGRAM, str(source), str(output), server.base_url, json.dumps(settings)]
-        _run_on_a_terminal([*words, str(told)], output if is_watched else None)
-    found: dict[str, Any] = json.loads(told.read_text())
-    named = found.pop("threads")
-    for what, word in WATCHING.items():
-        found[f"{what}_s"] = sum(ns for name, ns in named.items() if word in name) / 1e9
-    return found
+        plan = Plan(
+            source=str(source),
+            output=str(folder / "out"),
+            base_url=server.base_url,
+            told=str(told),
+            flag=str(folder / "is_watched"),
+            port=_free_port(),
+            num_pairs=options.pairs,
+            slice_s=options.slice_s,
+            ways=options.ways,
+            times=options.times,
+        )
+        _run_on_a_terminal([sys.executable, str(WATCHED), json.dumps(asdict(plan))], plan)
+    slices: list[dict[str, Any]] = json.loads(told.read_text())
+    shutil.rmtree(folder)
+    return slices
 
 
-def _run_on_a_terminal(words: list[str], watched: Path | None) -> None:
-    """Run a program whose screen is read; where its output is told, watch it and ask for its metrics each second."""
+def _free_port() -> int:
+    with socket.create_server(("localhost", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def _run_on_a_terminal(words: list[str], plan: Plan) -> None:
+    """Run a program whose screen is read; while it says so, watch it from outside too."""
     pid, terminal = pty.fork()
     if not pid:
         os.execv(words[0], words)
     is_over = threading.Event()
-    if watched is not None:
-        threading.Thread(target=_read_metrics, args=(is_over,), daemon=True).start()
-        threading.Thread(target=_watch_status, args=(is_over, watched), daemon=True).start()
+    for way, watch in {"metrics": _read_metrics, "status": _watch_status}.items():
+        if way in plan.ways:
+            threading.Thread(target=watch, args=(is_over, plan), daemon=True).start()
+    tail = b""
     try:
-        while os.read(terminal, 65536):
-            pass
+        while data := os.read(terminal, 65536):
+            tail = (tail + data)[-TAIL:]
     except OSError:  # how Linux says that the program has ended
         pass
     is_over.set()
     _, status = os.waitpid(pid, 0)
     os.close(terminal)
     if status:
-        raise SystemExit(f"the job ended with status {status}")
+        raise SystemExit(f"the job ended with status {status}:\n{tail.decode(errors='replace')}")
 
 
-def _read_metrics(is_over: threading.Event) -> None:
-    while not is_over.wait(1.0):
-        try:
-            urllib.request.urlopen(f"http://localhost:{PORT}/metrics", timeout=5).read()
-        except OSError:  # it is not open yet
-            continue
+def _read_metrics(is_over: threading.Event, plan: Plan) -> None:
+    """Ask for the metrics once a second, more often than Prometheus usually does."""
+    while not is_over.wait(1.0 / plan.times):
+        with suppress(OSError):  # it is not open yet, or no more
+            if Path(plan.flag).exists():
+                urllib.request.urlopen(f"http://localhost:{plan.port}/metrics", timeout=5).read()
 
 
-def _watch_status(is_over: threading.Event, output: Path) -> None:
-    """Run `status --watch`, from the moment on when there is a job."""
-    words = [sys.executable, "-m", "nemo_llm_stage", "status", str(output), "--watch"]
-    while not is_over.wait(0.2):
-        if list(output.parent.glob(f".{output.name}*/status.json")):
-            with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
-                is_over.wait()
-                process.kill()
+def _watch_status(is_over: threading.Event, plan: Plan) -> None:
+    """Run `status --watch`; it stands still while nobody watches."""
+    words = [sys.executable, "-m", "nemo_llm_stage", "status", plan.output, "--watch"]
+    output = Path(plan.output)
+    while not list(output.parent.glob(f".{output.name}*/status.json")):
+        if is_over.wait(0.2):
+            return
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
+        while not is_over.wait(0.1):
+            process.send_signal(signal.SIGCONT if Path(plan.flag).exists() else signal.SIGSTOP)
+        process.kill()
 
 
-def _rows(runs: dict[bool, list[dict[str, Any]]], num_rows: int) -> list[tuple[str, str]]:
-    """Return what the whole runs say: the medians, and the difference of watched and not."""
-    cpu_us = {kind: median(run["cpu_s"] for run in each) / num_rows * 1e6 for kind, each in runs.items()}
-    per_s = {kind: num_rows / median(run["wall_s"] for run in each) for kind, each in runs.items()}
-    rows = []
-    for kind, name in ((False, "not watched"), (True, "watched")):
-        rows.append((f"a whole run, {name}: µs of CPU a row", f"{cpu_us[kind]:.1f}"))
-        rows.append((f"a whole run, {name}: rows a second", f"{per_s[kind]:,.0f}"))
-    rows.append(("watched, more CPU a row", f"{100 * (cpu_us[True] / cpu_us[False] - 1):+.1f} %"))
-    rows.append(("watched, rows a second", f"{100 * (per_s[True] / per_s[False] - 1):+.1f} %"))
-    for what in WATCHING:
-        share = median(run[f"{what}_s"] / run["cpu_s"] for run in runs[True])
-        rows.append((f"of a watched run's CPU: {what}", f"{100 * share:.2f} %"))
-    return rows
+def _figures(slices: list[dict[str, Any]], times: float) -> dict[str, float]:
+    """Return what the pairs of slices say of usual watching: means, and the half width of the 95 % interval."""
+    watched = [each for each in slices if each["is_watched"]]
+    others = [each for each in slices if not each["is_watched"]]
+    cpu, speed = _more(watched, others, _cpu_us), _more(watched, others, _per_s)
+    found = {"num_pairs": len(watched), "cpu_us": fmean(map(_cpu_us, others)), "rows_per_s": fmean(map(_per_s, others))}
+    found |= {"more_cpu_percent": cpu[0] / times, "more_cpu_margin": cpu[1] / times}
+    found |= {"more_speed_percent": speed[0] / times, "more_speed_margin": speed[1] / times}
+    for what, word in WATCHING.items():
+        shares = [sum(s for name, s in each["threads_s"].items() if word in name) / each["cpu_s"] for each in watched]
+        found[f"{what}_percent"] = 100 * fmean(shares) / (times if what == "screen" else 1)
+    return found
+
+
+def _cpu_us(piece: dict[str, Any]) -> float:
+    return 1e6 * float(piece["cpu_s"]) / int(piece["num_rows"])
+
+
+def _per_s(piece: dict[str, Any]) -> float:
+    return int(piece["num_rows"]) / float(piece["wall_s"])
+
+
+def _more(
+    watched: list[dict[str, Any]], others: list[dict[str, Any]], value: Callable[[dict[str, Any]], float]
+) -> tuple[float, float]:
+    """Return by how many percent a watched slice has more than its pair, and the half width of the 95 % interval."""
+    logs = [log(value(one) / value(other)) for one, other in zip(watched, others, strict=True)]
+    margin = student_t(len(logs) - 1) * stdev(logs) / sqrt(len(logs)) if len(logs) > 1 else inf
+    return 100 * expm1(fmean(logs)), 100 * margin
+
+
+def _rows(found: dict[str, float]) -> list[tuple[str, str]]:
+    def with_margin(name: str) -> str:
+        return f"{found[f'{name}_percent']:+.2f} ± {found[f'{name}_margin']:.2f} %"
+
+    return [
+        ("a job, not watched: µs of CPU a row", f"{found['cpu_us']:.1f}"),
+        ("a job, not watched: rows a second", f"{found['rows_per_s']:,.0f}"),
+        ("watched, more CPU a row", with_margin("more_cpu")),
+        ("watched, rows a second", with_margin("more_speed")),
+        *((f"of a watched job's CPU: {what}", f"{found[f'{what}_percent']:.2f} %") for what in WATCHING),
+    ]
 
 
 def main() -> None:
     """Measure and print."""
     parser = make_parser(__doc__)
-    parser.add_argument("--rows", type=int, default=100_000, help="of the job (100000)")
-    parser.add_argument("--repeats", type=int, default=3, help="whole runs of each kind; 0: the parts alone (3)")
+    parser.add_argument("--rows", type=int, default=100_000, help=f"of a file; the job has {MANY} of them (100000)")
+    parser.add_argument("--pairs", type=int, default=60, help="of slices of one job; 0: the parts alone (60)")
+    parser.add_argument("--slice-s", type=float, default=2.0, help="seconds of a slice (2)")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help=f"to watch ({' '.join(WAYS)})")
+    parser.add_argument("--times", type=float, default=1.0, help="as often: the screen and the metrics (1)")
     options = parser.parse_args()
     found = {num: parts(num) for num in (1, 16)}
     rows = [("look at a row, µs of CPU", f"{found[1]['sampling_us']:.2f}")]
     for num, costs in found.items():
-        per_s = 2 * (costs["view_ms"] + costs["screen_ms"])
+        per_s = REFRESH_PER_S * (costs["view_ms"] + costs["screen_ms"])
         rows.append((f"{num} servers: the screen, ms of CPU a second", f"{per_s:.1f}"))
         rows.append((f"{num} servers: one read of the metrics, ms of CPU", f"{costs['metrics_ms']:.1f}"))
-    runs: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
-    for _ in range(options.repeats):
-        for is_watched in runs:
-            runs[is_watched].append(run_once(options, is_watched=is_watched))
-    if options.repeats:
-        rows += _rows(runs, options.rows)
-    results = {"parts": found, "runs": {str(name): each for name, each in runs.items()}}
+    slices = slices_of(options) if options.pairs else []
+    figures = _figures(slices, options.times) if slices else {}
+    rows += _rows(figures) if slices else []
+    results = {"parts": found, "figures": figures, "slices": slices}
     show("watch", options=options, columns=("what", "cost"), rows=rows, results=results)
 
 

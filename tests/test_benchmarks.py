@@ -118,3 +118,17 @@ def test_scale_keeps_all_servers_full_to_the_end(tmp_path: Path) -> None:
         assert result["makespan_s"] < 1.1 * result["bound_s"], result
         assert result["num_second_sends"] <= 0.02 * result["num_rows"]
         assert result["num_calls"] < 20 * 16 * result["makespan_s"]
+
+
+@pytest.mark.slow
+def test_watch_sets_slices_of_one_job_side_by_side(tmp_path: Path) -> None:
+    """In pairs, one of each watched; there is a screen in that one only."""
+    options = ("--rows", "40000", "--pairs", "3", "--slice-s", "0.5", "--folder", str(tmp_path))
+    results = figures_of("bench_watch.py", *options)["results"]
+    slices = results["slices"]
+    assert len(slices) == 6
+    assert all(one["is_watched"] != other["is_watched"] for one, other in zip(slices[::2], slices[1::2], strict=True))
+    for each in slices:
+        assert each["num_rows"] >= 1000
+        assert any("_RefreshThread" in name for name in each["threads_s"]) == each["is_watched"]
+    assert results["figures"]["num_pairs"] == 3
