@@ -6,7 +6,8 @@ retire, and at random times; a fifth of the deaths also damage a journal, as a p
 file that a reader could see is read. The real form (``--real``) runs ``nemo-llm-stage run`` on Ray: workers die at
 failpoints and by ``kill -9`` at random times, and so does the driver. In the end each row is compared with what the
 server answers to it, and the server counts the requests that had been sent before: what may be paid for twice is what
-was in flight at the deaths.
+was in flight at the deaths. In the real form and in some of the fast one a second server is slow: what waits there
+goes to others, and is sent a second time.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -119,15 +120,16 @@ class RealJob:
     A job on Ray by the command line.
 
     Args:
-        base_url: Of the server.
+        base_urls: Of the servers.
         folder: Of the job.
         chances: Of dying at failpoints.
     """
 
-    def __init__(self, base_url: str, folder: Path, chances: dict[str, float]) -> None:
-        self._log = folder / "deaths.log"
+    def __init__(self, base_urls: Sequence[str], folder: Path, chances: dict[str, float]) -> None:
+        self._log, endpoints = folder / "deaths.log", folder / "endpoints.txt"
+        endpoints.write_text("\n".join(base_urls))
         self._command = [sys.executable, "-m", "nemo_llm_stage", "run", "--input", str(folder / "in.parquet")]
-        self._command += ["--output", str(folder / "out"), "--base-url", base_url, "--model", "sim"]
+        self._command += ["--output", str(folder / "out"), "--base-url", f"file:{endpoints}", "--model", "sim"]
         self._command += ["--prompt", "Say {{ text }}", "--output-column", "x", "--rows-per-partition", "20"]
         self._command += ["--actors", str(REAL_ACTORS)]
         self._command += ["--max-concurrent-requests", str(REAL_LIMIT), "--show-rows", "0", "--no-progress"]
@@ -165,7 +167,7 @@ def crash_real(num_crashes: int, folder: Path, rng: random.Random, max_s: float)
     ways = ("failpoints", "worker", "driver")
     results = {f"Ray, {way}": (Tally(), 0.0) for way in ways}
     started_s, number = time.monotonic(), 0
-    with SimulatedServerProcess(service_time_s=0.1) as server:
+    with SimulatedServerProcess(service_time_s=0.1) as server, SimulatedServerProcess(service_time_s=SLOW_S) as slow:
         while sum(tally.num_crashes for tally, _ in results.values()) < num_crashes:
             if time.monotonic() - started_s > max_s:
                 break
@@ -174,7 +176,7 @@ def crash_real(num_crashes: int, folder: Path, rng: random.Random, max_s: float)
             place, began_s = folder / f"real-{number}", time.monotonic()
             write_input(place, REAL_ROWS)
             server.reset()
-            job = RealJob(server.base_url, place, CHANCES if way == "failpoints" else {})
+            job = RealJob([server.base_url, slow.base_url], place, CHANCES if way == "failpoints" else {})
             _run_until_done(job, server, way, rng, tally)
             check_output(CrashJob(server.base_url, str(place)), REAL_ROWS, tally)
             stats = server.stats

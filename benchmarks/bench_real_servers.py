@@ -3,7 +3,8 @@ Do real llama.cpp servers stay busy when one of them is killed and another one j
 
 Starts three embedded models as `nemo-llm-stage serve` does, runs a job over the file of their addresses, ends one by
 `kill -9` after a third of the rows, and adds a fourth to the file. A server idles while it is there, rows are left, and
-it works on no request: its own metrics tell, several times a second. Needs the [local] extra.
+it works on no request: its own metrics tell, several times a second. The one that joins is there from when its line is
+written; rows are left until the last one is sent. Needs the [local] extra.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -29,7 +31,7 @@ from nemo_llm_stage.embedded.local_server import LocalServer
 from nemo_llm_stage.run import run_config, verify_output
 
 SAMPLE_S = 0.2
-COLUMNS = ("server", "there for", "answers", "idle")
+COLUMNS = ("server", "there for", "answers", "idle", "of that before its first request", "after its last one")
 
 
 class Watch:
@@ -42,8 +44,8 @@ class Watch:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.num_idle = self.num_samples = 0
-        self.begun_s = self.ended_s = time.monotonic()
+        self.begun_s = time.monotonic()
+        self.samples: list[tuple[float, bool]] = []
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -52,6 +54,13 @@ class Watch:
         """Stop sampling."""
         self._is_over.set()
         self._thread.join()
+
+    def idle(self, end_s: float) -> tuple[str, float, float, float]:
+        """Return how long it was there until `end_s`, and the shares of that: idle, before and after its requests."""
+        samples = [is_busy for at_s, is_busy in self.samples if at_s <= end_s]
+        busy = [place for place, is_busy in enumerate(samples) if is_busy]
+        shares = (len(samples) - len(busy), min(busy), len(samples) - 1 - max(busy))
+        return f"{end_s - self.begun_s:.0f} s", *(share / len(samples) for share in shares)
 
     def _run(self) -> None:
         while not self._is_over.wait(SAMPLE_S):
@@ -65,9 +74,7 @@ class Watch:
             )
             if self._is_over.is_set():
                 return
-            self.num_samples += 1
-            self.num_idle += float(value) == 0.0
-            self.ended_s = time.monotonic()
+            self.samples.append((time.monotonic(), float(value) > 0.0))
 
 
 def run(num_rows: int, num_slots: int) -> list[list[object]]:
@@ -97,6 +104,7 @@ def run(num_rows: int, num_slots: int) -> list[list[object]]:
         }
     )
     watches: list[Watch] = []
+    ends_s: list[float] = []
 
     def disturb() -> None:
         _until(lambda: _num_answers(output) > 0)
@@ -105,8 +113,9 @@ def run(num_rows: int, num_slots: int) -> list[list[object]]:
         assert dies.pid is not None
         os.kill(dies.pid, signal.SIGKILL)
         endpoints.write_text("\n".join([*listed, joins.base_url]))
-        time.sleep(2.5)  # the file is read every 2 s
         watches.append(Watch(joins.base_url))
+        _until(lambda: not _num_unsent(output, num_rows))
+        ends_s.append(time.monotonic())
 
     disturbing = threading.Thread(target=disturb)
     disturbing.start()
@@ -120,26 +129,32 @@ def run(num_rows: int, num_slots: int) -> list[list[object]]:
     assert verify_output(str(output)).is_complete
     answered = {status.url: status.num_answered for status in result.endpoints}
     assert sum(answered.values()) == num_rows, answered
-    told = [
-        [
-            name,
-            f"{watch.ended_s - watch.begun_s:.0f} s",
-            answered[watch.url],
-            f"{watch.num_idle / watch.num_samples:.1%}",
-        ]
-        for name, watch in zip(("stays", "stays", "joins"), watches, strict=True)
-    ]
-    return [*told, ["killed", "", answered[dies.base_url], ""]]
+    told: list[list[object]] = []
+    for name, watch in zip(("stays", "stays", "joins"), watches, strict=True):
+        there, *shares = watch.idle(ends_s[0])
+        told.append([name, there, answered[watch.url], *(f"{share:.1%}" for share in shares)])
+    return [*told, ["killed", "", answered[dies.base_url], "", "", ""]]
 
 
 def _num_answers(output: Path) -> int:
     """Rows that the job's status tells as done; it is written every 2 s."""
-    try:
-        status = json.loads((output.with_name(f".{output.name}.nemo_llm_stage") / "status.json").read_text())
-    except (OSError, ValueError):
-        return 0
-    num_rows: int = status["counters"]["num_rows"]
+    num_rows: int = _status(output).get("counters", {}).get("num_rows", 0)
     return num_rows
+
+
+def _num_unsent(output: Path, num_rows: int) -> int:
+    """Rows that are neither done nor in flight, as the status tells."""
+    status = _status(output)
+    return num_rows - _num_answers(output) - int(status.get("num_in_flight", 0)) if status else num_rows
+
+
+def _status(output: Path) -> dict[str, Any]:
+    try:
+        text = (output.with_name(f".{output.name}.nemo_llm_stage") / "status.json").read_text()
+        status: dict[str, Any] = json.loads(text)
+    except (OSError, ValueError):
+        return {}
+    return status
 
 
 def _until(is_true: Callable[[], bool]) -> None:

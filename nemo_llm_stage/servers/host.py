@@ -66,8 +66,8 @@ class HostStatus:
     @property
     def why(self) -> str:
         """How and why it ended."""
-        ended = ended_words(self.exit_code)
-        return f"{ended}, {self.reason.text}" if self.reason.text else ended
+        ended = "" if self.exit_code is None and self.reason.text else ended_words(self.exit_code)
+        return ", ".join(filter(None, (ended, self.reason.text)))
 
 
 class ServerHost:

@@ -32,21 +32,26 @@ class Reason:
 
     @property
     def text(self) -> str:
-        """Both together."""
-        return ": ".join(filter(None, (self.words, self.line)))
+        """Both together, without the full stop of a sentence."""
+        return ": ".join(filter(None, (self.words, self.line))).removesuffix(".")
 
 
 NO_REASON = Reason()
 
 _MEMORY = (
     r"out of memory|OutOfMemoryError|no available memory for the cache|not enough memory"
-    r"|free memory on device .* less than|failed to allocate|MemoryError|cannot allocate memory"
+    r"|(free|available) memory on .* less than|failed to allocate|MemoryError|cannot allocate memory"
     r"|larger than the (maximum|available) (number of tokens|kv cache)|KV cache is needed, which is larger"
 )
 _MODEL = (
     r"is not a valid model identifier|RepositoryNotFoundError|not a local folder|Repository Not Found"
     r"|(failed|unable|error).{0,40}(load|open).{0,20}(model|gguf)|no such model|model path .* does not exist"
     r"|can't load (the )?(configuration|model|tokenizer)|not a GGUF model file|\.gguf.{0,20}: No such file"
+    r"|HFValidationError|LocalEntryNotFoundError|does not appear to have a file named"
+)
+_ARGUMENTS = (
+    r"unrecognized arguments?|error: argument|invalid argument: |no such option"
+    r"|^\s*Value error, "  # of vLLM's checked settings
 )
 
 _CAUSES: tuple[tuple[str, bool, re.Pattern[str]], ...] = tuple(
@@ -56,7 +61,8 @@ _CAUSES: tuple[tuple[str, bool, re.Pattern[str]], ...] = tuple(
         ("port taken", False, r"address already in use|couldn't bind|failed to bind|\[errno (98|48)\]"),
         ("out of memory", False, _MEMORY),
         ("model not found", True, _MODEL),
-        ("wrong arguments", True, r"unrecognized arguments?|error: argument|invalid argument: |no such option"),
+        ("no access to the model", True, r"GatedRepoError|is a gated repo|access to model .* is restricted"),
+        ("wrong arguments", True, _ARGUMENTS),
         (
             "no usable GPU",
             True,
@@ -64,6 +70,12 @@ _CAUSES: tuple[tuple[str, bool, re.Pattern[str]], ...] = tuple(
         ),
     )
 )
+_ELSEWHERE = re.compile(r"see (the )?(root cause|logs?|error|traceback|stack trace)s? (above|for)", re.IGNORECASE)
+"""An error that only says that there was another one."""
+
+_LOGGER = re.compile(r"^\(\w+ pid=\d+\) +([A-Z]+ [\d-]+ [\d:]+ \[[\w.]+:\d+\] *)?")
+"""What vLLM writes before a line: process, level, time and place."""
+
 _ERROR = re.compile(r"^\s*([\w.]*(Error|Exception)\b|(fatal|error)\b)|\b(ERROR|FATAL|CRITICAL)\b", re.IGNORECASE)
 
 
@@ -73,10 +85,15 @@ def reason_of(lines: Sequence[str]) -> Reason:
     for words, is_lasting, pattern in _CAUSES:
         for line in told:
             if pattern.search(line):
-                return Reason(words, one_line(line.strip(), MAX_LINE_CHARS), is_lasting)
+                return Reason(words, _told(line), is_lasting)
     errors = [line for line in told if _ERROR.search(line)]
+    errors = [line for line in errors if not _ELSEWHERE.search(line)] or errors
     last = (errors or told)[-1:]
-    return Reason("", one_line(last[0].strip(), MAX_LINE_CHARS) if last else "", False)
+    return Reason("", _told(last[0]) if last else "", False)
+
+
+def _told(line: str) -> str:
+    return one_line(_LOGGER.sub("", line).strip(), MAX_LINE_CHARS)
 
 
 def ended_words(code: int | None) -> str:

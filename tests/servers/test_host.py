@@ -79,7 +79,7 @@ def test_it_is_given_up_where_it_is_not_healthy_in_time(toy: MakePlan) -> None:
     host.start()
     status = until(host, "ended")
     host.close()
-    assert status.why == "gone, not healthy within 1 s: loading weights"
+    assert status.why == "not healthy within 1 s: loading weights"
     assert status.tail == ("loading weights",)
 
 
