@@ -17,16 +17,18 @@ import asyncio
 import itertools
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from _emulator import Case, Request, emulate
 from _report import make_parser, show
 
 from nemo_llm_stage import AsyncHTTPClient, GenerationConfig, Prompt
 from nemo_llm_stage.client.endpoints.affinity import affinity
+from nemo_llm_stage.dataset.plan import MAX_ROWS_PER_PARTITION
 from nemo_llm_stage.stage.order import RowOrder, RowPlan
 from nemo_llm_stage.stage.scheduler import Scheduler
 from nemo_llm_stage.stage.siblings import Siblings
@@ -36,6 +38,7 @@ from nemo_llm_stage.testing.simulator.generation import check_request
 from nemo_llm_stage.testing.simulator.service import Service
 from nemo_llm_stage.testing.virtual_time import run_in_virtual_time, simulated_service
 from nemo_llm_stage.worker.chunk import ROWS_PER_CHUNK
+from nemo_llm_stage.worker.wide import widened
 
 Row = dict[str, str]
 LOADS = ("documents", "columns", "system", "nothing")
@@ -84,6 +87,15 @@ def deal_out(rows: Sequence[Row], num_servers: int) -> list[list[Row]]:
     return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
+def windows_of(rows: list[Row], row_order: RowOrder) -> Iterator[list[Row]]:
+    """Yield the rows that are ordered at once, as a worker reads them from partitions of the usual size."""
+    for start in range(0, len(rows), MAX_ROWS_PER_PARTITION):
+        table = pa.Table.from_pylist(rows[start : start + MAX_ROWS_PER_PARTITION])
+        chunks = (table.slice(place, ROWS_PER_CHUNK) for place in range(0, table.num_rows, ROWS_PER_CHUNK))
+        for window in widened(chunks, lambda: row_order.gains):
+            yield window.to_pylist()
+
+
 async def send_rows(
     options: argparse.Namespace, client: AsyncHTTPClient, prompts: Sequence[Prompt], rows: list[Row], order: str
 ) -> None:
@@ -92,10 +104,7 @@ async def send_rows(
     scheduler = Scheduler(client.limit)
     row_order, siblings = RowOrder(prompts[0]), Siblings(prompts, ())
 
-    async def run_window(rows: Sequence[Row]) -> None:
-        plan = siblings.keep_together(rows, row_order.of(rows)) if order == "auto" else None
-        plan = plan or RowPlan(range(len(rows)), [None] * len(rows))
-
+    async def run_window(rows: Sequence[Row], plan: RowPlan) -> None:
         async def run_row(place: int) -> None:
             sent = [prompt.render(rows[place]) for prompt in prompts]
             with affinity(plan.groups[place]):
@@ -105,8 +114,12 @@ async def send_rows(
 
         await scheduler.run(plan.indices, run_row)
 
-    starts = range(0, len(rows), options.window)
-    await asyncio.gather(*(run_window(rows[start : start + options.window]) for start in starts))
+    runs = []
+    for window in windows_of(rows, row_order):
+        plan = siblings.keep_together(window, row_order.of(window)) if order == "auto" else None
+        plan = plan or RowPlan(range(len(window)), [None] * len(window))
+        runs.append(run_window(window, plan))
+    await asyncio.gather(*runs)
     await client.aclose()
 
 
@@ -223,7 +236,6 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=40, help="questions about each (40)")
     parser.add_argument("--answer-tokens", type=int, default=16, help="length of an answer (16)")
     parser.add_argument("--limit", type=limit_of, default=MAX_FIXED, help="in flight at each server, or auto (48)")
-    parser.add_argument("--window", type=int, default=ROWS_PER_CHUNK, help=f"rows ordered at once ({ROWS_PER_CHUNK})")
     parser.add_argument("--python", type=Path, help="interpreter with the emulator (none: without it)")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each, with another seed each (5)")
     options = parser.parse_args()

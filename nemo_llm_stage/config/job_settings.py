@@ -71,7 +71,8 @@ class JobSettings:
         on_new_input: What to do on an existing output if there are new input files beside the unchanged old ones:
             ``add`` them as new partitions after the old ones, or ``refuse``.
         order: In which order rows are sent. ``auto`` sends rows whose prompts begin alike one after another where that
-            lets the server's prefix cache do more; ``input`` keeps the order of the input. The output always does.
+            lets the server's prefix cache do more, among up to 16,384 rows or 32 MiB of a partition; ``input`` keeps
+            the order of the input. The output always does.
         hedge: ``auto`` sends rows that are in flight at a server much slower than the others a second time, to another
             one, once nothing else is left to do: for at most 2 % of the tokens so far, or of the rows where servers
             tell no tokens. Of several columns those that a row lacks are asked for. The first answer counts. ``off``

@@ -58,9 +58,13 @@ class RowOrder:
     Args:
         prompt: The first one that a row sends. One that calls a user's function or reads files is not rendered twice:
             its rows are sent as given.
+
+    Attributes:
+        gains: Whether the last window that was looked at was sent in another order.
     """
 
     def __init__(self, prompt: Prompt) -> None:
+        self.gains = False
         self._prompt = prompt
         self._lock = threading.Lock()
         self._num_to_skip = 0
@@ -95,7 +99,7 @@ class RowOrder:
     def _learn(self, order: PrefixOrder) -> None:
         is_useful = order.is_useful
         with self._lock:
-            before = self._seen
+            before, self.gains = self._seen, is_useful
             sent = order.shared if is_useful else order.shared_as_given
             self._seen = before + OrderStatistics(1, int(is_useful), sent, order.shared_as_given)
             if is_useful or order.has_groups:

@@ -265,6 +265,11 @@ class Stage(Doors):
         status = StageStatus(max_in_flight=self.max_concurrent_requests) if runtime is None else runtime.status()
         return replace(status, order=self.order_statistics())
 
+    @property
+    def gains_from_order(self) -> bool:
+        """Whether rows were sent in another order than they were given when prompts were looked at last."""
+        return self._order.gains
+
     def order_statistics(self) -> OrderStatistics:
         """Return what the order in which rows are sent has saved."""
         return self._order.statistics()

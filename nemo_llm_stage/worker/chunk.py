@@ -14,7 +14,7 @@ ROWS_PER_CHUNK = 4096
 """
 Rows of a chunk: the memory that a partition takes does not depend on its size.
 
-Rows are ordered by prefix within a chunk, so it should hold many rows of each group.
+Rows are ordered by prefix within a chunk, so it should hold many rows of each group; see also `worker/wide.py`.
 """
 
 

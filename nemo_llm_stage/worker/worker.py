@@ -43,6 +43,7 @@ from nemo_llm_stage.worker.samples import Samples
 from nemo_llm_stage.worker.source import RowSource
 from nemo_llm_stage.worker.spec import WorkerSpec
 from nemo_llm_stage.worker.task import OverdueRequest, PartitionReport, PieceReport, Report, Task, settle
+from nemo_llm_stage.worker.wide import widened
 from nemo_llm_stage.worker.window import run_ahead
 
 MAX_QUEUED_ROWS = ROWS_PER_CHUNK
@@ -220,7 +221,8 @@ class PartitionWorker:
         """Write the partition's rows with their answers, while all are here; return what the file counts."""
         total, task = Counters(), open_task.task
         bad: list[BadInput] = []
-        chunks = open_task.chunks(self._source.input_rows(task.partition, bad))
+        tables = widened(self._source.input_rows(task.partition, bad), lambda: self.spec.stage.gains_from_order)
+        chunks = open_task.chunks(tables)
         for chunk, outcomes in self._run_chunks(chunks, open_task, journal):
             if open_task.has_shared or not all(outcomes):  # another worker makes the file
                 open_task.has_shared = True

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import random
+from itertools import pairwise
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,6 +37,18 @@ def test_a_run_tells_in_which_order_it_sends_rows(job: JobRunner, texts: list[st
     assert words in shown.getvalue()
     [timeline] = read_timelines(Folder(f"{job.folder}/.out.nemo_llm_stage"))
     assert [event.text for event in timeline.events if event.kind == "order"] == [f"rows are sent {result.order.words}"]
+
+
+def test_rows_are_ordered_over_several_chunks(job: JobRunner) -> None:
+    """A chunk of lines is 4 MiB; once an order has helped, the chunks after it are ordered together."""
+    (job.folder / "in" / "a.parquet").unlink()
+    texts = [f"{f'document {number % 7} ' * 3000}question {number}" for number in range(360)]
+    (job.folder / "in" / "b.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    result = job.run(rows_per_partition=360)
+    assert (result.order.num_windows, result.order.num_ordered) == (2, 2)
+    assert [row["text"] for row in job.rows()] == texts
+    asked = [request.body["messages"][0]["content"] for request in job.server.requests]
+    assert sum(one[:20] != other[:20] for one, other in pairwise(asked[-200:])) < 20
 
 
 def test_a_job_that_keeps_the_order_of_the_input_says_nothing_of_it(job: JobRunner) -> None:
