@@ -169,7 +169,7 @@ def _threads_s() -> dict[tuple[int, str], float]:
 def main() -> None:
     """Run the job for as long as it is measured."""
     plan = Plan(**json.loads(sys.argv[1]))
-    displays.REFRESH_PER_S *= plan.times
+    displays.RENEW_EVERY_S /= plan.times
     settings = JobSettings(engine="local", rows_per_partition=2000, metrics_port=plan.port)
     client = nls.AsyncHTTPClient(plan.base_url, max_concurrent_requests=256)
     stage = nls.LLMStage(client=client, model="sim", prompt="Summarize: {{ text }}", output_column="summary")

@@ -1,5 +1,5 @@
 """
-What does watching a job cost: the live screen, `status --watch` beside it, Prometheus reading its metrics each second?
+What does watching a job cost: the live screen, `status --watch` beside it, Prometheus reading its metrics?
 
 First the parts: CPU of looking at a row, of renewing the screen, of one read of the metrics. Then one job, which is
 watched in every other slice of some seconds (`_watched`): an instant simulated server in a process of its own, the
@@ -43,20 +43,23 @@ from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.report.console import PlainConsole
 from nemo_llm_stage.report.estimate import student_t
 from nemo_llm_stage.report.metrics.figures import figures_of
-from nemo_llm_stage.report.progress.displays import REFRESH_PER_S
+from nemo_llm_stage.report.progress.displays import RENEW_EVERY_S
 from nemo_llm_stage.report.progress.meter import Meter
 from nemo_llm_stage.report.progress.screen import lines
 from nemo_llm_stage.report.progress.view import JobTitle, View
 from nemo_llm_stage.stage.status import StageStatus
 from nemo_llm_stage.testing import SimulatedServerProcess
-from nemo_llm_stage.worker.engine import RunStatus
+from nemo_llm_stage.worker.engine import TICK_S, RunStatus
 from nemo_llm_stage.worker.samples import Samples
 
 WATCHED = Path(__file__).with_name("_watched.py")
-WATCHING = {"screen": "_RefreshThread", "keeper": "run-keeper"}
+WATCHING = {"screen": "Thread screen", "keeper": "run-keeper"}
 """What watches → a word in the names of its threads. The keeper writes the status of every job, watched or not."""
 
 WAYS = ["screen", "metrics", "status"]
+METRICS_EVERY_S = 5.0
+"""Seconds between two reads of the metrics; Prometheus usually waits for 15 s and more."""
+
 TAIL = 3000
 """Bytes of the terminal that are told if the job fails."""
 
@@ -159,8 +162,7 @@ def _run_on_a_terminal(words: list[str], plan: Plan) -> None:
 
 
 def _read_metrics(is_over: threading.Event, plan: Plan) -> None:
-    """Ask for the metrics once a second, more often than Prometheus usually does."""
-    while not is_over.wait(1.0 / plan.times):
+    while not is_over.wait(METRICS_EVERY_S / plan.times):
         with suppress(OSError):  # it is not open yet, or no more
             if Path(plan.flag).exists():
                 urllib.request.urlopen(f"http://localhost:{plan.port}/metrics", timeout=5).read()
@@ -186,6 +188,9 @@ def _figures(slices: list[dict[str, Any]], times: float) -> dict[str, float]:
     cpu, speed = _more(watched, others, _cpu_us), _more(watched, others, _per_s)
     found = {"num_pairs": len(watched), "cpu_us": fmean(map(_cpu_us, others)), "rows_per_s": fmean(map(_per_s, others))}
     found |= {"more_cpu_percent": cpu[0] / times, "more_cpu_margin": cpu[1] / times}
+    pairs = list(zip(watched, others, strict=True))
+    more_ms = [(_cpu_us(one) - _cpu_us(other)) * _per_s(one) / 1e3 for one, other in pairs]
+    found |= {"more_cpu_ms_per_s": fmean(more_ms) / times, "more_cpu_ms_per_s_margin": _margin(more_ms) / times}
     found |= {"more_speed_percent": speed[0] / times, "more_speed_margin": speed[1] / times}
     for what, word in WATCHING.items():
         shares = [sum(s for name, s in each["threads_s"].items() if word in name) / each["cpu_s"] for each in watched]
@@ -206,8 +211,12 @@ def _more(
 ) -> tuple[float, float]:
     """Return by how many percent a watched slice has more than its pair, and the half width of the 95 % interval."""
     logs = [log(value(one) / value(other)) for one, other in zip(watched, others, strict=True)]
-    margin = student_t(len(logs) - 1) * stdev(logs) / sqrt(len(logs)) if len(logs) > 1 else inf
-    return 100 * expm1(fmean(logs)), 100 * margin
+    return 100 * expm1(fmean(logs)), 100 * _margin(logs)
+
+
+def _margin(values: list[float]) -> float:
+    """Return the half width of the 95 % interval of the mean."""
+    return student_t(len(values) - 1) * stdev(values) / sqrt(len(values)) if len(values) > 1 else inf
 
 
 def _rows(found: dict[str, float]) -> list[tuple[str, str]]:
@@ -218,6 +227,10 @@ def _rows(found: dict[str, float]) -> list[tuple[str, str]]:
         ("a job, not watched: µs of CPU a row", f"{found['cpu_us']:.1f}"),
         ("a job, not watched: rows a second", f"{found['rows_per_s']:,.0f}"),
         ("watched, more CPU a row", with_margin("more_cpu")),
+        (
+            "watched, more ms of CPU a second",
+            f"{found['more_cpu_ms_per_s']:+.2f} ± {found['more_cpu_ms_per_s_margin']:.2f}",
+        ),
         ("watched, rows a second", with_margin("more_speed")),
         *((f"of a watched job's CPU: {what}", f"{found[f'{what}_percent']:.2f} %") for what in WATCHING),
     ]
@@ -235,7 +248,7 @@ def main() -> None:
     found = {num: parts(num) for num in (1, 16)}
     rows = [("look at a row, µs of CPU", f"{found[1]['sampling_us']:.2f}")]
     for num, costs in found.items():
-        per_s = REFRESH_PER_S * (costs["view_ms"] + costs["screen_ms"])
+        per_s = costs["view_ms"] / TICK_S + costs["screen_ms"] / RENEW_EVERY_S
         rows.append((f"{num} servers: the screen, ms of CPU a second", f"{per_s:.1f}"))
         rows.append((f"{num} servers: one read of the metrics, ms of CPU", f"{costs['metrics_ms']:.1f}"))
     slices = slices_of(options) if options.pairs else []

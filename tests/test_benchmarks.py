@@ -130,5 +130,5 @@ def test_watch_sets_slices_of_one_job_side_by_side(tmp_path: Path) -> None:
     assert all(one["is_watched"] != other["is_watched"] for one, other in zip(slices[::2], slices[1::2], strict=True))
     for each in slices:
         assert each["num_rows"] >= 1000
-        assert any("_RefreshThread" in name for name in each["threads_s"]) == each["is_watched"]
+        assert ("Thread screen" in each["threads_s"]) == each["is_watched"]
     assert results["figures"]["num_pairs"] == 3

@@ -329,3 +329,13 @@ def test_a_run_that_does_not_begin_leaves_nothing_on_the_screen() -> None:
         progress.scan(1 << 30, 4 << 30)
     erase_line = "\x1b[2K"
     assert out.getvalue().rstrip().endswith(erase_line)
+
+
+def test_the_screen_shows_the_first_answer_at_once() -> None:
+    """It does not wait for its next turn."""
+    console = PlainConsole(file=io.StringIO(), force_terminal=True, width=80, height=20)
+    with Progress(console=console) as progress:
+        progress.begin(TITLE, Counters())
+        progress.update(RunStatus(), Counters())
+        progress.update(RunStatus(), Counters(num_rows=7))
+        assert "7 / 2,400" in console.file.getvalue()  # type: ignore[attr-defined]

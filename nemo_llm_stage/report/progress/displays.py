@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -24,7 +25,9 @@ from nemo_llm_stage.report.progress.log_line import json_line, text_line
 from nemo_llm_stage.report.progress.screen import lines
 from nemo_llm_stage.report.progress.view import View
 
-REFRESH_PER_S = 2.0
+RENEW_EVERY_S, START_RENEW_EVERY_S = 1.0, 0.25
+"""A screen is renewed as often, and while a job starts. Each time takes the interpreter from the rows for a moment."""
+
 FIRST_LINES_EVERY_S, LINES_EVERY_S, FIRST_LINES_S = 10.0, 30.0, 120.0
 """A log gets a line every 10 s for the first two minutes and every 30 s after them, and one at each change of state."""
 
@@ -80,14 +83,20 @@ class ScreenDisplay:
         self._console = console
         self._view = view
         self._foreign = ForeignLines(console)
-        self._live = Live(
-            console=console, get_renderable=self._render, refresh_per_second=REFRESH_PER_S, vertical_overflow="crop"
-        )
+        self._live = Live(console=console, get_renderable=self._render, auto_refresh=False, vertical_overflow="crop")
+        self._state = ("", True)
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="screen", daemon=True)
         self._foreign.begin()
         self._live.start()
+        self._thread.start()
 
     def show(self, view: View) -> None:
-        """Nothing to do: the screen renews itself."""
+        """Show the first answer and a new phase at once; otherwise the screen renews itself."""
+        state = (view.phase, view.rows_per_s is None)
+        if state != self._state:
+            self._state = state
+            self._live.refresh()
 
     def note(self, text: str) -> None:
         """See `Display`."""
@@ -99,10 +108,16 @@ class ScreenDisplay:
 
     def close(self, last: RenderableType | None) -> None:
         """Clear the screen if the job is complete or did not begin, and leave it as it stands otherwise."""
+        self._is_over.set()
+        self._thread.join()
         self._live.transient = last is not None or self._view().phase == "starting"
         self._foreign.show()
         self._live.stop()
         self._foreign.end()
+
+    def _renew(self) -> None:
+        while not self._is_over.wait(START_RENEW_EVERY_S if self._view().phase == "starting" else RENEW_EVERY_S):
+            self._live.refresh()
 
     def _render(self) -> Segments:
         self._foreign.show()
