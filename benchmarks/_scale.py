@@ -32,6 +32,9 @@ from nemo_llm_stage.worker.task import GivenBack, OverdueRequest, PartitionRepor
 MAKE_FILE_S = 1.0
 """To make a file from the journals of its pieces."""
 
+TOKENS = 200
+"""Of an answer: second sends may take a share of those of all."""
+
 STATUS_S = 1.0
 """A worker tells its server's latencies as they were at most so long ago; the real one is asked as rarely."""
 
@@ -293,7 +296,7 @@ class SimulatedWorker:
             outage=outage,
             endpoints=(_with_load(endpoint, len(self._in_flight)),),
         )
-        spending = Spending(num_answers=self._num_answers)
+        spending = Spending(num_answers=self._num_answers, output_tokens=TOKENS * self._num_answers)
         call.set_result(
             WorkerStatus(reports, len(self._queue), len(self._open), Counters(), spending, stage, overdue=self._overdue)
         )

@@ -60,6 +60,7 @@ _CAUSES: tuple[tuple[str, bool, re.Pattern[str]], ...] = tuple(
         ("there is no such program", True, r"^cannot start '"),
         ("port taken", False, r"address already in use|couldn't bind|failed to bind|\[errno (98|48)\]"),
         ("out of memory", False, _MEMORY),
+        ("model not supported", True, r"not recognize this architecture|architectures? .{0,80} not supported"),
         ("model not found", True, _MODEL),
         ("no access to the model", True, r"GatedRepoError|is a gated repo|access to model .* is restricted"),
         ("wrong arguments", True, _ARGUMENTS),

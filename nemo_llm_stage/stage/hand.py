@@ -6,6 +6,7 @@ Knows places of rows; knows nothing of what a row is.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -62,3 +63,12 @@ class OverdueRow(NamedTuple):
     age_s: float
     known: Outcome
     num_missing: int
+
+
+def portable(known: Outcome) -> Outcome:
+    """Return results that go to another process; none where one of them, a user's own object, cannot be pickled."""
+    try:
+        pickle.dumps(known)
+    except Exception:  # noqa: BLE001 - a user's class may raise anything
+        return {}
+    return known

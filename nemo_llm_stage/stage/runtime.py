@@ -26,7 +26,7 @@ from nemo_llm_stage.rows.health import Health
 from nemo_llm_stage.rows.memo import Memo
 from nemo_llm_stage.rows.query import GIVE_UP_AFTER_S, CompletionStore, Querier
 from nemo_llm_stage.rows.row import Known, RowRunner
-from nemo_llm_stage.stage.hand import Hand, OverdueRow
+from nemo_llm_stage.stage.hand import Hand, OverdueRow, portable
 from nemo_llm_stage.stage.loop import LoopThread
 from nemo_llm_stage.stage.order import RowPlan
 from nemo_llm_stage.stage.scheduler import Scheduler, SchedulerStatistics
@@ -173,7 +173,7 @@ class Runtime:
             place = None if task in rows or len(rows) == max_num else self._scheduler.place_of(task)
             if place is not None:
                 hand, at = place
-                known = self._runner.finished(task)
+                known = portable(self._runner.finished(task))
                 hand.told[at] = known.keys()
                 rows[task] = OverdueRow(hand, at, one.url, one.age_s, known, self._num_columns - len(known))
         return list(rows.values())

@@ -42,6 +42,12 @@ from nemo_llm_stage.servers.why import reason_of
             "model not found",
             True,
         ),
+        (
+            "Value error, The checkpoint has model type `x` but Transformers does not recognize this architecture.",
+            "model not supported",
+            True,
+        ),
+        ("ValueError: Model architectures ['NoSuch'] are not supported for now.", "model not supported", True),
         ("Value error, User-specified max_model_len (200000) is greater than the derived", "wrong arguments", True),
         ("RuntimeError: Failed to infer device type, please set the environment variable", "no usable GPU", True),
     ],

@@ -7,7 +7,8 @@ from typing import Any
 
 from nemo_llm_stage import AsyncHTTPClient, LLMStage, MultiColumnStage
 from nemo_llm_stage.client.limit import Limit
-from nemo_llm_stage.stage.hand import Hand
+from nemo_llm_stage.core import RowResult
+from nemo_llm_stage.stage.hand import Hand, portable
 from nemo_llm_stage.stage.scheduler import Scheduler
 from nemo_llm_stage.testing import SimulatedServer
 
@@ -127,3 +128,10 @@ def test_a_row_in_flight_tells_the_columns_that_it_has() -> None:
             pass
         stage.close()
         other.close()
+
+
+def test_results_that_cannot_be_pickled_are_not_told() -> None:
+    """Their columns are asked for again."""
+    text = {"a": RowResult("an answer")}
+    assert portable(text) == text
+    assert portable({**text, "b": RowResult(lambda: None)}) == {}
