@@ -134,3 +134,12 @@ def test_an_option_without_its_value_is_named() -> None:
     result = CliRunner().invoke(main, ["run", "--base-url", "--prompt", "{{ text }}"])
     assert result.exit_code == 2
     assert "Option '--base-url' has no value; after it comes '--prompt'" in result.stderr
+
+
+def test_an_empty_file_and_an_empty_model_are_told(tmp_path: Path) -> None:
+    """Not the column that is not in the empty file, and no model of another name."""
+    (tmp_path / "empty.jsonl").write_text("")
+    words = ["run", "--output", tmp_path / "out", "--base-url", "http://127.0.0.1:9/v1", "--prompt", "{{ text }}"]
+    words += ["--output-column", "x", "--engine", "local", "--input", tmp_path / "empty.jsonl"]
+    assert "Columns: none; the input may be empty." in invoke(*words, "--model", "m").stderr
+    assert "model is missing" in invoke(*words, "--model", "").stderr

@@ -178,7 +178,7 @@ class ColumnSettings(AnswerSettings, PromptSettings):
             raise ValueError("output_column is missing: the name of the column to add")
         if self.prompt is None and self.prompt_file is None and not self.messages and self.messages_column is None:
             raise ValueError("there is nothing to ask: give prompt, prompt_file, messages or messages_column")
-        if self.model is None and self.client.type != "local":
+        if not self.model and self.client.type != "local":
             raise ValueError("model is missing: the model's name on the server (see its /v1/models)")
 
     def make_column(

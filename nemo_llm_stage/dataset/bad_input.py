@@ -41,7 +41,7 @@ OnBad = Callable[[BadInput], None]
 
 def unreadable(path: str, error: BaseException, advice: str = "") -> InputError:
     """Return the error for a file that cannot be read. Raise it from `error`: `is_damage` looks at its cause."""
-    return InputError(f"cannot read {path!r}: {error}.{advice}")
+    return InputError(f"cannot read {path!r}: {str(error).rstrip('.')}.{advice}")
 
 
 def is_damage(error: BaseException | None) -> bool:

@@ -60,8 +60,8 @@ class Prompt:
         needs_all_columns: Whether a function or ``{{ row }}`` may look at any column.
 
     Raises:
-        ConfigError: A template is wrong, or there is nothing to ask; or no column is mentioned but in single braces, as
-            for ``str.format``, so that every row would be asked the same.
+        ConfigError: A template is wrong or empty, or there is nothing to ask; or no column is mentioned but in single
+            braces, as for ``str.format``, so that every row would be asked the same.
     """
 
     def __init__(
@@ -100,6 +100,8 @@ class Prompt:
         self.needs_all_columns = self._function is not None or any(t.needs_all_columns for t in templates)
         if not self.required_columns and not self.needs_all_columns:
             _refuse_single_braces(templates)
+            if not any(template.source.strip() for template in templates):
+                raise ConfigError("the prompt is empty.")
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], **settings: Any) -> Prompt:

@@ -178,7 +178,7 @@ def check_columns(required: Iterable[str], available: Sequence[str], user: str =
         hint = did_you_mean(name, available)
         raise InputError(
             f"{user} uses column {name!r}, which the input does not have{f'; {hint}' if hint else '.'}"
-            f" Columns: {', '.join(available) or 'none'}."
+            f" Columns: {', '.join(available) or 'none; the input may be empty'}."
         )
 
 

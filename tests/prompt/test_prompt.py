@@ -157,6 +157,7 @@ def test_a_typo_names_the_nearest_column() -> None:
         ({"messages": [{"role": "usr", "content": "x"}]}, "did you mean 'user'"),
         ({"messages": [{"role": "user", "text": "x"}]}, "role and content"),
         ({"messages": [{"role": "user", "content": 5}]}, "template's text or a path"),
+        ({"prompt": " \n"}, "the prompt is empty"),
         ({"prompt": "Text: {document}"}, r"no column: \{document\} is plain text, write \{\{ document \}\}"),
     ],
 )
