@@ -160,8 +160,7 @@ class Handout:
 
     def dropped(self, worker: str) -> dict[int, RowSet]:
         """Return the rows that others have answered, by the number of their task with `worker`."""
-        found = {number: self._seconds.dropped(number) for number in self._held.get(worker, ())}
-        return {number: rows for number, rows in found.items() if rows}
+        return self._seconds.dropped(self._held.get(worker, {}).keys())
 
     def abandoned(self, worker: str) -> frozenset[int]:
         """Return the tasks that were taken from `worker` while it was silent."""

@@ -7,7 +7,7 @@ first wins; the other one is cancelled, and what it took is counted as waste. Kn
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, KeysView
 from dataclasses import dataclass
 
 from nemo_llm_stage.client.throttle import Spending
@@ -170,9 +170,13 @@ class SecondSends:
         if not pairs:
             self._of_first.pop(pair.first, None)
 
-    def dropped(self, first: int) -> RowSet:
-        """Return the rows of a task that the second request has answered."""
-        return RowSet.of(pair.place for pair in self.of(first) if pair.is_answered)
+    def dropped(self, tasks: KeysView[int]) -> dict[int, RowSet]:
+        """Return the rows of these tasks that the second request has answered, by task."""
+        found = {
+            first: RowSet.of(pair.place for pair in self._of_first[first] if pair.is_answered)
+            for first in self._of_first.keys() & tasks
+        }
+        return {first: rows for first, rows in found.items() if rows}
 
 
 def settled(pair: Pair, dropped: RowSet) -> Iterator[Counters]:

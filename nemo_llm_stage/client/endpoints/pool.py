@@ -186,7 +186,7 @@ class EndpointPool(Limit):
         """Look for servers that are silent while their peers answer, and let in the requests that are due as probes."""
         if self._members.recall_from_silent():
             self._refresh()
-        elif self._members.sick:
+        elif self._members.sick and self._has_room():
             self._let_in()
 
     def close(self) -> None:
@@ -209,7 +209,8 @@ class EndpointPool(Limit):
         """See anew which servers get requests and how many, and let in who may enter now."""
         self._members.sort()
         self._count()
-        self._let_in()
+        if self._has_room():
+            self._let_in()
         if self.on_release is not None:
             self.on_release()
 
@@ -276,6 +277,13 @@ class EndpointPool(Limit):
             if not waiter.turn.done():
                 self._occupy(member)
                 waiter.turn.set_result(member)
+
+    def _has_room(self) -> bool:
+        """Whether some server takes a request now."""
+        if any(member.has_room for member in self._members.usable):
+            return True
+        now_s = self._now_s()
+        return any(member.breaker.is_due(now_s) for member in self._members.sick)
 
     def _plan_tick(self) -> None:
         if len(self._members.all) > 1 or self.on_tick is not None:

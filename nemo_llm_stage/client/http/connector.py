@@ -13,7 +13,7 @@ import ssl
 
 from nemo_llm_stage.client.http.connection import Connection
 from nemo_llm_stage.client.http.dial import dial
-from nemo_llm_stage.client.http.dial_turns import DialTurns
+from nemo_llm_stage.client.http.dial_turns import DialTurns, Starts
 from nemo_llm_stage.client.http.pool import ConnectionPool
 from nemo_llm_stage.client.http.route import Route
 from nemo_llm_stage.client.http.tls import tls_context
@@ -36,6 +36,7 @@ class Connector:
         self._pool = pool
         self._config = config
         self._turns = Turns()
+        self._starts = Starts()
         self._dials: dict[str, DialTurns] = {}
         self._tls: ssl.SSLContext | None = None
 
@@ -47,7 +48,7 @@ class Connector:
             ConnectionFailedError: There is none within `timeout_s`, or the certificate is not trusted.
             ConfigError: A file of certificates cannot be used.
         """
-        turns = self._dials.setdefault(route.server, DialTurns())
+        turns = self._dials.setdefault(route.server, DialTurns(self._starts))
         try:
             async with turns.turn(timeout_s), asyncio.timeout(timeout_s):
                 connection = await self._open(route)
