@@ -1,8 +1,10 @@
 """
-What does it cost to make a row's messages and to read its answer?
+What does it cost to make a row's messages, to read its answer, and to find the order in which rows are sent?
 
 CPU time per row on one core, the median of several rounds, for a text row and for a JSON-schema row, each with a
-system prompt, a 200-word document and two more columns. Prints a table and, last, one line of JSON.
+system prompt, a 200-word document and two more columns; for the order, rendering included, 4,096 questions of 2,400
+bytes, forty about each document in random order, or none that share a document. Prints a table and, last, one line
+of JSON.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -18,9 +21,13 @@ from typing import Any
 from nemo_llm_stage.core import Completion
 from nemo_llm_stage.output import ChoiceOutput, JsonOutput, Output, RegexOutput, TextOutput
 from nemo_llm_stage.prompt import Prompt
+from nemo_llm_stage.stage.order import RowOrder
+from nemo_llm_stage.worker.chunk import ROWS_PER_CHUNK
 
 TEXT_GOAL_US = 40.0
 JSON_GOAL_US = 80.0
+ORDER_GOAL_US = 20.0
+ORDER_PROMPT = Prompt("{{ text }}\n\nQuestion: {{ question }}", system_prompt="You judge how much a text teaches.")
 
 ROW = {"id": 7, "url": "https://example.org/a", "text": "curation " * 200, "tags": ["a", "b", "c"]}
 PROMPT = Prompt(
@@ -76,6 +83,21 @@ def measure_us(run: Callable[[], Any], *, num_rows: int, num_rounds: int) -> flo
     return statistics.median(rounds)
 
 
+def rows_about(num_documents: int) -> list[dict[str, str]]:
+    """Return the questions, as many about each document, in random order."""
+    rng = random.Random(0)
+    texts = [f"{rng.getrandbits(9400):x}" for _ in range(num_documents)]
+    rows = [{"text": texts[number % num_documents], "question": str(number)} for number in range(ROWS_PER_CHUNK)]
+    rng.shuffle(rows)
+    return rows
+
+
+def order_us(num_documents: int, num_rounds: int) -> float:
+    """Return the CPU time of a row in microseconds."""
+    rows = rows_about(num_documents)
+    return measure_us(lambda: RowOrder(ORDER_PROMPT).of(rows), num_rows=1, num_rounds=num_rounds) / len(rows)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -91,6 +113,10 @@ def main() -> None:
         goal_us = JSON_GOAL_US if name.startswith("json") else TEXT_GOAL_US
         print(f"{name:<30}{render_us:>8.1f}{parse_us:>8.1f}{render_us + parse_us:>8.1f}{f'≤ {goal_us:.0f}':>8}")
         figures["parse_us"][name] = round(parse_us, 2)
+    print(f"\n{'order of rows':<30}{'sum':>8}{'goal':>8}")
+    for name, num_documents in (("forty share a document", ROWS_PER_CHUNK // 40), ("none do", ROWS_PER_CHUNK)):
+        figures[f"order_us_{name}"] = us = round(order_us(num_documents, options.rounds), 2)
+        print(f"{name:<30}{us:>8.1f}{f'≤ {ORDER_GOAL_US:.0f}':>8}")
     print(json.dumps(figures))
 
 

@@ -18,6 +18,9 @@ BLOCK_BYTES = 64
 NUM_LEVELS = 10
 """Prefixes of 64, 128, 256 … 32,768 bytes beyond the common one, in whole blocks, are compared."""
 
+MAX_COMPARED_BYTES = BLOCK_BYTES << NUM_LEVELS
+"""Of a prompt beyond the common prefix, rounded up; what comes later changes nothing."""
+
 MAX_GROUP_SHARE = 0.25
 """A prefix that more of the prompts have makes no group."""
 
@@ -68,22 +71,29 @@ def order_by_prefix(prompts: Sequence[bytes]) -> PrefixOrder:
     from the longest shared prefix to the shortest is what a depth-first walk of a prefix tree does, which has the
     highest hit rate a cache of one path can have. Source: SGLang, arXiv 2312.07104, theorem 3.1.
     """
-    common = common_prefix(prompts)
+    common = common_prefix([prompt for prompt in prompts if prompt])  # a row without one tells nothing of the others
     if len({prompt[: common + BLOCK_BYTES] for prompt in prompts}) == len(prompts):  # nothing else is shared
         return PrefixOrder(list(range(len(prompts))), common, 0.0, 0.0, [None] * len(prompts))
     start = common // BLOCK_BYTES * BLOCK_BYTES  # with a byte more or less in common the groups have the same numbers
     stops = _stops(-(-common // BLOCK_BYTES) * BLOCK_BYTES, max(map(len, prompts)))
     keys = [_level_keys(prompt, start, stops) for prompt in prompts]
-    ranks: list[dict[int, int]] = [{} for _ in stops]
-    ranked = []
-    for index, levels in enumerate(keys):
-        ranked.append((*(ranks[level].setdefault(key, index) for level, key in enumerate(levels)), index))
-    ranked.sort()
-    indices = [key[-1] for key in ranked]
-    own = [len(prompt) - common for prompt in prompts]
+    indices = _depth_first(range(len(prompts)), keys, 0)
+    own = [max(0, len(prompt) - common) for prompt in prompts]
     total = sum(map(len, prompts)) or 1
     shared, as_given = (_shared_bytes(keys, own, order) / total for order in (indices, range(len(keys))))
     return PrefixOrder(indices, common, shared, as_given, _groups(keys))
+
+
+def _depth_first(indices: Sequence[int], keys: Sequence[Sequence[int]], level: int) -> list[int]:
+    """Return prompts that share a prefix one after another, and of these those that share a longer one."""
+    if len(indices) < 3 or level == len(keys[0]):
+        return list(indices)
+    alike: dict[int, list[int]] = {}
+    for index in indices:
+        alike.setdefault(keys[index][level], []).append(index)
+    if len(alike) == len(indices):
+        return list(indices)
+    return [index for members in alike.values() for index in _depth_first(members, keys, level + 1)]
 
 
 def _groups(keys: Sequence[Sequence[int]]) -> list[int | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import orjson
@@ -16,7 +16,7 @@ import orjson
 from nemo_llm_stage.errors import RowError
 from nemo_llm_stage.prompt import Prompt
 from nemo_llm_stage.rows.column import Row
-from nemo_llm_stage.rows.prefix import PrefixOrder, order_by_prefix
+from nemo_llm_stage.rows.prefix import MAX_COMPARED_BYTES, PrefixOrder, common_prefix, order_by_prefix
 from nemo_llm_stage.stage.status import OrderStatistics
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class RowOrder:
         """Return how to send `rows`; None for the order as given and any servers."""
         if len(rows) < MIN_ROWS or not self._prompt.is_pure or self._skips():
             return None
-        order = order_by_prefix([sent_for(self._prompt, row) for row in rows])
+        order = order_by_prefix(list(self._beginnings(rows)))
         self._learn(order)
         if not order.is_useful and not order.has_groups:
             return None
@@ -88,6 +88,15 @@ class RowOrder:
     def __reduce__(self) -> tuple[type[RowOrder], tuple[Prompt]]:
         """A copy begins anew."""
         return RowOrder, (self._prompt,)
+
+    def _beginnings(self, rows: Sequence[Row]) -> Iterator[bytes]:
+        """Yield what is sent for each row, as far as it is compared: whole prompts of a window may fill the memory."""
+        alike: bytes | None = None  # what all before this row begin with
+        for row in rows:
+            text = sent_for(self._prompt, row)
+            if text and (alike is None or not text.startswith(alike)):
+                alike = text if alike is None else alike[: common_prefix((alike, text))]
+            yield text[: len(alike or b"") + MAX_COMPARED_BYTES]
 
     def _skips(self) -> bool:
         with self._lock:

@@ -84,6 +84,17 @@ def test_prompts_that_begin_alike_are_of_one_group() -> None:
     assert order.has_groups
 
 
+def test_a_row_without_a_prompt_hides_nothing_that_the_others_share() -> None:
+    """One that is skipped, for example: the long beginning of all the others is still no group."""
+    system = b"You read documents closely. " * 400
+    prompts = [system + bytes([65 + number % 8]) * 3000 + str(number).encode() for number in range(80)]
+    order = order_by_prefix([b"", *prompts])
+    assert order.num_common_bytes == len(system)
+    assert order.has_groups
+    assert order.groups[0] is None
+    assert 0 < order.shared_as_given + 0.01 < order.shared
+
+
 def test_what_half_of_all_prompts_share_is_no_group() -> None:
     """It would leave servers without work."""
     prompts = [prefix * 2000 + str(number).encode() for prefix in (b"a", b"b") for number in range(20)]

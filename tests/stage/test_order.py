@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from itertools import pairwise
 from typing import Any
 
 from nemo_llm_stage import LLMStage, Prompt
 from nemo_llm_stage.core import RowResult
+from nemo_llm_stage.stage.order import RowOrder
 from nemo_llm_stage.stage.stage import Stage
 from nemo_llm_stage.testing import ScriptedClient
 
@@ -97,6 +99,20 @@ def test_a_row_that_cannot_be_rendered_fails_alone() -> None:
     outcomes = stage.submit(rows).result()
     assert outcomes[-1]["x"].error == "skipped: column 'text' is null"
     assert all(outcome["x"].error is None for outcome in outcomes[:-1])
+
+
+def test_long_prompts_are_not_held_all_at_once() -> None:
+    """Only as much of each as is compared: documents of a megabyte take no more room than those of 32 kB."""
+    order = RowOrder(Prompt("{{ text }} question {{ id }}", system_prompt="You read closely. " * 3000))
+    texts = [f"{number} {'word ' * 200_000}" for number in range(8)]
+    rows = [{"text": texts[number % 8], "id": number} for number in range(128)]
+    tracemalloc.start()
+    plan = order.of(rows)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert plan is not None
+    assert [number % 8 for number in plan.indices] == sorted(number % 8 for number in range(128))
+    assert peak < 64 << 20  # all of them are 128 MiB
 
 
 def test_people_are_told_in_which_order_rows_are_sent() -> None:
