@@ -81,6 +81,7 @@ class StartedServers:
     def __init__(self, make: Callable[[], Fleet] | None, shown: Progress) -> None:
         self._make, self._shown = make, shown
         self._fleet: Fleet | None = None
+        self._write: Callable[[str, str], object] | None = None
 
     def __enter__(self) -> Self:
         """Start nothing yet: a job that has nothing to ask needs no servers."""
@@ -115,12 +116,24 @@ class StartedServers:
             RunError: No server is left.
         """
         if self._fleet is not None:
-            self._fleet.check(self._shown.note)
+            self._fleet.check(self._tell)
             stage.tell_servers(self._fleet.urls)
 
-    def put_into(self, control: Control) -> Control:
-        """Return a control that also tells the workers which servers are healthy."""
+    def put_into(self, control: Control, write: Callable[[str, str], object] | None = None) -> Control:
+        """
+        Return a control that also tells the workers which servers are healthy.
+
+        Args:
+            control: Without them.
+            write: Gets what happens to them from now on: the kind of event, and the text.
+        """
+        self._write = write
         return control if self._make is None else _WithServers(control, lambda: self._fleet)
+
+    def _tell(self, text: str) -> None:
+        self._shown.note(text)
+        if self._write is not None:
+            self._write("server", text)
 
 
 class _WithServers:

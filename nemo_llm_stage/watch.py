@@ -50,7 +50,7 @@ class WatchedRun:
         self._status = RunStatus()
         self._num_committed = 0
         self._awaits_row = True
-        self._interrupts = Interrupts(job.settings.grace_period, servers.put_into(keeper.control))
+        self._interrupts = Interrupts(job.settings.grace_period, servers.put_into(keeper.control, keeper.control.note))
 
     @property
     def num_rows(self) -> int:

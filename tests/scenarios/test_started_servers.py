@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import threading
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,15 @@ def job(folder: Path, servers: dict[str, Any] | None = None, **settings: Any) ->
     }
 
 
+def two_free_ports() -> int:
+    """Return the first of two ports in a row that nobody listens on now."""
+    while True:
+        port = free_port()
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port + 1))
+            return port
+
+
 def pids_of(port: int) -> list[int]:
     """The servers, not their watchdogs, that were started with this port."""
     found = []
@@ -56,8 +68,8 @@ def pids_of(port: int) -> list[int]:
 
 
 def test_a_server_that_dies_costs_no_row(tmp_path: Path) -> None:
-    """By `kill -9` after some answers: the other one takes its rows, and a new one comes in its place."""
-    port = free_port()
+    """By `kill -9` after some answers: the other one takes its rows, a new one its place, and the timeline has why."""
+    port = two_free_ports()
     config = make_config(job(tmp_path, {"port": port}))
     begun, pids = threading.Event(), list[int]()
 
@@ -68,7 +80,7 @@ def test_a_server_that_dies_costs_no_row(tmp_path: Path) -> None:
 
     killer = threading.Thread(target=kill)
     killer.start()
-    threading.Thread(target=lambda: _set_with(begun, tmp_path / ".out.nemo_llm_stage" / "journal"), daemon=True).start()
+    threading.Thread(target=lambda: _set_with(begun, tmp_path, (port, port + 1)), daemon=True).start()
     result = run_config(config, progress=False)
     killer.join()
     assert len(pids) == 1
@@ -76,12 +88,20 @@ def test_a_server_that_dies_costs_no_row(tmp_path: Path) -> None:
     assert verify_output(str(tmp_path / "out")).is_complete
     assert len([one for one in result.endpoints if one.num_answered]) == 2
     assert pids_of(port) == pids_of(port + 1) == []
+    events = json.loads((tmp_path / ".out.nemo_llm_stage" / "status.json").read_text())["events"]
+    told = [event["text"] for event in events if event["kind"] == "server"]
+    assert any(text.startswith("server 1 has died (signal 9") for text in told), told
 
 
-def _set_with(event: threading.Event, folder: Path) -> None:
-    """Set the event once the folder has a file with something in it."""
-    while not any(path.stat().st_size for path in folder.glob("**/*") if path.is_file()):
+def _set_with(event: threading.Event, folder: Path, ports: Sequence[int]) -> None:
+    """Set the event once servers with each of these ports have answers in the journals."""
+    wanted = {f":{port}/v1".encode() for port in ports}
+    while wanted:
         event.wait(0.05)
+        for path in (folder / ".out.nemo_llm_stage" / "journal").glob("*/*.jsonl"):
+            with suppress(FileNotFoundError):  # the partition is committed
+                text = path.read_bytes()
+                wanted -= {name for name in wanted if name in text}
     event.set()
 
 
@@ -117,7 +137,7 @@ def test_a_preview_starts_servers_too(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("ray_session")
 def test_on_ray_they_run_in_actors(tmp_path: Path) -> None:
     """And the workers are told their addresses."""
-    port = free_port()
+    port = two_free_ports()
     result = run_config(make_config(job(tmp_path, {"port": port}, engine="ray", actors=2)), progress=False)
     assert result.counters.num_answered == NUM_ROWS
     assert len([one for one in result.endpoints if one.num_answered]) == 2
