@@ -58,3 +58,11 @@ def test_counts_of_an_older_version_are_read() -> None:
     """They lack what has been added since."""
     summary = Summary.decode(orjson.dumps({"job": "a", "counters": {"num_rows": 3, "num_failed": 1}}))
     assert (summary.counters.num_answered, summary.counters.num_cut_off) == (2, 0)
+
+
+def test_what_a_dropped_row_had_is_a_cost_and_no_row() -> None:
+    """Another worker has answered it."""
+    counters = count(result())
+    counters.waste({"a": result(), "b": result(origin=Origin.SHARED)})
+    assert (counters.num_rows, counters.num_attempts, counters.num_wasted_attempts) == (1, 4, 3)
+    assert (counters.output_tokens, counters.wasted_output_tokens) == (10, 5)
