@@ -17,6 +17,9 @@ from nemo_llm_stage.stage.order import RowPlan, sent_for
 MIN_SHARED_BYTES = 4 * BLOCK_BYTES
 """Shortest beginning that counts: computing it twice costs more than a server that has a little more to do."""
 
+MAX_BYTES = 1 << 16
+"""Of each prompt, that are compared."""
+
 NUM_ROWS = 8
 """Rows that are looked at."""
 
@@ -32,7 +35,7 @@ def begin_alike(prompts: Sequence[Prompt], answers: Iterable[str], rows: Sequenc
     """
     sample = rows[:: max(1, len(rows) // NUM_ROWS)][:NUM_ROWS]
     unknown = dict.fromkeys(answers, "")
-    columns = [[sent_for(prompt, row, unknown) for row in sample] for prompt in prompts if prompt.is_pure]
+    columns = [[sent_for(prompt, row, unknown)[:MAX_BYTES] for row in sample] for prompt in prompts if prompt.is_pure]
     if len(sample) < 2 or len(columns) < 2:
         return False
     everywhere = max(map(common_prefix, columns))

@@ -102,7 +102,7 @@ def test_a_row_that_cannot_be_rendered_fails_alone() -> None:
 
 
 def test_long_prompts_are_not_held_all_at_once() -> None:
-    """Only as much of each as is compared: documents of a megabyte take no more room than those of 32 kB."""
+    """One after another is rendered and compared, as far as 32 kB: a megabyte that is shared counts as one."""
     order = RowOrder(Prompt("{{ text }} question {{ id }}", system_prompt="You read closely. " * 3000))
     texts = [f"{number} {'word ' * 200_000}" for number in range(8)]
     rows = [{"text": texts[number % 8], "id": number} for number in range(128)]
@@ -112,7 +112,7 @@ def test_long_prompts_are_not_held_all_at_once() -> None:
     tracemalloc.stop()
     assert plan is not None
     assert [number % 8 for number in plan.indices] == sorted(number % 8 for number in range(128))
-    assert peak < 64 << 20  # all of them are 128 MiB
+    assert peak < 32 << 20  # all of them are 128 MiB
 
 
 def test_people_are_told_in_which_order_rows_are_sent() -> None:
