@@ -34,6 +34,7 @@ from nemo_llm_stage.job.record import (
     read_record,
     record_of,
     stage_differences,
+    under_recorded_paths,
 )
 from nemo_llm_stage.stage.stage import Stage
 from nemo_llm_stage.text import encodable
@@ -110,13 +111,15 @@ def prepare_job(
     _check_names(found.files, str(output))
     _check_apart(found.files, folders_of(inputs), str(output))
     changes: list[str] = []
+    files: Sequence[InputFile] = found.files
     if record is not None:
         changes = compare_stage(record, stage, folder, restart=restart)
+        files = under_recorded_paths(record, files)
     folder.check_writable(has_record=record is not None)
-    if record is None or restart or (input_changes(record, found.files) and not folder.data_files()):
+    if record is None or restart or (input_changes(record, files) and not folder.data_files()):
         planned = plan_anew(record, found, settings, changes, on_scan)
     else:
-        planned = plan_on(record, found.files, folder, settings, changes, on_scan)
+        planned = plan_on(record, files, folder, settings, changes, on_scan)
     job = _job_of(planned, stage, folder, settings, found.notices)
     if job.pending:
         if before_check is not None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -162,6 +163,23 @@ def check_version(record: Mapping[str, Any], url: str) -> None:
 def as_written(record: Mapping[str, Any], stage: Stage) -> Stage:
     """Return the stage whose columns are those that the output of the job has."""
     return stage.with_skips_as_errors() if skips_are_errors(record) else stage
+
+
+def under_recorded_paths(record: Mapping[str, Any], files: Sequence[InputFile]) -> Sequence[InputFile]:
+    """
+    Return `files`, each under the path that the record has for it where that leads to the same file.
+
+    A relative path or a link gives a file another path in another working directory.
+    """
+    known = {file["path"] for file in record["files"]}
+    missing = [path for path in known.difference(file.path for file in files) if Path(path).exists()]
+    if not missing:
+        return files
+    recorded = {Path(path).resolve(): path for path in missing}
+    return [
+        file if file.path in known else replace(file, path=recorded.get(Path(file.path).resolve(), file.path))
+        for file in files
+    ]
 
 
 def input_changes(record: Mapping[str, Any], files: Sequence[InputFile]) -> list[str]:

@@ -108,7 +108,7 @@ def test_a_run_on_another_machine_is_judged_by_its_heartbeat(job: Any) -> None:
     assert is_running(state, holder)
     result = invoke("status", job.folder / "out")
     assert "starting" in result.stdout
-    for minutes in (10, 10**5):  # the first one may come from a clock that is behind, so it is watched for a while
+    for minutes in (10, 10**5, -(10**5)):  # the first and the last may come from a clock that is off: they are watched
         started_at = (datetime.now(UTC) - timedelta(minutes=minutes)).isoformat()
         assert not is_running(state, replace(holder, started_at=started_at))
 
@@ -254,6 +254,11 @@ def test_what_is_damaged_is_told_with_what_to_do(job: Any) -> None:
     result = invoke("report", out)
     assert result.exit_code == 1
     assert "Remove the file and run the job again" in result.output
+    for name, field in (("status.json", "updated_at"), ("status.json", "counters")):
+        before = (state / name).read_text()
+        (state / name).write_text(json.dumps({**json.loads(before), field: "garbage"}))
+        assert "status.json is damaged" in invoke("status", out).output
+        (state / name).write_text(before)
     (state / "run.json").write_bytes(b"")
     assert "If no run goes on there, remove it" in invoke("status", out).output
     for record, words in (("{}", "is damaged: it has no id"), ('{"id": 1, "format_version": 9}', "does not know")):

@@ -141,3 +141,18 @@ def test_failed_rows_of_a_grown_job_can_be_retried(job: JobRunner) -> None:
     add_file(job)
     job.run(stage, max_failed_rows=None)
     assert job.retry(stage).num_retried == 52
+
+
+def test_the_same_input_by_another_path_is_no_new_one(job: JobRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From another working directory, through a link: nothing is asked again, and nothing is refused."""
+    (job.folder / "sub").mkdir()
+    monkeypatch.chdir(job.folder / "sub")
+    job.run(input="../in")
+    monkeypatch.chdir(job.folder)
+    for path in ("in", "sub/../in"):
+        assert job.run(input=path).this_run.num_rows == 0
+    (job.folder / "link").symlink_to("in")
+    assert job.run(input="link").this_run.num_rows == 0
+    (job.folder / "in" / "c.jsonl").write_text(json.dumps({"id": 40, "text": "row 40", "tags": []}) + "\n")
+    assert job.run(input="in").this_run.num_rows == 1
+    assert verify_output(str(job.folder / "out")).is_complete

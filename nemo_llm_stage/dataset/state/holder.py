@@ -55,7 +55,8 @@ class Holder:
 
     @classmethod
     def decode(cls, values: dict[str, Any]) -> Holder:
-        """Return what `encode` gave; raises KeyError or TypeError."""
+        """Return what `encode` gave; raises KeyError, TypeError or ValueError."""
+        age_s(values["started_at"])
         return cls(values["run_id"], ProcessIdentity(**values["process"]), values["started_at"])
 
 
@@ -104,14 +105,15 @@ def is_running(state: Folder, holder: Holder) -> bool:
     Whether the run that holds the folder goes on.
 
     On the same host its process tells. Else a heartbeat tells that is younger than 15 intervals. As clocks of machines
-    differ, one that is older by less than an hour is watched for two intervals: if it moves, the run goes on.
+    differ, one that is older by less than an hour, or that is to come, is watched for two intervals: if it moves, the
+    run goes on.
     """
     is_alive = holder.process.is_alive()
     if is_alive is not None:
         return is_alive
     interval_s = LOCAL_INTERVAL_S if state.is_local else STORE_INTERVAL_S
     seen_at = last_seen_at(state, holder)
-    if age_s(seen_at) < NUM_MISSED_BEATS * interval_s:
+    if abs(age_s(seen_at)) < NUM_MISSED_BEATS * interval_s:
         return True
     if age_s(seen_at) > MAX_SKEW_S:
         return False

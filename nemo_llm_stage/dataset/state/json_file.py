@@ -71,6 +71,6 @@ def age_s(time: str) -> float:
     Return the seconds since a `time` of these files; less than 0 if its writer's clock is ahead.
 
     Raises:
-        ValueError: It is no time.
+        ValueError: It is no time; also TypeError.
     """
     return (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()

@@ -36,7 +36,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from nemo_llm_stage.counters import Counters
-from nemo_llm_stage.dataset.state.json_file import read_json, write_json
+from nemo_llm_stage.dataset.state.json_file import age_s, read_json, write_json
 from nemo_llm_stage.dataset.state.process import ProcessIdentity
 from nemo_llm_stage.dataset.storage import Folder
 
@@ -93,8 +93,9 @@ class JobStatus:
         Return what `encode` gave; keys of later versions are ignored.
 
         Raises:
-            KeyError: Something is missing; also TypeError and AttributeError.
+            KeyError: Something is missing; also TypeError, ValueError and AttributeError.
         """
+        age_s(values["updated_at"])
         known = {item.name: values[item.name] for item in fields(cls) if item.name in values}
         names = {item.name for item in fields(Counters)}
         counters = {name: value for name, value in values["counters"].items() if name in names}
