@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from nemo_llm_stage.cli import main
+from nemo_llm_stage.config.yaml_text import parse_yaml
 from nemo_llm_stage.testing import Fault, SimulatedServer
 
 
@@ -29,6 +30,8 @@ def invoke(*arguments: Any) -> Result:
         ("client:\n  type: http\n base_url: x\n", 3, "Check the indentation"),
         ("prompt: @x\n", 1, "it begins with a character"),
         ('a: 1\nprompt: "x\n', 2, "Close the quotes"),
+        ("input: a\nprompt: x\ninput: b\n", 3, "'input' stands in this mapping twice"),
+        ("client:\n  timeout: 5\n  timeout: 6\n", 3, "'timeout' stands in this mapping twice"),
     ],
 )
 def test_broken_yaml_is_shown_with_its_line_and_a_hint(tmp_path: Path, text: str, number: int, hint: str) -> None:
@@ -143,3 +146,12 @@ def test_an_empty_file_and_an_empty_model_are_told(tmp_path: Path) -> None:
     words += ["--output-column", "x", "--engine", "local", "--input", tmp_path / "empty.jsonl"]
     assert "Columns: none; the input may be empty." in invoke(*words, "--model", "m").stderr
     assert "model is missing" in invoke(*words, "--model", "").stderr
+    result = invoke(*words, "--model", "m", "--set", "generation_config=5")
+    assert "generation_config: " in result.stderr
+    assert result.exit_code == 2
+
+
+def test_yaml_may_merge_what_it_overrides(tmp_path: Path) -> None:
+    """A key of its own beside one that is merged is not twice there."""
+    text = "a: &a {x: 1, y: 2}\nb: &b {<<: *a, x: 3}\nc: {<<: *b, x: 4}\n"
+    assert parse_yaml(text, "it") == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}, "c": {"x": 4, "y": 2}}

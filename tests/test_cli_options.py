@@ -131,5 +131,9 @@ def test_a_corpus_that_has_fewer_texts_says_so(tmp_path: Path) -> None:
     """With the number there is."""
     result = CliRunner().invoke(main, ["corpus", "--rows", "1000000", "--output", str(tmp_path / "docs.parquet")])
     assert "rows, which are all that this Python has (1,000,000 were wanted)" in result.stdout
+    before = (tmp_path / "docs.parquet").read_bytes()
     result = CliRunner().invoke(main, ["corpus", "--rows", "10", "--output", str(tmp_path / "docs.parquet")])
+    assert (result.exit_code, "already exists" in result.output) == (2, True)
+    assert (tmp_path / "docs.parquet").read_bytes() == before
+    result = CliRunner().invoke(main, ["corpus", "--rows", "10", "--output", str(tmp_path / "few.parquet")])
     assert result.stdout.endswith("docs.parquet: 10 rows\n")

@@ -6,6 +6,7 @@ Knows the settings' names, types and defaults; the stage is the stage room's.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -155,7 +156,7 @@ class ColumnSettings(AnswerSettings, PromptSettings):
     @field_validator("generation_config", mode="before")
     @classmethod
     def _is_known(cls, value: Any) -> Any:
-        if not isinstance(value, GenerationSettings):
+        if isinstance(value, Mapping):
             GenerationConfig.of(value)  # tells where an unknown parameter belongs
         return {} if value is None else value
 

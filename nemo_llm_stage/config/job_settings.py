@@ -144,7 +144,7 @@ class JobSettings:
             if (must_be := _must_be(getattr(self, name), hint))
         ]
         limit = self.max_failed_rows
-        if isinstance(limit, int | float) and (limit < 0 or (isinstance(limit, float) and limit > 1)):
+        if isinstance(limit, int | float) and not 0 <= limit <= (1 if isinstance(limit, float) else limit):
             words = "a number of rows (5), a fraction from 0.0 to 1.0, or null"
             mistakes.append(f"max_failed_rows is {limit}; it must be {words}.")
         if self.max_cost is not None and self.price_input is None and self.price_output is None:

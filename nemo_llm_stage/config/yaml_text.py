@@ -14,6 +14,7 @@ import yaml
 from nemo_llm_stage.errors import ConfigError
 
 _MAX_LINE_CHARS = 120
+_TWICE = "stands in this mapping twice"
 
 _HINTS = (
     (re.compile(r"^\s*\t|^ *- *\t"), "Indent with spaces; YAML does not allow tabs."),
@@ -39,7 +40,7 @@ def parse_yaml(text: str, source: str) -> Any:
         ConfigError: It is not YAML. The message has the line's number, the line itself and a hint.
     """
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)  # noqa: S506 - a safe one
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         if mark is None:
@@ -47,11 +48,24 @@ def parse_yaml(text: str, source: str) -> Any:
         lines = text.splitlines()
         number = min(mark.line, len(lines) - 1) if lines else 0
         line = lines[number] if lines else ""
-        hint = _hint(line) or _hint_of_problem(error)
+        hint = _hint_of_problem(error) if _TWICE in str(error.problem) else _hint(line) or _hint_of_problem(error)
         shown = line.replace("\t", "→")[:_MAX_LINE_CHARS]
         raise ConfigError(f"{source}, line {number + 1}, is not YAML:\n    {shown}\n  {hint}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{source} is not YAML: {error}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, of which PyYAML takes the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value!r} {_TWICE}", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return node
 
 
 def _hint(line: str) -> str | None:

@@ -31,6 +31,7 @@ DEFAULTS = {field.name: field.default for field in fields(JobSettings)}
         ({"keep_raw": "yes"}, "keep_raw is 'yes'; it must be true or false."),
         ({"rows_per_partition": 0}, "rows_per_partition is 0; it must be a whole number of at least 1 or None."),
         ({"max_failed_rows": 1.5}, "max_failed_rows is 1.5; it must be a number of rows (5), a fraction"),
+        ({"max_failed_rows": float("nan")}, "max_failed_rows is nan; it must be a number of rows (5), a fraction"),
         ({"max_failed_rows": -1}, "max_failed_rows is -1; it must be a number of rows (5), a fraction"),
     ],
 )
