@@ -136,4 +136,4 @@ def test_a_corpus_that_has_fewer_texts_says_so(tmp_path: Path) -> None:
     assert (result.exit_code, "already exists" in result.output) == (2, True)
     assert (tmp_path / "docs.parquet").read_bytes() == before
     result = CliRunner().invoke(main, ["corpus", "--rows", "10", "--output", str(tmp_path / "few.parquet")])
-    assert result.stdout.endswith("docs.parquet: 10 rows\n")
+    assert result.stdout.endswith("few.parquet: 10 rows\n")
