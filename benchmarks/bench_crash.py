@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from _crash import Tally, check_output, crash_a_job, write_input
-from _nursery import CrashJob, Nursery
+from _nursery import SECOND_SHARE, CrashJob, Nursery
 from _report import ROOT, make_parser, show
 
 from nemo_llm_stage.dataset import failpoints
@@ -67,6 +67,12 @@ REAL_ROWS = 600
 REAL_LIMIT = 16
 REAL_ACTORS = 2
 REAL_TIMEOUT_S = 600.0
+PROGRAM = f"""
+from nemo_llm_stage.worker import second_sends
+second_sends.MAX_SHARE = {SECOND_SHARE}
+from nemo_llm_stage.cli import main
+main(prog_name="nemo-llm-stage")
+"""
 CHANCES = {"journal.before_write": 0.003, "journal.after_write": 0.003} | dict.fromkeys(
     (
         "read.before",
@@ -128,7 +134,7 @@ class RealJob:
     def __init__(self, base_urls: Sequence[str], folder: Path, chances: dict[str, float]) -> None:
         self._log, endpoints = folder / "deaths.log", folder / "endpoints.txt"
         endpoints.write_text("\n".join(base_urls))
-        self._command = [sys.executable, "-m", "nemo_llm_stage", "run", "--input", str(folder / "in.parquet")]
+        self._command = [sys.executable, "-c", PROGRAM, "run", "--input", str(folder / "in.parquet")]
         self._command += ["--output", str(folder / "out"), "--base-url", f"file:{endpoints}", "--model", "sim"]
         self._command += ["--prompt", "Say {{ text }}", "--output-column", "x", "--rows-per-partition", "20"]
         self._command += ["--actors", str(REAL_ACTORS)]

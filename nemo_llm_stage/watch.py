@@ -124,7 +124,7 @@ class WatchedRun:
     def _last_standing(self) -> Standing:
         """Return how the run stands with what is committed, and what its servers did."""
         stage = replace(self._status.stage, num_in_flight=0, num_retrying=0, outage=None)
-        return Standing("running", sum_counters([self.before, self._done]), stage)
+        return Standing("running", sum_counters([self.before, self._done]), stage, moves=self._status.moves)
 
     def _count(self, report: PartitionReport) -> Counters:
         """Return what the run has done for a partition that is committed now."""
@@ -139,7 +139,7 @@ class WatchedRun:
         shown = replace(status, phase=control.phase) if status.phase == "running" else status
         view = self._shown.update(shown, self._run, self._interrupts.seconds_left, control.newest_rows())
         is_start = status.num_workers_up < status.num_workers
-        self._keeper.update(Standing(status.phase, view.counters, status.stage, _pace_of(view), is_start))
+        self._keeper.update(Standing(status.phase, view.counters, status.stage, _pace_of(view), is_start, status.moves))
         first = next((row for row in view.rows if row["values"]), None) if self._awaits_row else None
         if first is not None:
             self._awaits_row = False

@@ -6,7 +6,8 @@ Knows reports; knows nothing of who runs what.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 from nemo_llm_stage.counters import Counters, sum_counters
 from nemo_llm_stage.dataset.plan import Partition
@@ -36,13 +37,14 @@ class Cuts:
         """Return what the finished pieces counted."""
         return sum_counters(counters for cut in self._cuts.values() for counters in cut.counters)
 
-    def attempts(self, index: int) -> tuple[str, ...]:
-        """Return the names of the journals of a partition's finished pieces."""
-        return tuple(self._cuts[index].attempts)
+    def with_attempts(self, piece: Task) -> Task:
+        """Return a piece with the names of the journals of its partition's finished ones."""
+        return replace(piece, attempts=tuple(self._cuts[piece.partition.index].attempts))
 
-    def add(self, partition: Partition, num_pieces: int = 1) -> None:
-        """Add pieces of a partition; `partition` is the whole of it where it is not cut yet."""
+    def add(self, partition: Partition, num_pieces: int = 1) -> Self:
+        """Add pieces of a partition, and return these cuts; `partition` is the whole of it where it is not cut yet."""
         self._cuts.setdefault(partition.index, _Cut(partition)).num_left += num_pieces
+        return self
 
     def count(self, partition: Partition, counters: Counters, *attempts: str) -> None:
         """Take note of what was counted, and of the journals that it is in."""

@@ -21,6 +21,7 @@ from nemo_llm_stage.client.throttle import Spending
 from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.plan import Partition, cut
 from nemo_llm_stage.worker.cuts import Cuts
+from nemo_llm_stage.worker.moves import Moves
 from nemo_llm_stage.worker.returned import Returned, piece_of
 from nemo_llm_stage.worker.rowset import RowSet
 from nemo_llm_stage.worker.second_sends import Pair, SecondSends, settled
@@ -71,10 +72,9 @@ class Handout:
         self._todo = deque(partitions)
         self._num_rows_left = sum(map(self._num_rows, partitions))
         self._whole: deque[Task] = deque()  # partitions whose pieces are all done
-        self._cuts = Cuts()
-        self._fresh = set(fresh)
+        self._cuts, self._fresh = Cuts(), set(fresh)
         self._held: dict[str, dict[int, Task]] = {}
-        self._returned = Returned()
+        self._returned, self._num_given_back = Returned(), 0
         self._taken_away: dict[str, set[int]] = {}
         self._standings = Standings()
         self._seconds = SecondSends(self._num_rows_left if hedges else 0)
@@ -209,6 +209,11 @@ class Handout:
                 self._todo.appendleft(task.partition)
                 self._num_rows_left += task.num_rows
 
+    @property
+    def moves(self) -> Moves:
+        """What went from workers to others so far."""
+        return Moves(self._num_given_back, self._seconds.num_begun, tuple(self._seconds.slow_urls))
+
     def counters(self) -> Counters:
         """Return the counts of finished pieces whose partitions are not committed yet."""
         return self._cuts.counters()
@@ -220,21 +225,16 @@ class Handout:
         parts = cut(partition, size / num_rows) if self._can_cut and 2 * num_rows > 3 * size else None
         if parts is not None:
             self._cuts.add(partition)
-            partition, rest = parts
+            (partition, rest), is_piece = parts, True
             self._todo.appendleft(rest)
-            is_piece = True
         num_rows = self._num_rows(partition)
         self._num_rows_left -= num_rows
         task = Task(partition, num_rows, is_piece=is_piece, is_fresh=partition.index in self._fresh)
-        return self._with_attempts(task) if is_piece else task
+        return self._cuts.with_attempts(task) if is_piece else task
 
     def _next_returned(self, num_rows: int) -> Task:
         task, is_part = self._returned.take(num_rows)
-        self._cuts.add(task.partition, is_part)
-        return self._with_attempts(task)
-
-    def _with_attempts(self, task: Task) -> Task:
-        return replace(task, attempts=self._cuts.attempts(task.partition.index))
+        return self._cuts.add(task.partition, is_part).with_attempts(task)
 
     def _next_second(self) -> Task | None:
         """Return the row that waits longest at a slow server as a task for another worker; None for none."""
@@ -251,6 +251,7 @@ class Handout:
 
     def _take_back(self, worker: str, task: Task, report: GivenBack) -> None:
         """Let others run rows of a task: it is a piece from now on, and they are another one."""
+        self._num_given_back += report.num_rows
         left = task.rows - report.places
         self._cuts.add(task.partition, self._returned.add(task.partition, task.rows - left, report.num_rows))
         num_rows = max(0, task.num_rows - report.num_rows)

@@ -298,4 +298,5 @@ def _total(supervisors: Sequence[_Supervisor], handout: Handout) -> RunStatus:
         waits_for=None if num_up else "the workers",
         num_workers=len(supervisors),
         num_workers_up=num_up,
+        moves=handout.moves,
     )

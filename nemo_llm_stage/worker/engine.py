@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.stage.status import StageStatus
+from nemo_llm_stage.worker.moves import NO_MOVES, Moves
 from nemo_llm_stage.worker.orders import NO_CONTROL, Control
 from nemo_llm_stage.worker.spec import WorkerSpec
 from nemo_llm_stage.worker.task import PartitionReport
@@ -38,6 +39,7 @@ class RunStatus:
         waits_for: While it starts, what it waits for, e.g. ``Ray``.
         num_workers: Workers that the run wants.
         num_workers_up: Workers that have reported.
+        moves: Rows that went from one worker to others.
     """
 
     open: Counters = field(default_factory=Counters)
@@ -46,6 +48,7 @@ class RunStatus:
     waits_for: str | None = None
     num_workers: int = 1
     num_workers_up: int = 1
+    moves: Moves = NO_MOVES
 
     @property
     def num_in_flight(self) -> int:

@@ -108,6 +108,10 @@ class SecondSends:
 
     Args:
         num_rows: Of the run; 0 for no second sends.
+
+    Attributes:
+        num_begun: Rows that were sent again so far.
+        slow_urls: Base URLs of the servers where they were in flight, in order.
     """
 
     def __init__(self, num_rows: int) -> None:
@@ -115,6 +119,8 @@ class SecondSends:
         self._overdue: dict[str, list[OverdueRequest]] = {}
         self._pairs: dict[int, Pair] = {}
         self._of_first: dict[int, list[Pair]] = {}
+        self.num_begun = 0
+        self.slow_urls: dict[str, None] = {}
 
     @property
     def may_begin(self) -> bool:
@@ -151,6 +157,8 @@ class SecondSends:
         self._pairs[second] = pair
         self._of_first.setdefault(request.number, []).append(pair)
         self._allotment.begin(pair)
+        self.num_begun += 1
+        self.slow_urls[request.url] = None
 
     def pair_of(self, second: int) -> Pair | None:
         """Return the row that the task with this number sends again; None if it is another kind of task."""

@@ -83,6 +83,8 @@ def test_rows_in_flight_at_a_slow_server_are_sent_a_second_time(
     assert (counters.num_rows, counters.num_failed) == (NUM_ROWS, 0)
     assert (counters.num_attempts, counters.num_wasted_attempts) == (NUM_ROWS + 4, 4)
     assert servers[0].stats.num_aborted == 4
+    events = json.loads((tmp_path / ".out.nemo_llm_stage" / "status.json").read_text())["events"]
+    assert any("sent a second time" in event["text"] and servers[0].base_url in event["text"] for event in events)
 
 
 @pytest.mark.slow

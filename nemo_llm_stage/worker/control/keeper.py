@@ -8,6 +8,7 @@ of workers.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from dataclasses import asdict, replace
@@ -35,6 +36,7 @@ from nemo_llm_stage.stage.status import OrderStatistics
 from nemo_llm_stage.text import one_line
 from nemo_llm_stage.worker.control.control import RunControl
 from nemo_llm_stage.worker.control.limit_news import LimitNews
+from nemo_llm_stage.worker.control.move_news import MoveNews
 from nemo_llm_stage.worker.control.order_news import OrderNews
 from nemo_llm_stage.worker.control.server_news import ServerNews
 from nemo_llm_stage.worker.control.standing import JobFacts, Standing
@@ -70,6 +72,7 @@ class RunKeeper:
         self._news = ServerNews()
         self._limit_news = LimitNews()
         self._order_news = OrderNews()
+        self._move_news = MoveNews()
         self._interval_s = LOCAL_INTERVAL_S if state.is_local else STORE_INTERVAL_S
         self._look_s = LOCAL_LOOK_S if state.is_local else STORE_LOOK_S
         self._started_monotonic_s = time.monotonic()
@@ -93,6 +96,7 @@ class RunKeeper:
         if not self._is_own():
             return
         phase, reason = _end_of(error)
+        self._note_moves(math.inf)
         self.control.note(phase, reason or "every row is accounted for")
         self._attempt(lambda: self._refuse_orders(phase))
         self._attempt(lambda: self._write_status(phase, reason))
@@ -123,6 +127,11 @@ class RunKeeper:
             self.control.note("in flight", text)
         for text in self._order_news.of(standing.stage.order):
             self.control.note("order", text)
+        self._note_moves(time.monotonic())
+
+    def _note_moves(self, now_s: float) -> None:
+        for text in self._move_news.of(self._standing.moves, now_s):
+            self.control.note("rows", text)
 
     @property
     def elapsed_s(self) -> float:

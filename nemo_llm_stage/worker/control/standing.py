@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from nemo_llm_stage.counters import Counters
 from nemo_llm_stage.stage.status import StageStatus
+from nemo_llm_stage.worker.moves import NO_MOVES, Moves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +51,11 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a run stands, from its driver. `is_start`: whether some workers have not reported yet."""
+    """How a run stands, from its driver. `is_start`: whether some workers have not reported yet; `moves`: of rows."""
 
     phase: str = "starting"
     counters: Counters = field(default_factory=Counters)
     stage: StageStatus = field(default_factory=StageStatus)
     pace: Pace = Pace()
     is_start: bool = False
+    moves: Moves = NO_MOVES
