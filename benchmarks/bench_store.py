@@ -21,6 +21,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from nemo_llm_stage.job.prepare import prepare_job
 from nemo_llm_stage.run import verify_output
 from nemo_llm_stage.testing import SimulatedServerProcess
 
-COLUMNS = ("step", "s", "CPU s", "calls", "reading", "others a partition")
+COLUMNS = ("step", "s", "CPU s", "calls", "reading", "others a partition", "MiB sent", "received")
 INPUT = "in"
 MAX_LINKS = 50_000
 """To one file; ext4 takes 65,000."""
@@ -70,21 +71,27 @@ class Steps:
 
     Args:
         calls: Returns the calls since the last look, by kind.
+        num_bytes: Returns the bytes since the last look, sent and received; nothing where they are not known.
         num_partitions: Of the job.
     """
 
-    def __init__(self, calls: Callable[[], Counter[str]], num_partitions: int) -> None:
+    def __init__(
+        self, calls: Callable[[], Counter[str]], num_bytes: Callable[[], Counter[str]], num_partitions: int
+    ) -> None:
         self._calls = calls
+        self._num_bytes = num_bytes
         self._num_partitions = num_partitions
         self.results: dict[str, dict[str, Any]] = {}
 
     def take(self, name: str, step: Callable[[], Any]) -> Any:
         """Do `step`, and note what it took."""
         self._calls()
+        self._num_bytes()
         started_s, started_cpu_s = time.monotonic(), time.process_time()
         result = step()
         seconds, cpu_s, calls = time.monotonic() - started_s, time.process_time() - started_cpu_s, self._calls()
-        self.results[name] = {"seconds": seconds, "cpu_s": cpu_s, "calls": dict(calls.most_common())}
+        counts = {"calls": dict(calls.most_common()), "bytes": dict(self._num_bytes())}
+        self.results[name] = {"seconds": seconds, "cpu_s": cpu_s, **counts}
         print(
             f"{name}: {seconds:.2f} s",
             *(f"{num:>8} {kind}" for kind, num in calls.most_common(20)),
@@ -99,7 +106,9 @@ class Steps:
             calls = Counter(values["calls"])
             reading = sum(num for kind, num in calls.items() if kind.split(" ")[1] == INPUT)
             others = (calls.total() - reading) / self._num_partitions
-            yield [name, f"{values['seconds']:.2f}", f"{values['cpu_s']:.2f}", calls.total(), reading, f"{others:.3f}"]
+            row = [name, f"{values['seconds']:.2f}", f"{values['cpu_s']:.2f}", calls.total(), reading, f"{others:.3f}"]
+            sizes = [values["bytes"].get(kind) for kind in ("sent", "received")]
+            yield [*row, *("" if size is None else f"{size / 2**20:.1f}" for size in sizes)]
 
 
 def read_plainly(urls: Sequence[SplitResult]) -> None:
@@ -213,7 +222,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(SimulatedServerProcess(service_time_s=options.service_s))
         if options.on_disk or options.committed:
-            folder, calls = str(options.folder / f"store-{os.getpid()}"), Counter[str]
+            folder, calls, num_bytes = str(options.folder / f"store-{os.getpid()}"), Counter[str], Counter[str]
             stack.callback(shutil.rmtree, Path(folder), ignore_errors=True)
         else:
             url = stack.enter_context(store(options.latency_s, is_light=options.light_store, endpoint=options.endpoint))
@@ -221,11 +230,14 @@ def main() -> None:
             folder = f"s3://{bucket}"
             Folder(folder).fs.mkdir(bucket)
 
-            def calls() -> Counter[str]:
-                with urllib.request.urlopen(f"{url}/calls") as response:
+            def counts(what: str) -> Counter[str]:
+                with urllib.request.urlopen(f"{url}/{what}") as response:
                     return Counter(json.load(response))
 
-        steps = Steps(calls, options.partitions)
+            calls = partial(counts, "calls")
+            num_bytes = partial(counts, "bytes") if options.endpoint else Counter[str]
+
+        steps = Steps(calls, num_bytes, options.partitions)
         if options.committed:
             resume_many(Path(folder), options.committed, server.base_url, steps)
         else:
