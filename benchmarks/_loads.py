@@ -59,7 +59,7 @@ SMALL = {name: LOADS[name] for name in ("slots", "no metrics", "few slots", "few
 
 
 @asynccontextmanager
-async def servers_of(load: Load) -> AsyncIterator[tuple[str, list[Service]]]:
+async def servers_of(load: Load, seed: int = 0) -> AsyncIterator[tuple[str, list[Service]]]:
     """Start the load's servers; yield their one address and them."""
     config = ServerConfig(
         scheduler="batching",
@@ -69,6 +69,7 @@ async def servers_of(load: Load) -> AsyncIterator[tuple[str, list[Service]]]:
         prefix_caching=False,
         startup_delay_s=load.starts_after_s,
         max_recorded=0,
+        seed=seed,
         **load.settings,
     )
     async with AsyncExitStack() as stack:

@@ -15,7 +15,7 @@ import argparse
 import asyncio
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from _loads import LOADS, MEAN_TOKENS, SMALL, Load, servers_of
@@ -112,10 +112,10 @@ def client_of(base_url: str, limit: Limit) -> AsyncHTTPClient:
     return AsyncHTTPClient(base_url, max_concurrent_requests=limit, max_retries=10_000)
 
 
-async def run_once(load: Load, limit: Limit, seconds: float, num_rows: int | None = None) -> Run:
+async def run_once(load: Load, limit: Limit, seconds: float, num_rows: int | None = None, seed: int = 0) -> Run:
     """Send rows for so long, or until all of so many are answered, and return what came of it."""
     run = Run()
-    async with servers_of(load) as (base_url, services):
+    async with servers_of(load, seed) as (base_url, services):
         client = client_of(base_url, limit)
         began_s = time.monotonic()
 
@@ -165,26 +165,26 @@ async def another_client(run: Run, load: Load, base_url: str, began_s: float) ->
     await client.aclose()
 
 
-def in_virtual_time(load: Load, limit: Limit, seconds: float, num_rows: int | None = None) -> Run:
+def in_virtual_time(load: Load, limit: Limit, seconds: float, seed: int, num_rows: int | None = None) -> Run:
     """Run once."""
-    return run_in_virtual_time(lambda: run_once(load, limit, seconds, num_rows))
+    return run_in_virtual_time(lambda: run_once(load, limit, seconds, num_rows, seed), seed)
 
 
-def compare(name: str, options: argparse.Namespace) -> dict[str, Any]:
+def compare(name: str, options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Run a load with each fixed number and with `auto`."""
     load = LOADS[name]
-    alone = Load(load.settings, load.num_servers, None, load.starts_after_s, load.words)
+    alone = replace(load, others=None)
     up_s, seconds = load.starts_after_s, options.seconds + load.starts_after_s
-    fixed: dict[int, Run] = {n: in_virtual_time(alone, n, options.fixed_seconds + up_s) for n in options.fixed}
+    fixed: dict[int, Run] = {n: in_virtual_time(alone, n, options.fixed_seconds + up_s, seed) for n in options.fixed}
     rates = {number: run.rate(up_s + SETTLED_S, options.fixed_seconds + up_s) for number, run in fixed.items()}
     best = min(number for number, rate in rates.items() if rate >= TIE * max(rates.values()))
-    auto = in_virtual_time(load, "auto", seconds)
+    auto = in_virtual_time(load, "auto", seconds, seed)
     rate, best_rate, rate_of_64 = auto.rate(up_s + START_S, seconds), rates[best], rates[64]
     result: dict[str, Any] = {}
     alone_rate = best_rate
     if load.others is not None:
         from_s, to_s, _ = load.others
-        beside = {number: in_virtual_time(load, number, seconds) for number in options.fixed}
+        beside = {number: in_virtual_time(load, number, seconds, seed) for number in options.fixed}
         from_s += SETTLED_S
         best, pinned = best_that_leaves_half(beside, from_s, to_s)
         rate = auto.rate(from_s, to_s)
@@ -195,6 +195,7 @@ def compare(name: str, options: argparse.Namespace) -> dict[str, Any]:
         }
     return result | {
         "load": name,
+        "seed": seed,
         "fixed": rates,
         "best": best,
         "best_rows_per_s": best_rate,
@@ -228,12 +229,13 @@ def best_that_leaves_half(runs: dict[int, Run], from_s: float, to_s: float) -> t
     return max(fair.items(), key=lambda item: item[1].rate(from_s, to_s))
 
 
-def compare_small(name: str, num_rows: int) -> dict[str, Any]:
+def compare_small(name: str, num_rows: int, seed: int) -> dict[str, Any]:
     """Run a job of few rows with 64 and with `auto`."""
-    pinned, auto = (in_virtual_time(LOADS[name], limit, 3600.0, num_rows) for limit in (64, "auto"))
+    pinned, auto = (in_virtual_time(LOADS[name], limit, 3600.0, seed, num_rows) for limit in (64, "auto"))
     assert len(pinned.answers) == len(auto.answers) == num_rows
     ratio = pinned.ended_s / auto.ended_s
-    return {"load": name, "rows": num_rows, "pinned_s": pinned.ended_s, "auto_s": auto.ended_s, "ratio": ratio}
+    times = {"pinned_s": pinned.ended_s, "auto_s": auto.ended_s, "ratio": ratio}
+    return {"load": name, "seed": seed, "rows": num_rows, **times}
 
 
 def cells_of(result: dict[str, Any]) -> list[str]:
@@ -263,8 +265,10 @@ def main() -> None:
     parser.add_argument("--fixed", nargs="+", type=int, default=list(FIXED), help=f"numbers, 64 among them {FIXED}")
     parser.add_argument("--seconds", type=float, default=150.0, help="of a run with auto, virtual (150)")
     parser.add_argument("--fixed-seconds", type=float, default=80.0, help="of a run with a fixed number (80)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of lengths and pauses; a run for each (0)")
     options = parser.parse_args()
-    results = [compare(name, options) for name in (LOADS if options.loads is None else options.loads)]
+    names = list(LOADS) if options.loads is None else options.loads
+    results = [compare(name, options, seed) for name in names for seed in options.seeds]
     notes = [
         f"auto: rows per second from {START_S:.0f} s on",
         f"90 % after: since the server was up, in windows of {WINDOW_S:.0f} s",
@@ -280,7 +284,7 @@ def main() -> None:
     cells = [cells_of(result) for result in results]
     if results:
         show("auto", options=options, columns=COLUMNS, rows=cells, results=results, notes=notes)
-    small = [compare_small(name, num_rows) for name in SMALL for num_rows in options.small]
+    small = [compare_small(name, rows, seed) for name in SMALL for rows in options.small for seed in options.seeds]
     if small:
         shown = [
             [s["load"], str(s["rows"]), f"{s['pinned_s']:.1f} s", f"{s['auto_s']:.1f} s", f"{s['ratio']:.2f}"]
