@@ -10,7 +10,7 @@ from typing import Any
 
 from _round_robin import take_turns
 
-from nemo_llm_stage.testing import ServerConfig
+from nemo_llm_stage.testing import Fault, ServerConfig
 from nemo_llm_stage.testing.simulator.service import Service
 from nemo_llm_stage.testing.virtual_time import simulated_service
 
@@ -29,6 +29,7 @@ class Load:
         others: From and to which second another client has how many requests in flight.
         starts_after_s: Seconds until the server is up.
         words: Of each prompt.
+        faults: Of the servers.
     """
 
     settings: dict[str, Any]
@@ -36,6 +37,7 @@ class Load:
     others: tuple[float, float, int] | None = None
     starts_after_s: float = 0.0
     words: int = 60
+    faults: tuple[Fault, ...] = ()
 
 
 LIMITED: dict[str, Any] = {"max_num_seqs": 128, "requests_per_minute": 360, "has_metrics": False}
@@ -52,6 +54,8 @@ LOADS = {
     "rate headers": Load({**LIMITED, "rate_limit_headers": True}),
     "full queue": Load({"max_num_seqs": 64, "max_queue": 16}),
     "full queue, no metrics": Load({"max_num_seqs": 64, "max_queue": 16, "has_metrics": False}),
+    "6 % refused": Load({"max_num_seqs": 128}, faults=(Fault(429, 0.06, retry_after_s=5.0),)),
+    "6 % refused, no metrics": Load({"max_num_seqs": 128, "has_metrics": False}, faults=(Fault(429, 0.06),)),
     "another client": Load({"max_num_seqs": 128}, others=(60.0, 120.0, 96)),
     "slow start": Load({"max_num_seqs": 128}, starts_after_s=20.0),
 }
@@ -73,7 +77,9 @@ async def servers_of(load: Load, seed: int = 0) -> AsyncIterator[tuple[str, list
         **load.settings,
     )
     async with AsyncExitStack() as stack:
-        servers = [await stack.enter_async_context(simulated_service(config)) for _ in range(load.num_servers)]
+        servers = [
+            await stack.enter_async_context(simulated_service(config, load.faults)) for _ in range(load.num_servers)
+        ]
         port = servers[0][0]
         if len(servers) > 1:
             listener = await take_turns([port for port, _ in servers])

@@ -14,7 +14,8 @@ from typing import Any
 from nemo_llm_stage.client.endpoints.member import Member
 from nemo_llm_stage.client.errors.response import error_of_response
 from nemo_llm_stage.client.generation import GenerationConfig
-from nemo_llm_stage.client.governor.governed import Governed, Sending
+from nemo_llm_stage.client.governor.governed import Governed
+from nemo_llm_stage.client.governor.sending import Sending
 from nemo_llm_stage.client.hiding import Secrets
 from nemo_llm_stage.client.http.transport import HTTPResponse
 from nemo_llm_stage.client.http_session import HTTPSession

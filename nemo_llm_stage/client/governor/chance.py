@@ -1,40 +1,49 @@
 """
 Refusals that come by chance, however few requests are sent: a lower limit or a slower pace is no cure for them.
 
-A rate limit, a full queue and a bound on requests at once refuse hardly anything as soon as less is sent. A server that
-took more while more was sent, and refuses as large a share of less, gains nothing by less. Pure.
+A rate limit, a full queue and a bound on requests at once refuse hardly anything as soon as less is sent. So where a
+part of the requests is refused, now here and now there, less is sent for a trial: if as large a share is refused then,
+it came by chance, and nothing is held back for it. Pure.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 MIN_REFUSALS, MIN_SENDS, MIN_SPAN_S, MAX_SPAN_S = 3, 24, 2.0, 120.0
-"""What a stretch of time has before it is compared with others."""
-
-NUM_STRETCHES = 8
-"""So many are remembered."""
+"""What a stretch of time has before anything is concluded from it."""
 
 MAX_SHARE = 0.25
 """Where a larger share of the sends is refused, less is sent, whatever the reason."""
 
-SLOWER, SAME_SHARE = 0.75, 0.5
-"""Of what the server took, at most so much is sent, and so much of the share is refused, or more: that is no cure."""
+CLEAR_SHARE, RARE_AFTER_S = 0.04, 180.0
+"""A smaller one may be what a rate limit refuses of a pace that follows it: a trial for it comes only after a while."""
 
-LATEST_FIRST = 0.75
+MOST_EXPECTED = 0.06
+"""No larger share is expected in a trial: that of the first moment is more than usual."""
+
+LONGEST_CALM = 0.8
 """
-The first refusal comes within this part of the sends: where a server takes all for a while and then nothing, the
-refusals stand at the end.
+No more than this part of the sends is taken in a row: where a server takes all for a while and then nothing, or refuses
+many in one moment, it has a reason.
 """
 
-NUM_CHECKED, MORE = 256, 2.0
-MUCH = 0.5
+TRIAL_RATE, SLOWER = 0.7, 0.8
+"""Of what was taken a second, so much is sent in a trial; it is one where no more was than the second."""
+
+SAME_SHARE = 0.5
+"""As a part of the share before the trial: from there on it is the same."""
+
+NONE_OF, FEW_OF = 4.0, 6.5
+"""A trial ends without a refusal, or with fewer than `MIN_REFUSALS`, once so many should have come."""
+
+NUM_CHECKED, MORE, MUCH = 256, 2.0, 0.5
 """Of so many sends a share that is `MORE` times as large, or of a few `MUCH`: there is another reason now."""
 
-PAUSE_S, MAX_PAUSE_S = 120.0, 3600.0
-"""Then nothing is taken for chance for so long, and twice as long each time."""
+PAUSE_S, MAX_PAUSE_S, LONGER = 10.0, 3600.0, 3.0
+"""After a trial that found a reason there is none for so long, and each time for a longer time."""
 
 
 @dataclass(slots=True)
@@ -44,8 +53,25 @@ class _Stretch:
     at_s: float
     num_sent: float
     num_ended: float
-    held_s: float = 0.0
     refused_at: list[float] = field(default_factory=list)
+
+    @property
+    def longest_calm(self) -> float:
+        """Most sends in a row up to the last refusal that were taken."""
+        return max(later - earlier for earlier, later in pairwise([0.0, *self.refused_at]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """Less is sent. What was taken a second before, and the share that was refused."""
+
+    taken_per_s: float
+    share: float
+
+    @property
+    def expected(self) -> float:
+        """The share that is expected if it is chance."""
+        return min(MOST_EXPECTED, self.share)
 
 
 class Chance:
@@ -59,61 +85,92 @@ class Chance:
     def __init__(self) -> None:
         self.share: float | None = None
         self._stretch = _Stretch(-math.inf, 0.0, 0.0)
-        self._before: deque[tuple[float, float]] = deque(maxlen=NUM_STRETCHES)  # what was taken per second, and refused
-        self._held_until_s = self._not_before_s = -math.inf
+        self._trial: _Trial | None = None
+        self._not_before_s = -math.inf
+        self._first_at_s = math.inf
         self._pause_s = PAUSE_S
 
-    def note_refusal(self, now_s: float, num_sent: float, in_flight: int, hold_s: float = 0.0) -> bool:
+    @property
+    def trial_per_s(self) -> float | None:
+        """Requests a second that are sent for a trial; None where there is none."""
+        return None if self._trial is None else TRIAL_RATE * self._trial.taken_per_s
+
+    def note_refusal(self, now_s: float, num_sent: float, in_flight: int) -> bool:
         """
-        Take note of a refusal; return whether it came by chance.
+        Take note of a refusal; return whether it came by chance, or in a trial.
 
         Args:
             now_s: The time now.
             num_sent: Requests sent so far, this one among them.
             in_flight: Of these, those without an answer; this one has one.
-            hold_s: For so long nothing is sent now, where it did not come by chance.
         """
-        if now_s - self._stretch.at_s > MAX_SPAN_S:
-            self._stretch = _Stretch(now_s, num_sent, num_sent - in_flight)
-            return self.share is not None
+        self._first_at_s = min(self._first_at_s, now_s)
         stretch = self._stretch
+        if now_s - stretch.at_s > MAX_SPAN_S:
+            self._begin(now_s, num_sent, in_flight)
+            return self.share is not None
         stretch.refused_at.append(num_sent - stretch.num_sent)
-        until_s = max(self._held_until_s, now_s + hold_s)
-        stretch.held_s += until_s - max(now_s, self._held_until_s)
-        self._held_until_s = until_s
-        look = self._check if self.share is not None else self._judge
-        if look(stretch, now_s, num_sent, num_sent - in_flight):
-            self._stretch = _Stretch(now_s, num_sent, num_sent - in_flight)
-        return self.share is not None
+        if self.share is not None:
+            self._check(stretch, now_s, num_sent, in_flight)
+        elif self._trial is not None:
+            self._end_trial(stretch, self._trial, now_s, num_sent, in_flight)
+        else:
+            self._judge(stretch, now_s, num_sent, in_flight)
+        return self.share is not None or self._trial is not None
 
-    def _judge(self, stretch: _Stretch, now_s: float, num_sent: float, num_ended: float) -> bool:
-        """Compare a stretch with those before; return whether it is over."""
+    def tick(self, now_s: float, num_sent: float, in_flight: int) -> None:
+        """End a trial in which too little was refused. The arguments are those of `note_refusal`."""
+        trial, num = self._trial, num_sent - self._stretch.num_sent
+        if trial is None:
+            return
+        is_none = not self._stretch.refused_at and num * trial.expected >= NONE_OF
+        if is_none or num * trial.expected >= FEW_OF or now_s - self._stretch.at_s > MAX_SPAN_S:
+            self._give_up(now_s)
+            self._begin(now_s, num_sent, in_flight)
+
+    def _begin(self, now_s: float, num_sent: float, in_flight: int) -> None:
+        self._stretch = _Stretch(now_s, num_sent, num_sent - in_flight)
+
+    def _judge(self, stretch: _Stretch, now_s: float, num_sent: float, in_flight: int) -> None:
+        """Begin a trial after a stretch with refusals here and there."""
         num, num_refused = num_sent - stretch.num_sent, len(stretch.refused_at)
-        if num_refused < MIN_REFUSALS or num < MIN_SENDS or now_s - stretch.at_s < MIN_SPAN_S:
-            return False
+        span_s = now_s - stretch.at_s
+        if num_refused < MIN_REFUSALS or num < MIN_SENDS or span_s < MIN_SPAN_S:
+            return
         share = num_refused / num
-        if share > MAX_SHARE or stretch.refused_at[0] > LATEST_FIRST * num or now_s < self._not_before_s:
-            return True
-        open_s = max(1.0, now_s - stretch.at_s - stretch.held_s)
-        for taken_per_s, share_then in self._before:
-            if num / open_s <= SLOWER * taken_per_s and share >= SAME_SHARE * share_then:
-                self.share = 0.5 * (share + share_then)
-        taken = min(num, num_ended - stretch.num_ended) - num_refused  # a burst is not answered yet, or not sent now
-        self._before.append((taken / (now_s - stretch.at_s), share))
-        return True
+        is_rare = share < CLEAR_SHARE and now_s - self._first_at_s < RARE_AFTER_S
+        is_even = share <= MAX_SHARE and stretch.longest_calm <= LONGEST_CALM * num
+        if is_even and not is_rare and now_s >= self._not_before_s:
+            taken = min(num, num_sent - in_flight - stretch.num_ended) - num_refused  # a burst is not answered yet
+            self._trial = _Trial(max(1.0, taken) / span_s, share)
+        self._begin(now_s, num_sent, in_flight)
 
-    def _check(self, stretch: _Stretch, now_s: float, num_sent: float, _: float) -> bool:
-        """Look whether refusals still come by chance; return whether the stretch is over."""
+    def _end_trial(self, stretch: _Stretch, trial: _Trial, now_s: float, num_sent: float, in_flight: int) -> None:
         num, num_refused = num_sent - stretch.num_sent, len(stretch.refused_at)
-        share = num_refused / max(1.0, num)
+        if num_refused < MIN_REFUSALS or num < MIN_SENDS:
+            return
+        share = num_refused / num
+        is_slower = num <= SLOWER * trial.taken_per_s * (now_s - stretch.at_s)
+        if is_slower and SAME_SHARE * trial.expected <= share <= MAX_SHARE:
+            self._trial, self.share = None, share
+        else:
+            self._give_up(now_s)
+        self._begin(now_s, num_sent, in_flight)
+
+    def _check(self, stretch: _Stretch, now_s: float, num_sent: float, in_flight: int) -> None:
+        """Look whether refusals still come by chance."""
+        num = num_sent - stretch.num_sent
+        share = len(stretch.refused_at) / max(1.0, num)
         is_much = num >= MIN_SENDS and share > MUCH
         if num < NUM_CHECKED and not is_much:
-            return False
+            return
         if is_much or share > max(MAX_SHARE, MORE * (self.share or 0.0)):
-            self.share = None
-            self._before.clear()
-            self._not_before_s = now_s + self._pause_s
-            self._pause_s = min(MAX_PAUSE_S, 2 * self._pause_s)
+            self._give_up(now_s)
         else:
             self.share = 0.5 * ((self.share or 0.0) + share)
-        return True
+        self._begin(now_s, num_sent, in_flight)
+
+    def _give_up(self, now_s: float) -> None:
+        self._trial = self.share = None
+        self._not_before_s = now_s + self._pause_s
+        self._pause_s = min(MAX_PAUSE_S, LONGER * self._pause_s)

@@ -10,17 +10,18 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from types import TracebackType
-from typing import Self
+from dataclasses import replace
 
 from nemo_llm_stage.client.clock import Clock
 from nemo_llm_stage.client.generation import GenerationConfig
+from nemo_llm_stage.client.governor.chance import Chance
 from nemo_llm_stage.client.governor.expected import ExpectedTokens
 from nemo_llm_stage.client.governor.ghosts import Ghosts
 from nemo_llm_stage.client.governor.governor import START_LIMIT, Governor, GovernorSettings
 from nemo_llm_stage.client.governor.metrics import ServerLoad
 from nemo_llm_stage.client.governor.pace import Pace
 from nemo_llm_stage.client.governor.rate_headers import RATE_HEADERS, parse_rate_windows
+from nemo_llm_stage.client.governor.sending import Sending
 from nemo_llm_stage.client.governor.signals import LimitStatus, Signals
 from nemo_llm_stage.client.governor.timeouts import SLOW_S, Timeouts
 from nemo_llm_stage.client.limit import Limit
@@ -56,6 +57,7 @@ class Governed:
         on_ghosts: Called with the time before which open requests are ghosts; sends them again and returns how many.
         slowest_s: Returns what nearly every answer took at most; None before the first.
         num_ghosts: Requests that the server had lost.
+        clock: Time and sleep.
     """
 
     def __init__(self, name: str, limit: Limit, clock: Clock, on_use: Callable[[], None]) -> None:
@@ -70,9 +72,10 @@ class Governed:
         self._ghosts = Ghosts()
         self._timeouts = Timeouts()
         self._limit = limit
-        self._clock = clock
+        self.clock = clock
         self._on_use = on_use
         self._pace = Pace()
+        self._chance = Chance()
         self._expected = ExpectedTokens()
         self._num_counted = self._peak = 0
         self._is_token_bound = False
@@ -85,7 +88,11 @@ class Governed:
     @property
     def status(self) -> LimitStatus:
         """How the limit stands, and why."""
-        return self.governor.status
+        status = self.governor.status
+        if self._chance.share is None:
+            return status
+        refused = f"{self._chance.share:.0%} of the requests are refused, however few are sent"
+        return replace(status, reason=f"{status.reason}; {refused}")
 
     @property
     def in_flight(self) -> int:
@@ -103,7 +110,7 @@ class Governed:
         if most is not None and self._limit.in_flight and expected >= most:
             self._is_token_bound = True
             return False
-        wait_s = self._pace.wait_s(self._clock.monotonic(), uncounted)
+        wait_s = self._pace.wait_s(self.clock.monotonic(), uncounted)
         if wait_s <= 0:
             return True
         if self._waker is None:
@@ -123,7 +130,7 @@ class Governed:
             in_flight: Requests that were in flight all the time from the question to the answer.
         """
         self._load, self._in_flight_then = load, in_flight
-        sent_before_s = self._ghosts.sent_before(load, in_flight, self._clock.monotonic(), self.slowest_s() or 0.0)
+        sent_before_s = self._ghosts.sent_before(load, in_flight, self.clock.monotonic(), self.slowest_s() or 0.0)
         if sent_before_s is not None and self.on_ghosts is not None:
             num = self.on_ghosts(sent_before_s)
             self.num_ghosts += num
@@ -144,7 +151,7 @@ class Governed:
             is_out_of_files: Whether this process may not open many more connections.
         """
         load, self._load = self._load, None
-        now_s = self._clock.monotonic()
+        now_s = self.clock.monotonic()
         signals = Signals(
             now_s,
             self.in_flight if load is None else self._in_flight_then,
@@ -157,13 +164,17 @@ class Governed:
             is_out_of_files,
         )
         self._peak, self._is_token_bound = self.in_flight, False
+        if self._chance.trial_per_s is not None:
+            self._chance.tick(now_s, self.taken[0], self.in_flight)
+            if self._chance.trial_per_s is None:
+                self._pace.set_trial(None, now_s)
         self.governor.tick(signals)
         self._follow(now_s)
 
     def pin(self, limit: int) -> None:
         """Fix the limit."""
         self.governor.pin(limit)
-        self._follow(self._clock.monotonic())
+        self._follow(self.clock.monotonic())
 
     def close(self) -> None:
         """Let go of what waits on the event loop."""
@@ -195,7 +206,7 @@ class Governed:
     def note_answer(self, sending: Sending, usage: Usage | None) -> None:
         """Take note of an answer's numbers."""
         tokens = output_tokens = 1.0
-        latency_s = self._clock.monotonic() - sending.sent_at_s
+        latency_s = self.clock.monotonic() - sending.sent_at_s
         if usage is not None and usage.output_tokens is not None:
             output_tokens = usage.output_tokens
             tokens = output_tokens + PROMPT_WORK * (usage.input_tokens or 0)
@@ -210,15 +221,30 @@ class Governed:
             return
         windows = parse_rate_windows(headers, time.time())
         if windows != (None, None):
-            self._pace.note_windows(windows, sending.sent_at_s, sending.taken_then, self._clock.monotonic())
+            self._pace.note_windows(windows, sending.sent_at_s, sending.taken_then, self.clock.monotonic())
 
     def note_refusal(self, sent_at_s: float, retry_after_s: float | None, *, is_full: bool) -> None:
         """Take note that the server has too many requests, or with `is_full` no room in its queue."""
-        now_s = self._clock.monotonic()
-        self._pace.note_refusal(sent_at_s, now_s, retry_after_s)
+        now_s = self.clock.monotonic()
         num_held = max(0, self.in_flight - 1)
+        if self._is_chance(now_s, num_held):
+            return
+        self._pace.note_refusal(sent_at_s, now_s, retry_after_s)
         if self.governor.note_refusal(sent_at_s, now_s, num_held, retry_after_s, is_full=is_full):
             self._follow(now_s)
+
+    def _is_chance(self, now_s: float, num_held: int) -> bool:
+        """Whether a refusal came by chance or in a trial, so that nothing follows from it."""
+        chance = self._chance
+        was_chance, trial_per_s = chance.share is not None, chance.trial_per_s
+        is_chance = chance.note_refusal(now_s, self.taken[0], num_held)
+        if chance.trial_per_s != trial_per_s:
+            self._pace.set_trial(chance.trial_per_s, now_s)
+        if chance.share is not None and not was_chance:
+            self._pace.forget_refusals()
+            self.governor.forget_refusals()
+            self._follow(now_s)
+        return is_chance
 
     def _follow(self, now_s: float) -> None:
         limit = self.governor.limit
@@ -230,7 +256,7 @@ class Governed:
             logger.info("%s: %d requests in flight at most: %s", self.url, limit, self.status.reason)
 
     async def _wake_after(self, seconds: float) -> None:
-        await self._clock.sleep(seconds)
+        await self.clock.sleep(seconds)
         self._waker = None
         self._limit.wake()
 
@@ -241,47 +267,3 @@ async def _is_unknown() -> bool:
 
 def _never() -> None:
     return None
-
-
-class Sending:
-    """
-    A request in flight at a governed server.
-
-    Attributes:
-        num_bytes: Its length.
-        config: Its parameters.
-        sent_at_s: Seconds of the client's clock.
-        taken_then: Requests and tokens that had been sent by then, this one among them.
-    """
-
-    __slots__ = ("_cost", "_governed", "config", "num_bytes", "sent_at_s", "taken_then")
-
-    def __init__(self, governed: Governed, num_bytes: int, config: GenerationConfig) -> None:
-        self._governed = governed
-        self._cost = 0.0
-        self.num_bytes = num_bytes
-        self.config = config
-        self.sent_at_s = 0.0
-        self.taken_then = (0.0, 0.0)
-
-    def __enter__(self) -> Self:
-        """It is sent."""
-        self.sent_at_s = self._governed._clock.monotonic()  # noqa: SLF001 - one thing in two classes
-        self._cost = self._governed.begin(self.num_bytes, self.config, self.sent_at_s)
-        self.taken_then = self._governed.taken
-        return self
-
-    @property
-    def timeout_s(self) -> float | None:
-        """Seconds that it gets; None for the client's own."""
-        return self._governed.timeout_s(self.config)
-
-    def note_headers(self, headers: Mapping[bytes, bytes]) -> None:
-        """Take note of what its response says of rate limits."""
-        self._governed.note_headers(self, headers)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """It has ended."""
-        self._governed.end(self._cost)

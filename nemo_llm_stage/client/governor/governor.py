@@ -12,10 +12,11 @@ import math
 from collections import Counter
 from dataclasses import dataclass, replace
 
-from nemo_llm_stage.client.governor.by_queue import FULL_KV, MAX_FRONT_SHARE, ByQueue
+from nemo_llm_stage.client.governor.by_queue import FULL_KV, ByQueue
 from nemo_llm_stage.client.governor.by_throughput import ByThroughput
 from nemo_llm_stage.client.governor.metrics import ServerLoad
 from nemo_llm_stage.client.governor.signals import BUSY_SHARE, SATURATED_SHARE, Bottleneck, LimitStatus, Mode, Signals
+from nemo_llm_stage.client.governor.trust import Trust
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +47,6 @@ COOLDOWN_S = 15.0
 
 ROUND_S, GROWTH = 5.0, 1.05
 """After refusals the limit grows by this factor in each round without another one."""
-
-NUM_MISSING, NUM_SHOWN_AGAIN = 3, 30
-"""Readings in a row that show too few of our requests until the metrics are not trusted, or enough until they are."""
-
-MIN_SHOWN_SHARE = 0.65
-"""Of the requests in flight, averaged: one of two replicas shows half of them."""
 
 KV_SLACK = 1.1
 """Expected tokens in flight per token of the KV cache: expectations are rough, and a small queue should wait."""
@@ -94,9 +89,9 @@ class Governor:
         self._name = name
         self._settings = settings or GovernorSettings()
         self._limit = float(min(self._settings.start, self._settings.largest))
-        self._by_queue = ByQueue(self._settings.largest, self._settings.share)
-        self._by_throughput = ByThroughput(self._settings.largest_by_throughput)
-        self._trust = _Trust()
+        self._limit_before = self._limit
+        self._start()
+        self._trust = Trust()
         self._load: ServerLoad | None = None
         self._load_at_s = -math.inf
         self._cut_at_s = self._grown_at_s = self._calm_at_s = -math.inf
@@ -107,6 +102,10 @@ class Governor:
         self._moved = "the start"
         self._held_s: Counter[str] = Counter()
         self._status = LimitStatus(self.limit, "throughput", "the start", "unknown")
+
+    def _start(self) -> None:
+        self._by_queue = ByQueue(self._settings.largest, self._settings.share)
+        self._by_throughput = ByThroughput(self._settings.largest_by_throughput)
 
     @property
     def limit(self) -> int:
@@ -166,6 +165,8 @@ class Governor:
         """
         if self._is_pinned:
             return False
+        if now_s >= self._calm_at_s:
+            self._limit_before = self._limit
         self._calm_at_s = max(self._calm_at_s, now_s + max(COOLDOWN_S, retry_after_s or 0.0))
         is_new = sent_at_s > self._cut_at_s
         if not is_new and not (is_full and num_held < self._limit):
@@ -180,6 +181,14 @@ class Governor:
         limit = min(self._limit, max(CUT * self._limit, HELD * num_held + 1))
         self._set(limit, "refusals", "the server refused a request because it has too many", "rate limit")
         return True
+
+    def forget_refusals(self) -> None:
+        """Begin again with the limit that was there before the last refusals: no limit would have spared them."""
+        if not self._is_pinned:
+            self._calm_at_s = -math.inf
+            self._start()
+            reason = "requests are refused however few are sent"
+            self._set(max(self._limit, self._limit_before), "throughput", reason, "unknown")
 
     def pin(self, limit: int) -> None:
         """Fix the limit."""
@@ -259,42 +268,3 @@ class Governor:
     def _name_bottleneck(self, bottleneck: Bottleneck, reason: str) -> None:
         status = self._status
         self._status = LimitStatus(status.limit, status.mode, reason, bottleneck, status.max_tokens)
-
-
-class _Trust:
-    """
-    Whether the metrics are those of the server that our requests go to, and not of one replica of several.
-
-    Attributes:
-        is_trusted: Likewise.
-        reason: Why not; None where they are.
-    """
-
-    def __init__(self) -> None:
-        self.is_trusted = True
-        self.reason: str | None = None
-        self._shown_share = 1.0
-        self._num_missing = self._num_shown = 0
-        self._output_tokens = 0.0
-        self._num_back = 0
-
-    def note(self, load: ServerLoad, in_flight: int) -> None:
-        """Compare a reading with the requests in flight."""
-        shown = load.running + load.waiting
-        if load.output_tokens is not None:
-            self._num_back += load.output_tokens < self._output_tokens
-            self._output_tokens = load.output_tokens
-        if in_flight < 8:
-            return
-        self._shown_share = 0.5 * self._shown_share + 0.5 * min(1.0, shown / in_flight)
-        is_missing = self._shown_share < MIN_SHOWN_SHARE or self._num_back >= 2
-        self._num_missing = self._num_missing + 1 if is_missing and shown <= (1 - MAX_FRONT_SHARE) * in_flight else 0
-        self._num_shown = self._num_shown + 1 if shown > (1 - MAX_FRONT_SHARE) * in_flight else 0
-        if self.is_trusted and self._num_missing >= NUM_MISSING:
-            self.is_trusted = False
-            self.reason = (
-                f"the metrics show {shown:.0f} of {in_flight} requests in flight, so there are several servers behind "
-                "the address; the limit follows the work per second"
-            )
-        elif not self.is_trusted and self._num_shown >= NUM_SHOWN_AGAIN:
-            self.is_trusted, self.reason, self._num_back = True, None, 0

@@ -34,8 +34,11 @@ MAX_HOLD_S = 60.0
 """A refusal holds every request back for at most so long: the request itself waits as long as it was asked to."""
 
 MIN_HOLD_S = 2.0
-"""A shorter Retry-After holds back the refused request alone; the rate does the rest."""
-
+NUM_LATEST, MUCH_REFUSED = 8, 0.25
+"""
+A shorter Retry-After, or where a smaller share of the latest requests is refused, holds back the refused request alone;
+the rate does the rest.
+"""
 
 RATE_WEIGHT = 0.1
 """Of the newest headers in the mean that tells how fast a limit fills."""
@@ -82,9 +85,12 @@ class _Bucket:
         age_s = max(0.0, now_s - told_at_s)
         self._most = math.inf if window.limit is None else window.limit
         if window.num_used >= 1:
-            self._num_used += RATE_WEIGHT * (window.num_used - 0.5 - self._num_used)  # what is left is rounded down
+            rounded = (
+                0.5 if window.num_used > 1 else 0.0
+            )  # what is left is rounded down, but where nothing else is used
+            self._num_used += RATE_WEIGHT * (window.num_used - rounded - self._num_used)
             self._reset_s += RATE_WEIGHT * (window.reset_s - self._reset_s)
-        self._left = min(self._most, window.remaining + self._rate * age_s - num_taken_since)
+        self._left = min(self._most, window.remaining + self.rate_per_s * age_s - num_taken_since)
         self._at_s, self._full_at_s = now_s, now_s + min(max(0.0, window.reset_s - age_s), MAX_HOLD_S)
 
     def note_empty(self) -> None:
@@ -92,8 +98,8 @@ class _Bucket:
         self._left = min(self._left, 0.0)
 
     @property
-    def _rate(self) -> float:
-        """What comes back in a second, as far as headers tell."""
+    def rate_per_s(self) -> float:
+        """What comes back in a second, as far as headers tell; 0 where they do not."""
         return self._num_used / self._reset_s if self._reset_s > 0 else 0.0
 
     def wait_s(self, cost: float, now_s: float, *, is_careful: bool) -> float:
@@ -105,16 +111,16 @@ class _Bucket:
             now_s: The time now.
             is_careful: Wait until nothing is used up, e.g. because a request was refused in spite of all this.
         """
-        if now_s >= self._full_at_s and not self._rate:
+        if now_s >= self._full_at_s and not self.rate_per_s:
             self._left = math.inf  # until the next response tells more
-        self._left = min(self._most, self._left + self._rate * max(0.0, now_s - self._at_s))
+        self._left = min(self._most, self._left + self.rate_per_s * max(0.0, now_s - self._at_s))
         self._at_s = now_s
         if self._left >= cost:
             return 0.0
-        if not self._rate:
+        if not self.rate_per_s:
             return self._full_at_s - now_s
         wanted = max(cost, self._most) if is_careful else cost
-        return min(MAX_HOLD_S, (wanted - self._left) / self._rate)
+        return min(MAX_HOLD_S, (wanted - self._left) / self.rate_per_s)
 
 
 class Pace:
@@ -130,6 +136,9 @@ class Pace:
         self._seconds: deque[_Second] = deque(maxlen=int(WINDOW_S) + 1)
         self._second = _Second(-math.inf)
         self._rate: float | None = None
+        self._rate_before: float | None = None
+        self._is_trial = False
+        self._least = 0.0
         self._credit = 1.0
         self._credit_at_s = -math.inf
         self._grown_at_s = self._cut_at_s = self._refused_at_s = self._held_until_s = -math.inf
@@ -188,20 +197,41 @@ class Pace:
             if second.at_s <= sent_at_s:
                 second.num_refused += 1
                 break
-        if retry_after_s is not None and retry_after_s >= MIN_HOLD_S:
+        if retry_after_s is not None and retry_after_s >= MIN_HOLD_S and self._is_much_refused():
             self._held_until_s = max(self._held_until_s, now_s + min(MAX_HOLD_S, retry_after_s))
         self._refused_at_s = now_s
         self._requests.note_empty()
         if self._rate is None and self._num_sent_lately(now_s) < MIN_SENDS:
             return
         accepted = self._accepted_per_s(now_s)
+        is_new = sent_at_s > self._cut_at_s
+        if is_new and now_s - self._cut_at_s > WINDOW_S:  # headers count, unless they have just been wrong
+            self._least = KEPT * self._requests.rate_per_s
+        elif is_new:
+            self._least = 0.0
+        accepted = max(accepted, self._least)
         if self._rate is None:
             self._rate, self._credit, self._credit_at_s = accepted, 0.0, now_s
-        if sent_at_s > self._cut_at_s:  # a new episode
+        if is_new:
             self._cut_at_s = self._grown_at_s = now_s
             self._rate = KEPT * accepted
             self._credit = min(0.0, self._credit)
         self._rate = max(MIN_RATE_PER_S, min(self._rate, accepted))
+
+    def set_trial(self, rate_per_s: float | None, now_s: float) -> None:
+        """Send so many a second, held back by nothing but headers; None for as many as before the trial."""
+        if rate_per_s is not None:
+            self.holds_back, self._rate_before, self._rate = True, self._rate, rate_per_s
+            self._credit, self._held_until_s = 0.0, -math.inf
+        else:
+            self._rate = self._rate_before
+        self._is_trial = rate_per_s is not None
+        self._credit_at_s = self._grown_at_s = now_s
+
+    def forget_refusals(self) -> None:
+        """Hold nothing back because of refusals: no pace would have spared them."""
+        self._rate, self._is_trial = None, False
+        self._refused_at_s = self._held_until_s = -math.inf
 
     @property
     def taken(self) -> tuple[float, float]:
@@ -232,11 +262,11 @@ class Pace:
     def _refill(self, now_s: float) -> float:
         """Let the credit and the rate grow with the time; forget the rate after a long calm."""
         assert self._rate is not None
-        if now_s - self._refused_at_s > FORGOTTEN_AFTER_S:
+        if now_s - self._refused_at_s > FORGOTTEN_AFTER_S and not self._is_trial:
             self._rate = None
             return math.inf
         grown_s = now_s - self._grown_at_s
-        if grown_s >= 1:
+        if grown_s >= 1 and not self._is_trial:
             self._rate *= (1 + GROWTH_PER_S) ** min(grown_s, FORGOTTEN_AFTER_S)
             self._grown_at_s = now_s
         if self._credit_at_s > -math.inf:
@@ -244,6 +274,15 @@ class Pace:
         self._credit_at_s = now_s
         self._credit = min(self._credit, max(1.0, 0.25 * self._rate))
         return self._credit
+
+    def _is_much_refused(self) -> bool:
+        """Whether a Retry-After is for all: of the latest requests many are refused."""
+        num_sent = num_refused = 0
+        for second in reversed(self._seconds):
+            num_sent, num_refused = num_sent + second.num_sent, num_refused + second.num_refused
+            if num_sent >= NUM_LATEST:
+                break
+        return num_refused >= MUCH_REFUSED * num_sent
 
     def _lately(self, now_s: float) -> list[_Second]:
         return [second for second in self._seconds if now_s - second.at_s <= WINDOW_S]

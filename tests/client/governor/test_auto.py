@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,18 @@ from nemo_llm_stage.config.load import make_config
 from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.state.timeline import read_timelines
 from nemo_llm_stage.stage.scheduler import Scheduler
-from nemo_llm_stage.testing import ServerConfig, ServerStats, SimulatedServer
+from nemo_llm_stage.testing import Fault, ServerConfig, ServerStats, SimulatedServer
 from nemo_llm_stage.testing.virtual_time import run_in_virtual_time, simulated_service
 from tests.client.conftest import MESSAGES, RawServer, answer_bytes, response
 
 
-def run_rows(num_rows: int, limit: Any = "auto", **settings: Any) -> tuple[EndpointStatus, ServerStats]:
+def run_rows(
+    num_rows: int, limit: Any = "auto", faults: Sequence[Fault] = (), **settings: Any
+) -> tuple[EndpointStatus, ServerStats]:
     """Ask `num_rows` rows in virtual time; all must be answered. Returns how the server stands, and what it saw."""
 
     async def run() -> tuple[EndpointStatus, ServerStats]:
-        async with simulated_service(ServerConfig(**settings)) as (port, service):
+        async with simulated_service(ServerConfig(**settings), faults) as (port, service):
             client = AsyncHTTPClient(f"http://127.0.0.1:{port}/v1", max_concurrent_requests=limit, max_retries=1000)
 
             async def run_row(number: int) -> None:
@@ -82,6 +85,33 @@ def test_rate_limit_headers_are_followed_ahead_of_refusals() -> None:
     assert stats.last_end_monotonic_s is not None
     needed_s = stats.last_end_monotonic_s - stats.first_start_monotonic_s
     assert needed_s <= 1.15 * 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("has_metrics", [True, False])
+def test_refusals_by_chance_slow_nothing_down(has_metrics: bool) -> None:
+    """A server that refuses some requests however few are sent is filled all the same, and people are told."""
+    faults = [Fault(429, 0.06, retry_after_s=5.0 if has_metrics else None)]
+    status, stats = run_rows(4000, faults=faults, max_num_seqs=150, service_time_s=2.0, has_metrics=has_metrics)
+    assert stats.by_status[200] == 4000
+    assert stats.max_running == 150
+    assert status.mode != "refusals"
+    assert "% of the requests are refused, however few are sent" in (status.reason or "")
+    assert stats.first_start_monotonic_s is not None
+    assert stats.last_end_monotonic_s is not None
+    assert stats.last_end_monotonic_s - stats.first_start_monotonic_s <= 1.6 * 4000 / 150 * 2.0
+
+
+@pytest.mark.slow
+def test_many_refusals_after_some_by_chance_are_heeded() -> None:
+    """An overload is not taken for what went on before."""
+    faults = [Fault(429, 0.06, until_s=60), Fault(429, 0.9, from_s=60, until_s=90)]
+    settings = {"max_num_seqs": 50, "service_time_s": 2.0, "has_metrics": False}
+    status, stats = run_rows(1800, faults=faults, **settings)
+    _, of_fixed = run_rows(1800, limit=50, faults=faults, **settings)
+    assert stats.by_status[200] == 1800
+    assert status.mode == "refusals"
+    assert stats.by_status[429] <= 0.3 * of_fixed.by_status[429]
 
 
 def test_a_full_queue_is_no_outage() -> None:
