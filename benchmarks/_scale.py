@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from nemo_llm_stage.client.endpoint_status import EndpointMeter, EndpointStatus
 from nemo_llm_stage.client.endpoints.state import Breaker, EndpointPolicy
@@ -39,22 +39,43 @@ STATUS_S = 1.0
 """A worker tells its server's latencies as they were at most so long ago; the real one is asked as rarely."""
 
 
+MOMENT_S = 0.02
+"""Of so many seconds events are sorted at once: a heap of all of them costs more than a row."""
+
+_Event: TypeAlias = tuple[float, int, Callable[..., None], tuple[Any, ...]]
+
+
 class World:
-    """Events in the order of their times."""
+    """Events in the order of their times: those of this moment are sorted, those of later ones lie in lists."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
-        self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._numbers = itertools.count()
+        self._moment = 0
+        self._events: list[_Event] = []
+        self._later: dict[int, list[_Event]] = {}
+        self._moments: list[int] = []
 
     def at(self, time_s: float, do: Callable[..., None], *arguments: Any) -> None:
         """Plan an event."""
-        heapq.heappush(self._events, (time_s, next(self._numbers), do, arguments))
+        event, moment = (time_s, next(self._numbers), do, arguments), int(time_s / MOMENT_S)
+        if moment <= self._moment:
+            heapq.heappush(self._events, event)
+        elif moment in self._later:
+            self._later[moment].append(event)
+        else:
+            self._later[moment] = [event]
+            heapq.heappush(self._moments, moment)
 
     def run(self, until_s: float, news: list[Any]) -> None:
         """Let events happen until there is news, or until `until_s`."""
-        events, pop = self._events, heapq.heappop
+        pop = heapq.heappop
         while not news:
+            events = self._events
+            if not events and self._moments and self._moments[0] * MOMENT_S <= until_s:
+                self._moment = pop(self._moments)
+                self._events = events = self._later.pop(self._moment)
+                heapq.heapify(events)
             if not events or events[0][0] > until_s:
                 self.now_s = max(self.now_s, until_s)
                 return

@@ -111,6 +111,15 @@ def test_store_runs_resumes_and_verifies(tmp_path: Path, options: tuple[str, ...
 
 
 @pytest.mark.slow
+def test_store_counts_calls_and_bytes_at_a_server_that_runs(tmp_path: Path, s3_server: str) -> None:
+    """Through its proxy."""
+    options = ("--endpoint", s3_server, "--latency-s", "0.01", "--partitions", "3", "--rows", "2", "--service-s", "0")
+    results = figures_of("bench_store.py", *options, "--folder", str(tmp_path))["results"]
+    assert results["verify"]["calls"]["GET out"] == 3
+    assert results["verify"]["bytes"]["received"] > 3 * 1000
+
+
+@pytest.mark.slow
 def test_scale_keeps_all_servers_full_to_the_end(tmp_path: Path) -> None:
     """One slow, dead, flapping or joining server costs the others little, and the driver is not kept busy."""
     options = ("--servers", "16", "--slots", "8", "--rows-per-slot", "60", "--folder", str(tmp_path))
