@@ -276,7 +276,7 @@ class Folder:
                 return False
             try:
                 self.fs.put_file(str(scratch), self.path(name), mode="create")
-            except (OSError, NotImplementedError) as error:
+            except Exception as error:
                 if is_taken(error) or self.exists(name):
                     return False
                 if has_no_conditions(error):

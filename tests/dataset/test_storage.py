@@ -9,8 +9,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from nemo_llm_stage.dataset.storage import Folder
 from nemo_llm_stage.errors import ConfigError
@@ -95,6 +98,24 @@ def test_a_bucket_that_is_not_there_is_told(make_bucket: MakeBucket) -> None:
     make_bucket()
     with pytest.raises(FileNotFoundError, match="bucket"):
         Folder("s3://no-such-bucket/out").publish_bytes(b"x", "file", scratch_sub="tmp")
+
+
+class _OddStore(MemoryFileSystem):
+    """Another writer is always first, and it says so by an error of its own, as gcsfs may after a file in parts."""
+
+    protocol = "odd"
+
+    def put_file(self, lpath: str, rpath: str, **options: Any) -> None:
+        self.pipe_file(rpath, b"first")
+        raise RuntimeError("412")
+
+
+def test_a_later_writer_changes_nothing_where_a_library_raises_errors_of_its_own() -> None:
+    """Not every one raises OSError."""
+    fsspec.register_implementation("odd", _OddStore, clobber=True)
+    folder = Folder("odd://bucket/out")
+    assert not folder.publish_bytes(b"second", "file", scratch_sub="tmp")
+    assert folder.read("file") == b"first"
 
 
 @pytest.mark.parametrize(("protocol", "extra", "module"), [("gs", "gcs", "gcsfs"), ("abfs", "azure", "adlfs")])
