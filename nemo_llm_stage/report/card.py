@@ -66,7 +66,7 @@ def card(url: str, license_id: str, verification: Verification | None = None) ->
         _header(output, record, counters, license_id),
         f"# {name}\n",
         _opening(record, counters),
-        _columns(record, output),
+        _columns(record, output, plan.schema.names),
         *_how(record),
         _counts(counters, verification),
         _provenance(record),
@@ -114,13 +114,14 @@ def _type(kind: pa.DataType) -> dict[str, Any] | None:
         return _type(kind.value_type)
     if pa.types.is_struct(kind):
         fields = [_feature(field.name, field.type) for field in kind]
-        return None if None in fields else {"struct": fields}
+        return None if None in fields or not fields else {"struct": fields}
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         item = _type(kind.value_type)
         if item is None:
             return None
-        return {"list": item.get("dtype", item.get("struct", [item]))}
-    if pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType):
+        told = {"large_list" if pa.types.is_large_list(kind) else "list": item.get("dtype", item.get("struct", item))}
+        return {**told, "length": kind.list_size} if pa.types.is_fixed_size_list(kind) else told
+    if pa.types.is_nested(kind) or pa.types.is_date64(kind) or isinstance(kind, pa.BaseExtensionType):
         return None
     return {"dtype": _DTYPES.get(str(kind), str(kind))}
 
@@ -128,15 +129,21 @@ def _type(kind: pa.DataType) -> dict[str, Any] | None:
 def _lines(items: Sequence[Any], depth: int) -> Iterator[str]:
     """Yield a list of mappings as YAML."""
     for item in items:
-        lead = "- "
-        for key, value in item.items():
-            indent = " " * depth + lead
-            if isinstance(value, list):
-                yield f"{indent}{key}:"
-                yield from _lines(value, depth + 2)
-            else:
-                yield f"{indent}{key}: {_yaml(value)}"
-            lead = "  "
+        yield from _mapping_lines(item, depth, "- ")
+
+
+def _mapping_lines(item: Mapping[str, Any], depth: int, lead: str = "  ") -> Iterator[str]:
+    for key, value in item.items():
+        indent = " " * depth + lead
+        if isinstance(value, list):
+            yield f"{indent}{key}:"
+            yield from _lines(value, depth + 2)
+        elif isinstance(value, dict):
+            yield f"{indent}{key}:"
+            yield from _mapping_lines(value, depth + 2)
+        else:
+            yield f"{indent}{key}: {_yaml(value) if isinstance(value, str) else value}"
+        lead = "  "
 
 
 def _yaml(text: str) -> str:
@@ -176,14 +183,18 @@ _COLUMN_WORDS = {
 }
 
 
-def _columns(record: Mapping[str, Any], output: OutputFolder) -> str:
-    names = {name for row in output.head(1) for name in row}
+def _columns(record: Mapping[str, Any], output: OutputFolder, of_input: Sequence[str]) -> str:
+    names = {name for row in output.head(1) for name in row} - set(of_input)
     lines = ["## Columns\n", "| column | what it holds |", "| --- | --- |"]
-    for column in _stages(record):
-        known = {column + suffix: words for suffix, words in _COLUMN_WORDS.items()}
-        lines += [f"| `{name}` | {words} |" for name, words in known.items() if name in names]
-        fields = sorted(name for name in names - set(known) if name.startswith(f"{column}_"))
-        lines += [f"| `{name}` | a field of the answer |" for name in fields]
+    stages = _stages(record)
+    known = {column: {column + suffix: words for suffix, words in _COLUMN_WORDS.items()} for column in stages}
+    others = names.difference(*known.values())
+    for column in sorted(stages, key=len, reverse=True):  # `a_b_c` is of `a_b` before it is of `a`
+        fields = sorted(name for name in others if name.startswith(f"{column}_"))
+        known[column] |= dict.fromkeys(fields, "a field of the answer")
+        others -= set(fields)
+    for column in stages:
+        lines += [f"| `{name}` | {words} |" for name, words in known[column].items() if name in names]
     return "\n".join([*lines, ""])
 
 

@@ -24,6 +24,7 @@ from nemo_llm_stage import LLMStage, run_job
 from nemo_llm_stage.cli import main
 from nemo_llm_stage.errors import RowError
 from nemo_llm_stage.job.state import read_state
+from nemo_llm_stage.report.card import card
 from nemo_llm_stage.testing import ScriptedClient
 
 PROMPT = "Describe ```{{ text }}``` in one word"
@@ -69,6 +70,25 @@ def test_the_card_is_one_that_the_hub_understands(tmp_path: Path) -> None:
         assert words in text
     assert str(tmp_path) not in text
     assert pq.read_table(out).num_rows == 40  # it does not lie among the data
+
+
+TYPES = [
+    *(pa.list_(pa.list_(pa.int64())), pa.list_(pa.list_(pa.struct([("a", pa.int64())]))), pa.large_list(pa.int8())),
+    *(pa.list_(pa.float32(), 3), pa.struct([("a", pa.list_(pa.list_(pa.string())))]), pa.list_(pa.list_(pa.int8(), 2))),
+    *(pa.binary(4), pa.float16(), pa.decimal128(5, 2), pa.timestamp("us", "UTC"), pa.string_view(), pa.null()),
+]
+
+
+def test_the_card_tells_types_as_the_hub_does(tmp_path: Path) -> None:
+    """One that it cannot read would make the whole data set unreadable."""
+    columns = {f"c{number}": pa.nulls(1, kind) for number, kind in enumerate(TYPES)}
+    pq.write_table(pa.table({"text": ["a"], "no": ["a word"], "x_pos": [1], **columns}), tmp_path / "in.parquet")
+    text = card(run(tmp_path, rows_per_partition=None), "unknown")
+    told = datasets.Features._from_yaml_list(front_matter(text)["dataset_info"]["features"])  # noqa: SLF001 - theirs
+    schema = pq.read_schema(tmp_path / "out" / "part-00000000.parquet")
+    assert dict(told) == dict(datasets.Features.from_arrow_schema(schema))
+    assert "`x_error`" in text
+    assert "`x_pos`" not in text  # a column of the input
 
 
 def test_a_summary_for_programs(tmp_path: Path) -> None:
