@@ -66,6 +66,7 @@ COLUMNS = (
 REAL_ROWS = 600
 REAL_LIMIT = 16
 REAL_ACTORS = 2
+REAL_SLOW_S = 5.0
 REAL_TIMEOUT_S = 600.0
 PROGRAM = f"""
 from nemo_llm_stage.worker import second_sends
@@ -173,7 +174,10 @@ def crash_real(num_crashes: int, folder: Path, rng: random.Random, max_s: float)
     ways = ("failpoints", "worker", "driver")
     results = {f"Ray, {way}": (Tally(), 0.0) for way in ways}
     started_s, number = time.monotonic(), 0
-    with SimulatedServerProcess(service_time_s=0.1) as server, SimulatedServerProcess(service_time_s=SLOW_S) as slow:
+    with (
+        SimulatedServerProcess(service_time_s=0.1) as server,
+        SimulatedServerProcess(service_time_s=REAL_SLOW_S) as slow,
+    ):
         while sum(tally.num_crashes for tally, _ in results.values()) < num_crashes:
             if time.monotonic() - started_s > max_s:
                 break
