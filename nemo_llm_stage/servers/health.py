@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import http.client
+import random
 import socket
 
 TIMEOUT_S = 5.0
+
+PORTS = range(15_000, 32_768)
+"""Those that a system gives to connections, and to whoever listens on any port, come after: a server may listen minutes
+after its port was chosen, and meanwhile another program must not get it."""
+
+NUM_TRIES = 50
+ANY = 0
 _OK = 200
 _NO_SUCH_ROUTE = frozenset({404, 405})
 
@@ -31,11 +39,17 @@ def _status_of(host: str, port: int, path: str, timeout_s: float) -> int | None:
 
 def free_port(wanted: int | None = None) -> int | None:
     """Return a port that nobody listens on now, or `wanted` if that is free; None if it is not."""
+    chosen = [wanted] if wanted else [*random.sample(PORTS, NUM_TRIES), ANY]
+    return next(filter(None, map(_bound, chosen)), None)
+
+
+def _bound(port: int) -> int | None:
+    """Return the port, once it was bound; None if it is not free."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("", wanted or 0))
+            probe.bind(("", port))
         except OSError:
             return None
-        port: int = probe.getsockname()[1]
-        return port
+        bound: int = probe.getsockname()[1]
+        return bound

@@ -190,7 +190,9 @@ class ServerHost:
     def _is_hidden(self) -> bool:
         """Whether it is healthy for this node alone, so that no other node could ask it."""
         spot, path = self._spot, self._plan.health_path
-        return spot.ip != LOOPBACK and is_healthy(LOOPBACK, spot.port, path)
+        if spot.ip == LOOPBACK or not is_healthy(LOOPBACK, spot.port, path):
+            return False
+        return not is_healthy(spot.ip, spot.port, path)  # it may just have come up
 
     def _end(self, code: int | None, reason: Reason) -> None:
         self._has_failed = True

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_llm_stage.servers.health import free_port
+from nemo_llm_stage.servers.health import PORTS, free_port
 from nemo_llm_stage.servers.host import HostStatus, ServerHost
 from nemo_llm_stage.servers.plan import ServerPlan
 
@@ -94,6 +94,7 @@ def test_a_port_that_is_taken_is_told_before_anything_starts(toy: MakePlan) -> N
     other.close()
     host.close()
     assert free_port(port) == port
+    assert free_port() in PORTS
 
 
 def test_one_that_only_its_own_node_can_reach_is_told(toy: MakePlan) -> None:
