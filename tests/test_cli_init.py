@@ -114,6 +114,9 @@ def test_a_key_is_named_and_never_written(folder: Path) -> None:
         (["--input", "docs.parquet", "--client", "local", "--column", "bodi"], "did you mean 'body'?"),
         (["--base-url", "http://h:abc/v1"], "base_url is no URL"),
         (["--base-url", "http://a b/v1"], "names the host 'a b'"),
+        (["--input", "docs.parquet", "--client", "local", "--prompt", "{{ bodi }}"], "did you mean 'body'?"),
+        (["--input", "docs.parquet", "--client", "local", "--prompt", "{{ body"], "unexpected end of template"),
+        (["--input", "docs.parquet", "--client", "local", "--output-column", "body"], "already has a column 'body'"),
         (["--api-key-env", "sk-canary-1", "--client", "local"], "must name an environment variable"),
         (["--input", "nothing.parquet", "--client", "local"], "nothing.parquet"),
         (["--input", "package.json", "--client", "local"], "package.json"),
@@ -231,6 +234,14 @@ def test_it_asks_only_what_no_option_says(folder: Path, server: SimulatedServer)
     shown = at_a_terminal(f"{server.base_url}\nmy-embedder\n", "--input", "docs.parquet", "--column", "body")
     assert "Which column" not in shown
     assert (job()["client"]["base_url"], job()["model"]) == (server.base_url, "my-embedder")
+
+
+def test_it_asks_again_where_an_answer_cannot_be(folder: Path, server: SimulatedServer) -> None:
+    """A number that is not offered, a file, a column and an address that are not there: what was answered stays."""
+    shown = at_a_terminal(f"99\nno.csv\n\nbodi\nbody\nlocalhost\n{server.base_url}\nmy-model\n", OLLAMA_HOST="x:9")
+    for words in ("folder '99'", "folder 'no.csv'", "did you mean 'body'", "'localhost' is no address"):
+        assert words in shown
+    assert job()["client"]["base_url"] == server.base_url
 
 
 def test_without_a_terminal_it_asks_nothing(folder: Path) -> None:

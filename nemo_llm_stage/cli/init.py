@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nemo_llm_stage.cli.command import Command
-from nemo_llm_stage.errors import ConfigError
+from nemo_llm_stage.errors import ConfigError, LLMStageError
 from nemo_llm_stage.text import one_line, printable
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Answers:
         if not self.may_ask:
             return ""
         offers = {name: name for name in data_files(Path.cwd())} | {"": "eight sample texts"}
-        return self._choose("Which data? A number, or another path, pattern or URL", offers)
+        return self._choose("Which data? A number, or another path, pattern or URL", offers, _look_at_data)
 
     def server(self) -> FoundServer | None:
         """
@@ -135,7 +135,7 @@ class Answers:
         servers = {server.base_url: server for server in [*found, *([named] if named else [])]}
         offers = {url: f"{server.kind.name} at {url}, {_some(server.models)}" for url, server in servers.items()}
         offers[""] = "the embedded model, small, on this machine's CPU"
-        url = self._choose("Which server? A number, or another address", offers)
+        url = self._choose("Which server? A number, or another address", offers, self._look_at)
         return servers.get(url) or self._look_at(url) if url else None
 
     def model(self, server: FoundServer) -> str:
@@ -160,21 +160,30 @@ class Answers:
         if not column and self.may_ask and not self.given["prompt"] and len(names) > 1:
             width = max(map(len, names))
             offers = {name: f"{name:<{width}}  {one_line(data.texts.get(name, ''), _EXAMPLE_CHARS)}" for name in names}
-            column = self._choose("Which column? A number, or another name", offers)
+            column = self._choose("Which column? A number, or another name", offers, data.check)
         if column:
             data.check(column)
         return column or names[0]
 
     def task(self, data: OwnData | None, column: str, *, is_embedded: bool) -> Task:
-        """Return what is asked about each row; without data about the sample texts."""
+        """
+        Return what is asked about each row; without data about the sample texts.
+
+        Raises:
+            ConfigError: The prompt is no template, or uses a column that is not there; or the output column is there.
+        """
         from nemo_llm_stage.config.starter_tasks import TOPIC, Task, first_task
+        from nemo_llm_stage.prompt import Prompt
 
         task = TOPIC if data is None else first_task(column, is_embedded=is_embedded)
-        taken = ("id", "text") if data is None else data.columns
+        taken, wanted = ("id", "text") if data is None else data.columns, self.given["output_column"]
         if self.given["prompt"]:
             task = Task(output_column="answer", prompt=self.given["prompt"])
+            Prompt(task.prompt).check_columns(taken)
+        if wanted in taken:
+            raise ConfigError(f"the input already has a column {wanted!r}; choose another --output-column.")
         free = f"{task.output_column}_2" if task.output_column in taken else task.output_column
-        return replace(task, output_column=self.given["output_column"] or free)
+        return replace(task, output_column=wanted or free)
 
     def _look_at(self, url: str) -> FoundServer:
         from nemo_llm_stage.cli.nearby import look_at, unseen_server
@@ -187,14 +196,24 @@ class Answers:
             click.echo(printable(f"note: {error}"), err=True)
             return unseen_server(url, self.given["api_key_env"])
 
-    def _choose(self, question: str, offers: Mapping[str, str]) -> str:
-        """Return the key of the offer whose number is typed, or the text that is typed."""
+    def _choose(
+        self, question: str, offers: Mapping[str, str], check: Callable[[str], object] = lambda typed: None
+    ) -> str:
+        """Return the key of the offer whose number is typed, or the text that is typed, once `check` takes that."""
         keys = [*offers]
         click.echo()
         for number, words in enumerate(offers.values(), 1):
             click.echo(printable(f"  {number}  {words}"))
-        typed = str(click.prompt(question, default="1")).strip()
-        return keys[int(typed) - 1] if typed.isdecimal() and 1 <= int(typed) <= len(keys) else typed
+        while True:
+            typed = str(click.prompt(question, default="1")).strip()
+            if typed.isdecimal() and 1 <= int(typed) <= len(keys):
+                return keys[int(typed) - 1]
+            try:
+                check(typed)
+            except LLMStageError as error:
+                click.echo(printable(f"  {error}"))
+            else:
+                return typed
 
 
 def _some(models: Sequence[str]) -> str:
