@@ -17,9 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from nemo_llm_stage.core import Completion
 from nemo_llm_stage.counters import Counters as RowCounters
@@ -222,7 +230,10 @@ def _once(place: str, happen: Callable[[], None]) -> failpoints.Hook:
     return hook
 
 
-TestJournal = JournalMachine.TestCase
-TestJournal.settings = settings(
-    max_examples=80, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
-)
+@pytest.mark.parametrize("max_examples", [15, pytest.param(120, marks=pytest.mark.slow)])
+def test_no_answer_is_lost_or_handed_out_twice(max_examples: int) -> None:
+    """Whatever dies, and whatever overlaps."""
+    limits = settings(
+        max_examples=max_examples, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    run_state_machine_as_test(JournalMachine, settings=limits)

@@ -97,6 +97,7 @@ def test_an_object_goes_when_no_partition_needs_it(state: Folder) -> None:
         third = journal_of(state, 2, stream, is_fresh=True)
         third.put("key", answer("text"))  # the thread that removes may have ended
         assert removed.wait(30)
+    stream.flush()
     gather(state, 0)
     assert journal_of(state, 2).get("key") == answer("text")
     assert journal_of(state, 0).get("key") is None

@@ -9,9 +9,17 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from nemo_llm_stage.client.throttle import Spending
 from nemo_llm_stage.core import RowResult
@@ -178,10 +186,6 @@ class HandoutMachine(RuleBasedStateMachine):
             self.committed[part.index] += 1
 
 
-TestHandout = HandoutMachine.TestCase
-TestHandout.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
-
-
 class HedgingMachine(HandoutMachine):
     """Some rows are with two workers. Each is answered by one of them when its partition is made, whoever dies."""
 
@@ -259,5 +263,9 @@ class HedgingMachine(HandoutMachine):
         """But for those that are sent a second time."""
 
 
-TestHedging = HedgingMachine.TestCase
-TestHedging.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+@pytest.mark.parametrize("machine", [HandoutMachine, HedgingMachine])
+@pytest.mark.parametrize("max_examples", [25, pytest.param(200, marks=pytest.mark.slow)])
+def test_each_row_is_done_once(machine: type[HandoutMachine], max_examples: int) -> None:
+    """Whoever takes, gives back, falls silent or dies."""
+    limits = settings(max_examples=max_examples, stateful_step_count=40, deadline=None)
+    run_state_machine_as_test(machine, settings=limits)
