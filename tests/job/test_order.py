@@ -13,6 +13,7 @@ import pytest
 from job_fixtures import JobRunner
 from rich.console import Console
 
+from nemo_llm_stage import AsyncHTTPClient
 from nemo_llm_stage.dataset.state.timeline import read_timelines
 from nemo_llm_stage.dataset.storage import Folder
 from nemo_llm_stage.report.summary import summary
@@ -44,7 +45,8 @@ def test_rows_are_ordered_over_several_chunks(job: JobRunner) -> None:
     (job.folder / "in" / "a.parquet").unlink()
     texts = [f"{f'document {number % 7} ' * 3000}question {number}" for number in range(360)]
     (job.folder / "in" / "b.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    result = job.run(rows_per_partition=360)
+    one_at_a_time = job.stage(client=AsyncHTTPClient(job.server.base_url, max_concurrent_requests=1))
+    result = job.run(one_at_a_time, rows_per_partition=360)
     assert (result.order.num_windows, result.order.num_ordered) == (2, 2)
     assert [row["text"] for row in job.rows()] == texts
     asked = [request.body["messages"][0]["content"] for request in job.server.requests]
