@@ -55,6 +55,11 @@ class OpenTask:
         self._num_given = 0
         self._futures: set[Future[Any]] = set()
 
+    @property
+    def is_half_a_second_send(self) -> bool:
+        """Whether its row is sent a second time, and was called off before it had all of its answers."""
+        return self.is_abandoned and self.task.avoids is not None and not self.counters.num_rows
+
     def chunks(self, tables: Iterable[pa.Table]) -> Iterator[Chunk]:
         """Yield the rows of `tables`, the task's partition, that belong to the task, until the rest is given back."""
         wanted, start = self.task.places, 0

@@ -104,11 +104,13 @@ def test_of_a_row_with_several_columns_those_that_it_lacks_are_sent_a_second_tim
             LLMStage(client=client, model="sim", prompt=prompt, output_column=name) for name, prompt in prompts.items()
         ]
         path, output = write_input(tmp_path, kind), tmp_path / "out"
-        result = run_job(
-            stage=stages, input=path, output=output, engine="local", actors=3, rows_per_partition=40, progress=False
-        )
-        num_extra = sum(server.stats.num_requests for server in servers) - 3 * NUM_ROWS
+        options: dict[str, Any] = {"engine": "local", "actors": 3, "rows_per_partition": 40, "progress": False}
+        result = run_job(stage=stages, input=path, output=output, keep_raw=True, **options)
+        num_requests = sum(server.stats.num_requests for server in servers)
+        num_extra = num_requests - 3 * NUM_ROWS
         num_aborted = slow.stats.num_aborted
+        run_job(stage=stages, input=path, output=output, keep_raw=True, restart=True, **options)
+        assert sum(server.stats.num_requests for server in servers) == num_requests  # a chain is kept as a whole
     counters = result.counters
     assert (counters.num_rows, counters.num_failed, counters.num_resumed) == (NUM_ROWS, 0, 0)
     rows = pa.concat_tables(pq.read_table(file) for file in sorted(output.glob("part-*"))).to_pylist()
