@@ -261,7 +261,8 @@ def main() -> None:
     """Measure and print."""
     parser = make_parser(__doc__)
     parser.add_argument("--loads", nargs="*", choices=tuple(LOADS), help="(all)")
-    parser.add_argument("--small", nargs="*", type=int, default=[20, 100, 400], help="rows of small jobs (20 100 400)")
+    small = [20, 50, 100, 400]
+    parser.add_argument("--small", nargs="*", type=int, default=small, help=f"rows of small jobs {small}")
     parser.add_argument("--fixed", nargs="+", type=int, default=list(FIXED), help=f"numbers, 64 among them {FIXED}")
     parser.add_argument("--seconds", type=float, default=150.0, help="of a run with auto, virtual (150)")
     parser.add_argument("--fixed-seconds", type=float, default=80.0, help="of a run with a fixed number (80)")
@@ -284,13 +285,15 @@ def main() -> None:
     cells = [cells_of(result) for result in results]
     if results:
         show("auto", options=options, columns=COLUMNS, rows=cells, results=results, notes=notes)
-    small = [compare_small(name, rows, seed) for name in SMALL for rows in options.small for seed in options.seeds]
-    if small:
+    small_results = [
+        compare_small(name, rows, seed) for name in SMALL for rows in options.small for seed in options.seeds
+    ]
+    if small_results:
         shown = [
             [s["load"], str(s["rows"]), f"{s['pinned_s']:.1f} s", f"{s['auto_s']:.1f} s", f"{s['ratio']:.2f}"]
-            for s in small
+            for s in small_results
         ]
-        show("auto_small", options=options, columns=SMALL_COLUMNS, rows=shown, results=small)
+        show("auto_small", options=options, columns=SMALL_COLUMNS, rows=shown, results=small_results)
 
 
 if __name__ == "__main__":

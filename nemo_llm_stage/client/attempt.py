@@ -71,7 +71,7 @@ async def _governed_exchange(
             error.is_overload = await _is_overload(error, governed)
             if error.is_overload:
                 is_full = error.status == HTTPStatus.SERVICE_UNAVAILABLE
-                governed.note_refusal(sending.sent_at_s, error.retry_after_s, is_full=is_full)
+                governed.note_refusal(sending, error.retry_after_s, is_full=is_full)
             raise
     governed.note_answer(sending, completion.usage)
     return completion

@@ -39,8 +39,8 @@ SAME_SHARE = 0.5
 NONE_OF, FEW_OF = 4.0, 6.5
 """A trial ends without a refusal, or with fewer than `MIN_REFUSALS`, once so many should have come."""
 
-NUM_CHECKED, MORE, MUCH = 256, 2.0, 0.5
-"""Of so many sends a share that is `MORE` times as large, or of a few `MUCH`: there is another reason now."""
+NUM_CHECKED, MORE, MUCH = 256, 0.35, 0.5
+"""Of so many sends a share of more than `MORE`, or of a few of more than `MUCH`: there is another reason now."""
 
 PAUSE_S, MAX_PAUSE_S, LONGER = 10.0, 3600.0, 3.0
 """After a trial that found a reason there is none for so long, and each time for a longer time."""
@@ -95,27 +95,24 @@ class Chance:
         """Requests a second that are sent for a trial; None where there is none."""
         return None if self._trial is None else TRIAL_RATE * self._trial.taken_per_s
 
-    def note_refusal(self, now_s: float, num_sent: float, in_flight: int) -> bool:
+    def note_refusal(self, now_s: float, number: float, num_sent: float, in_flight: int) -> bool:
         """
         Take note of a refusal; return whether it came by chance, or in a trial.
 
         Args:
             now_s: The time now.
-            num_sent: Requests sent so far, this one among them.
+            number: Of the request: so many had been sent then, this one among them.
+            num_sent: Requests sent so far.
             in_flight: Of these, those without an answer; this one has one.
         """
         self._first_at_s = min(self._first_at_s, now_s)
-        stretch = self._stretch
-        if now_s - stretch.at_s > MAX_SPAN_S:
+        if now_s - self._stretch.at_s > MAX_SPAN_S:
             self._begin(now_s, num_sent, in_flight)
-            return self.share is not None
-        stretch.refused_at.append(num_sent - stretch.num_sent)
-        if self.share is not None:
-            self._check(stretch, now_s, num_sent, in_flight)
-        elif self._trial is not None:
-            self._end_trial(stretch, self._trial, now_s, num_sent, in_flight)
-        else:
-            self._judge(stretch, now_s, num_sent, in_flight)
+        stretch = self._stretch
+        if number > stretch.num_sent:
+            stretch.refused_at.append(number - stretch.num_sent)
+            if self._is_over(stretch, now_s, num_sent - in_flight):
+                self._begin(now_s, num_sent, in_flight)
         return self.share is not None or self._trial is not None
 
     def tick(self, now_s: float, num_sent: float, in_flight: int) -> None:
@@ -131,44 +128,40 @@ class Chance:
     def _begin(self, now_s: float, num_sent: float, in_flight: int) -> None:
         self._stretch = _Stretch(now_s, num_sent, num_sent - in_flight)
 
-    def _judge(self, stretch: _Stretch, now_s: float, num_sent: float, in_flight: int) -> None:
-        """Begin a trial after a stretch with refusals here and there."""
-        num, num_refused = num_sent - stretch.num_sent, len(stretch.refused_at)
-        span_s = now_s - stretch.at_s
-        if num_refused < MIN_REFUSALS or num < MIN_SENDS or span_s < MIN_SPAN_S:
-            return
-        share = num_refused / num
+    def _is_over(self, stretch: _Stretch, now_s: float, num_ended: float) -> bool:
+        """Look at what came since the stretch began; return whether something was concluded from it."""
+        num, num_refused = stretch.refused_at[-1], len(stretch.refused_at)
+        if num < MIN_SENDS or num_refused < MIN_REFUSALS:
+            return False
+        share, span_s = num_refused / num, now_s - stretch.at_s
+        if self.share is not None:
+            return self._check(share, num, now_s)
+        if self._trial is not None:
+            is_slower = num <= SLOWER * self._trial.taken_per_s * span_s
+            self._end_trial(share if is_slower else 1.0, self._trial, now_s)
+            return True
         is_rare = share < CLEAR_SHARE and now_s - self._first_at_s < RARE_AFTER_S
         is_even = share <= MAX_SHARE and stretch.longest_calm <= LONGEST_CALM * num
-        if is_even and not is_rare and now_s >= self._not_before_s:
-            taken = min(num, num_sent - in_flight - stretch.num_ended) - num_refused  # a burst is not answered yet
+        if is_even and not is_rare and span_s >= MIN_SPAN_S and now_s >= self._not_before_s:
+            taken = min(num, num_ended - stretch.num_ended) - num_refused  # a burst is not answered yet
             self._trial = _Trial(max(1.0, taken) / span_s, share)
-        self._begin(now_s, num_sent, in_flight)
+        return span_s >= MIN_SPAN_S
 
-    def _end_trial(self, stretch: _Stretch, trial: _Trial, now_s: float, num_sent: float, in_flight: int) -> None:
-        num, num_refused = num_sent - stretch.num_sent, len(stretch.refused_at)
-        if num_refused < MIN_REFUSALS or num < MIN_SENDS:
-            return
-        share = num_refused / num
-        is_slower = num <= SLOWER * trial.taken_per_s * (now_s - stretch.at_s)
-        if is_slower and SAME_SHARE * trial.expected <= share <= MAX_SHARE:
+    def _end_trial(self, share: float, trial: _Trial, now_s: float) -> None:
+        if SAME_SHARE * trial.expected <= share <= MAX_SHARE:
             self._trial, self.share = None, share
         else:
             self._give_up(now_s)
-        self._begin(now_s, num_sent, in_flight)
 
-    def _check(self, stretch: _Stretch, now_s: float, num_sent: float, in_flight: int) -> None:
+    def _check(self, share: float, num: float, now_s: float) -> bool:
         """Look whether refusals still come by chance."""
-        num = num_sent - stretch.num_sent
-        share = len(stretch.refused_at) / max(1.0, num)
-        is_much = num >= MIN_SENDS and share > MUCH
-        if num < NUM_CHECKED and not is_much:
-            return
-        if is_much or share > max(MAX_SHARE, MORE * (self.share or 0.0)):
+        if num < NUM_CHECKED and share <= MUCH:
+            return False
+        if share > (MORE if num >= NUM_CHECKED else MUCH):
             self._give_up(now_s)
         else:
-            self.share = 0.5 * ((self.share or 0.0) + share)
-        self._begin(now_s, num_sent, in_flight)
+            self.share = 0.5 * ((self.share or share) + share)
+        return True
 
     def _give_up(self, now_s: float) -> None:
         self._trial = self.share = None

@@ -223,21 +223,21 @@ class Governed:
         if windows != (None, None):
             self._pace.note_windows(windows, sending.sent_at_s, sending.taken_then, self.clock.monotonic())
 
-    def note_refusal(self, sent_at_s: float, retry_after_s: float | None, *, is_full: bool) -> None:
-        """Take note that the server has too many requests, or with `is_full` no room in its queue."""
+    def note_refusal(self, sending: Sending, retry_after_s: float | None, *, is_full: bool) -> None:
+        """Take note that the server refused it: it has too many requests, or with `is_full` no room in its queue."""
         now_s = self.clock.monotonic()
         num_held = max(0, self.in_flight - 1)
-        if self._is_chance(now_s, num_held):
+        if self._is_chance(now_s, sending.taken_then[0], num_held):
             return
-        self._pace.note_refusal(sent_at_s, now_s, retry_after_s)
-        if self.governor.note_refusal(sent_at_s, now_s, num_held, retry_after_s, is_full=is_full):
+        self._pace.note_refusal(sending.sent_at_s, now_s, retry_after_s)
+        if self.governor.note_refusal(sending.sent_at_s, now_s, num_held, retry_after_s, is_full=is_full):
             self._follow(now_s)
 
-    def _is_chance(self, now_s: float, num_held: int) -> bool:
+    def _is_chance(self, now_s: float, number: float, num_held: int) -> bool:
         """Whether a refusal came by chance or in a trial, so that nothing follows from it."""
         chance = self._chance
         was_chance, trial_per_s = chance.share is not None, chance.trial_per_s
-        is_chance = chance.note_refusal(now_s, self.taken[0], num_held)
+        is_chance = chance.note_refusal(now_s, number, self.taken[0], num_held)
         if chance.trial_per_s != trial_per_s:
             self._pace.set_trial(chance.trial_per_s, now_s)
         if chance.share is not None and not was_chance:

@@ -49,7 +49,7 @@ class Run:
             self.num_sent += 1
             if not takes(self.now_s):
                 self.num_refused += 1
-                if not self.chance.note_refusal(self.now_s, self.num_sent, 0):
+                if not self.chance.note_refusal(self.now_s, self.num_sent, self.num_sent, 0):
                     self.per_s = max(1.0, 0.95 * self.per_s)
             if self.now_s >= next_tick_s:
                 next_tick_s = self.now_s + 1
