@@ -25,12 +25,16 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """
     if not len(schema):  # no column would keep the number of rows
         return pa.Table.from_batches([with_schema(batch.select([]), schema) for batch in table.to_batches()], schema)
+    if table.schema.equals(schema, check_metadata=True):
+        return table
     arrays = []
+    names = table.schema.names  # a new list each time
+    places = {name: place for place, name in enumerate(names)}
     for field in schema:
-        if field.name not in table.schema.names:
+        if field.name not in places:
             arrays.append(pa.nulls(table.num_rows, field.type))
             continue
-        column = table.column(field.name)
+        column = table.column(field.name if len(places) < len(names) else places[field.name])
         arrays.append(column if column.type == field.type else column.cast(field.type))
     return pa.table(arrays, schema=schema)
 

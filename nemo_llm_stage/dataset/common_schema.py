@@ -52,7 +52,8 @@ def in_table(content: Contents, table: Table | None) -> Contents:
             f"{content.file.path!r} lacks the column {min(missing)!r}, by which the table {table.folder!r} is "
             "partitioned: rewrite its files with the engine that writes it."
         )
-    fields = [field for field in schema if field.name in table.schema.names]
+    names = set(table.schema.names)
+    fields = [field for field in schema if field.name in names]
     return replace(content, schema=pa.schema(fields, metadata=schema.metadata))
 
 
@@ -85,12 +86,13 @@ def fitting_schema(contents: Sequence[Contents], schema: pa.Schema) -> pa.Schema
     Raises:
         InputError: One has a column more, lacks one that is never null, or has one whose values another type holds.
     """
+    names = set(schema.names)
     for content in contents:
         merger = SchemaMerger()
         merger.add("the job so far", schema)
         merger.add(content.file.path, content.schema)
         for field in merger.schema:
-            if field.name not in schema.names:
+            if field.name not in names:
                 raise InputError(
                     f"{content.file.path!r} has a column {field.name!r} that the job so far does not have. Drop it, or "
                     "write a new output."

@@ -161,7 +161,7 @@ class LineParser:
             else (offset, row)
             for offset, row in self.parse(lines, is_exact=_needs_digits(fields))
         ]
-        table = _table(rows, fields) if all(self._has_known_fields(row, fields) for _, row in rows) else None
+        table = _table(rows, fields) if self._have_known_fields([row for _, row in rows], fields) else None
         if table is None:
             rows = [(offset, row) for offset, row in rows if self._fits(offset, row, fields)]
             table = _table(rows, fields)
@@ -179,8 +179,11 @@ class LineParser:
         self._known_place = (offset, number)
         return number
 
-    def _has_known_fields(self, row: dict[str, Any], schema: pa.Schema) -> bool:
-        return _first_unknown(row, schema) is None if self._is_sampled else row.keys() <= set(schema.names)
+    def _have_known_fields(self, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> bool:
+        if self._is_sampled:
+            return all(_first_unknown(row, schema) is None for row in rows)
+        names = set(schema.names)
+        return all(row.keys() <= names for row in rows)
 
     def _fits(self, offset: int, row: dict[str, Any], schema: pa.Schema) -> bool:
         """Whether the row at `offset` fits; one that does not is left out."""
