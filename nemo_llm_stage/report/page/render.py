@@ -206,15 +206,17 @@ def _as_json(chosen: Mapping[str, Sequence[SampledRow]], columns: Sequence[str],
     """Return the rows for the page's script, as many as fit into `MAX_BYTES`; no "<" stands in it."""
     templates = _templates(record, columns)
     share = MAX_BYTES // len(chosen)
-    lists: dict[str, list[dict[str, Any]]] = {}
+    entries: dict[int, bytes] = {}  # of a row that is in several lists there is one
+    lists: dict[str, list[orjson.Fragment]] = {}
     for name, rows in chosen.items():
         room, lists[name] = share, []
         for row in rows:
-            entry = _entry(row, columns, templates)
-            room -= len(orjson.dumps(entry))
+            if id(row) not in entries:
+                entries[id(row)] = orjson.dumps(_entry(row, columns, templates))
+            room -= len(entries[id(row)])
             if room < 0:
                 break
-            lists[name].append(entry)
+            lists[name].append(orjson.Fragment(entries[id(row)]))
     return orjson.dumps(lists).decode().replace("<", "\\u003c")
 
 
@@ -263,10 +265,13 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else _text(value)
 
 
+_ENCODER = json.JSONEncoder(default=str, ensure_ascii=False)
+
+
 def _text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bytes):
         return f"({len(value):,} bytes)"
-    text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    text = value if isinstance(value, str) else _ENCODER.encode(value)
     return text if len(text) <= MAX_CHARS else f"{text[:MAX_CHARS]}… ({len(text):,} characters)"
