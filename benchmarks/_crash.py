@@ -260,8 +260,10 @@ def check_output(job: CrashJob, num_rows: int, tally: Tally) -> None:
     if account.opened or account.counters() != counters:
         tally.problems.append(f"the ledger is off: {account}")
     state = Path(job.folder) / ".out.nemo_llm_stage"
-    left = [path.name for name in ("journal", "streams", "tmp") for path in (state / name).glob("*")]
+    left = [path for name in ("journal", "streams", "tmp") for path in (state / name).rglob("*")]
+    if job.is_bucket:  # which has no folders
+        left = [path for path in left if path.is_file()]
     if left:
-        tally.problems.append(f"left behind: {left}")
+        tally.problems.append(f"left behind: {list(map(str, left))}")
     if not (Path(job.folder) / "out" / ".nemo_llm_stage" / "_SUCCESS").exists():
         tally.problems.append("no _SUCCESS")

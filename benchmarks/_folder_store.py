@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -43,22 +44,23 @@ class FolderStore(fsspec.AbstractFileSystem):
         for entry in sorted(Path(self._strip_protocol(path)).iterdir()):
             with suppress(FileNotFoundError):  # removed meanwhile
                 found.append(self.info(str(entry)))
-        found = [each for each in found if not each["name"].rpartition("/")[2].startswith(_ASIDE)]
         return found if detail else [each["name"] for each in found]
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:
         """Put an object."""
         target = Path(self._strip_protocol(path))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f"{_ASIDE}{uuid.uuid4().hex}")
+        _ASIDE.mkdir(parents=True, exist_ok=True)
+        aside = _ASIDE / uuid.uuid4().hex
         aside.write_bytes(value)
-        if mode != "create":
-            aside.replace(target)
-            return
+        put = os.link if mode == "create" else os.replace
         try:
-            os.link(aside, target)
+            while True:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with suppress(FileNotFoundError):  # the folder is gone again: its last object was removed meanwhile
+                    put(aside, target)
+                    return
         finally:
-            aside.unlink()
+            aside.unlink(missing_ok=True)
 
     def put_file(self, lpath: str, rpath: str, mode: str = "overwrite", **_: Any) -> None:
         """Put an object that is in a file."""
@@ -94,7 +96,8 @@ class FolderStore(fsspec.AbstractFileSystem):
         return Path(self._strip_protocol(path)).open("rb")
 
 
-_ASIDE = ".aside-"
+_ASIDE = Path(tempfile.gettempdir()) / "nemo_llm_stage_store"
+"""What is not an object yet. Whoever is killed meanwhile leaves it there."""
 
 
 def register() -> None:
