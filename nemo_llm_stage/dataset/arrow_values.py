@@ -60,9 +60,9 @@ def shown_values(array: pa.Array | pa.ChunkedArray) -> list[Any]:
 
 def shown_rows(batch: pa.RecordBatch | pa.Table) -> Iterator[dict[str, Any]]:
     """Yield the rows as `shown_values`."""
-    columns = [shown_values(column) for column in batch.columns]
+    names, columns = batch.schema.names, [shown_values(column) for column in batch.columns]
     for values in zip(*columns, strict=True):
-        yield dict(zip(batch.schema.names, values, strict=True))
+        yield dict(zip(names, values, strict=True))
 
 
 def is_list_like(kind: pa.DataType) -> bool:

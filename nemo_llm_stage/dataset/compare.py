@@ -15,7 +15,6 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from nemo_llm_stage.dataset.arrow_types import conform
 from nemo_llm_stage.dataset.arrow_values import exact_values
 from nemo_llm_stage.dataset.folder import OutputFolder
 from nemo_llm_stage.dataset.json_lines import opened, to_lines
@@ -126,18 +125,18 @@ def _output_rows(output: OutputFolder, name: str, schema: pa.Schema) -> Iterator
 def _exact_rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
     if not table.num_columns:
         yield from ((),) * table.num_rows
-    yield from zip(*map(exact_values, conform(table, table.schema).columns), strict=True)
+    yield from zip(*map(exact_values, table.columns), strict=True)
 
 
 def _input_lines(partition: Partition, schema: pa.Schema) -> Iterator[_Line]:
-    with_lines = pa.schema([*schema, LINE_FIELD])
+    names, with_lines = schema.names, pa.schema([*schema, LINE_FIELD])
     for table in _input_tables(partition, with_lines):
-        inputs = table.select(schema.names)
+        inputs = table.select(names)
         texts = table.column(LINE).to_pylist()
         if None in texts:
             texts = to_lines(inputs)
         for text, values in zip(texts, _plain_rows(inputs), strict=True):
-            yield _Line(text, schema.names, values)
+            yield _Line(text, names, values)
 
 
 def _plain_rows(table: pa.Table) -> Iterator[Sequence[Any]]:

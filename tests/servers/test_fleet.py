@@ -57,6 +57,7 @@ def test_all_start_and_one_that_dies_is_started_again(toy: MakePlan) -> None:
         urls = fleet.urls
         assert len(urls) == 2
         assert (views[-1].num_healthy, views[-1].num_servers) == (2, 2)
+        assert {view.words for view in views} == {"the servers to be healthy"}  # there is no cluster to have room in
         os.kill(pid_at(urls[0]), signal.SIGKILL)
         until(lambda: fleet.urls == urls[1:])
         until(lambda: set(fleet.urls) == set(urls))
