@@ -55,12 +55,13 @@ def ray_places(
     is_own = not (address or os.environ.get("RAY_ADDRESS") or ray.is_initialized())
     connect(address)
     if is_own:
-        num_gpus: float = ray.cluster_resources().get("GPU", 0.0)  # type: ignore[no-untyped-call]
-        if plan.num_nodes > 1 or plan.num_gpus * num_servers > num_gpus:
+        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        num_gpus, num_cpus = resources.get("GPU", 0.0), resources.get("CPU", 0.0)
+        if not plan.fits(num_servers, num_gpus, num_cpus):
             raise ConfigError(
-                f"{num_servers} servers with {plan.num_gpus:g} GPUs on {plan.num_nodes} nodes do not fit this machine, "
-                f"which has {num_gpus:g} GPUs. Join a cluster with --address, lower servers.count, or set "
-                "servers.num_gpus: 0 for servers on CPUs."
+                f"{num_servers} servers with {plan.num_gpus:g} GPUs and {plan.num_cpus:g} CPUs on {plan.num_nodes} "
+                f"nodes do not fit this machine, which has {num_gpus:g} GPUs and {num_cpus:g} CPUs. Join a cluster "
+                "with --address, lower servers.count, or set servers.num_gpus: 0 for servers on CPUs."
             )
     return [RayPlace(plan, number, log_folder) for number in range(num_servers)]
 

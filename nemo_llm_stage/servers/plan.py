@@ -61,6 +61,11 @@ class ServerPlan:
     stop_timeout_s: float = 10.0
     max_restarts: int = 3
 
+    def fits(self, num_servers: int, num_gpus: float, num_cpus: float) -> bool:
+        """Return whether one machine that has so much is enough for so many servers."""
+        has_room = self.num_gpus * num_servers <= num_gpus and self.num_cpus * num_servers <= num_cpus
+        return has_room and self.num_nodes == 1
+
     def command(self, spot: Spot) -> list[str]:
         """Return the words to start on this spot."""
         words = self.worker_words or self.words

@@ -30,6 +30,15 @@ def test_each_node_of_a_server_has_its_rank() -> None:
     assert plan.command(Spot(rank=1, head_ip="10.0.0.1")) == ["join", "1", "10.0.0.1"]
 
 
+def test_what_one_machine_can_never_hold_is_known() -> None:
+    """Servers would wait for room for ever: for GPUs, for CPUs, for another node."""
+    plan = ServerPlan(words=("serve",), num_gpus=1, num_cpus=2)
+    assert plan.fits(2, num_gpus=2, num_cpus=4)
+    assert not plan.fits(2, num_gpus=1, num_cpus=4)
+    assert not plan.fits(2, num_gpus=2, num_cpus=3)
+    assert not ServerPlan(words=("serve",), num_gpus=0, num_nodes=2).fits(1, num_gpus=8, num_cpus=8)
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [("{prot}", "did you mean 'port'"), ("{}", "known are"), ('{"a": 1}', "plain braces"), ("{port", "plain braces")],
