@@ -32,7 +32,7 @@ MOSTLY_WAITING = 0.6
 """Where such a share waits, nothing else is measured."""
 
 MIN_GAIN_OF_LESS = 1.02
-"""A smaller limit is kept where the work is so much more."""
+"""A smaller limit is kept where the work is so much more, or where the answers tell of waits, no less."""
 
 MAX_QUEUE, QUEUE_CUT, SMALLEST_LESS = 0.08, 1.25, 0.7
 """
@@ -46,11 +46,11 @@ NEW_QUEUE = 0.04
 SMALL_QUEUE, NEARLY_ALL = 0.02, 0.93
 """Where more than this share waits, nearly all of the limit may be enough."""
 
-KEPT, MOST_KEPT, MIN_SPARED = 0.96, 0.97, 0.3
+KEPT, MOST_KEPT, MIN_SPARED = 0.96, 0.98, 0.3
 """
-It is kept where so much of the work is, with nearly as many the second, and this share of the requests that are left
-out waits no more: what does not wait is not thrown out of a KV cache either. Other waits, as for an address far away,
-are as long as before.
+It is kept where so much of the largest limit's work is, the second with nearly as many in flight, and this share of the
+requests that are left out waits no more: what does not wait is not thrown out of a KV cache either. Other waits, as for
+an address far away, are as long as before.
 """
 
 MAY_BE_KEPT = 0.86
@@ -81,7 +81,7 @@ class ByThroughput:
         self._base: Seen | None = None
         self._step = FIRST_STEP
         self._too_many: float | None = None
-        self._usual_waiting = 0.0
+        self._usual_waiting = self._most_work = 0.0
         self._num_rests, self._rests_left = NUM_EPOCHS_AT_REST, 0
         self._tries_less = self._has_grown = self._has_looked_again = False
         self._bottleneck: Bottleneck = "unknown"
@@ -95,6 +95,7 @@ class ByThroughput:
         self._base, self._step, self._rests_left = None, NEXT_STEP, 0
         self._too_many, self._num_rests, self._usual_waiting = None, NUM_EPOCHS_AT_REST, 0.0
         self._has_grown = self._has_looked_again = False
+        self._most_work = 0.0
         self._meter.restart(None)
 
     def next(self, limit: float, signals: Signals, *, may_grow: bool) -> Move:
@@ -164,14 +165,16 @@ class ByThroughput:
         if seen.limit < base.limit:
             spared = 0.0 if base.waiting is None or seen.waiting is None else base.waiting - seen.waiting
             if spared < MIN_SPARED * (base.limit - seen.limit):
-                return change >= MIN_GAIN_OF_LESS
-            return change >= (MOST_KEPT if seen.limit > 0.9 * base.limit else KEPT)
+                return change >= (MIN_GAIN_OF_LESS if seen.waiting is None else 1.0)
+            kept = MOST_KEPT if seen.limit > 0.9 * base.limit else KEPT
+            return seen.work >= kept * max(base.work, self._most_work)
         elasticity = math.log(max(0.01, change)) / math.log(seen.limit / base.limit)
         is_waiting = self._added_wait(seen.limit, seen.waiting) > MAX_WAITING and elasticity < CLEAR_ELASTICITY
         return elasticity >= MIN_ELASTICITY and not is_waiting
 
     def _keep(self, seen: Seen, base: Seen) -> Move:
         self._base, self._has_grown = seen, seen.limit > base.limit
+        self._most_work = 0.0 if self._has_grown else max(base.work, self._most_work)
         if not self._has_grown:
             return self._rest(seen, f"{base.limit:.0f} in flight brought no more work per second")
         if _new_wait(seen, base) > NEW_QUEUE * seen.limit:
@@ -236,9 +239,13 @@ class ByThroughput:
             return self._try_less(fewer, seen)
         if not has_changed and self._queue(self._base) > SMALL_QUEUE * seen.limit:
             return self._try_less(NEARLY_ALL * seen.limit, seen)
+        if not has_changed and self._base.work < KEPT * self._most_work:
+            self._most_work = self._base.work
+            return self._try(seen.limit / NEARLY_ALL)
         if self._rests_left > 0 and not has_changed:
             return Move(seen.limit, "more in flight brought no more work per second", "server")
         if has_changed:
+            self._most_work = 0.0
             self._step, self._num_rests = math.sqrt(FIRST_STEP), NUM_EPOCHS_AT_REST
         self._tries_less = not self._tries_less and not has_changed and seen.waiting is None
         return self._try(max(1.0, 0.8 * seen.limit)) if self._tries_less else self._try_more(seen)

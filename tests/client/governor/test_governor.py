@@ -199,3 +199,14 @@ def test_the_limit_stays_within_its_bounds() -> None:
     for second in range(60):
         governor.tick(Signals(second, governor.limit, governor.limit, load=ServerLoad("vllm", governor.limit, 0)))
     assert governor.limit == 100
+
+
+def test_without_metrics_little_is_thrown_out_of_a_full_cache() -> None:
+    """Of limits that bring the same the smaller one is kept, though nothing tells how many are thrown out."""
+    make = lambda: Load([Server(slots=1024, kv_tokens=25_600)], shows="none", prompt_tokens=lambda _: 78)  # noqa: E731
+    early = make().run(Governor(), 90).num_preemptions
+    outcome, storm = make().run(Governor(), 250), make().run(256, 100)
+    best = max(make().run(fixed, 100).rate(40, 100) for fixed in (96, 104, 112, 128))
+    assert outcome.num_preemptions - early <= 0.3 * answers_of(outcome, 90)
+    assert storm.num_preemptions >= 2 * answers_of(storm, 0)
+    assert outcome.rate(60, 250) >= 0.95 * best
