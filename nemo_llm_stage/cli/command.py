@@ -36,7 +36,14 @@ def _exit_code_of(error: LLMStageError) -> int:
 
 
 class Command(click.Command):
-    """Shows a user's mistake as one message, never as a traceback."""
+    """
+    Shows a user's mistake as one message, never as a traceback.
+
+    Attributes:
+        on_interrupt: What Ctrl-C ends with.
+    """
+
+    on_interrupt = "stopped; run the same command to resume."
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command; end with a message and an exit code if it fails."""
@@ -51,7 +58,7 @@ class Command(click.Command):
             click.secho(f"error: {printable(str(error))}", fg="red", err=True)
             context.exit(EXIT_RUN)
         except KeyboardInterrupt as interrupt:
-            click.echo(str(interrupt) or "stopped; run the same command to resume.", err=True)
+            click.echo(str(interrupt) or self.on_interrupt, err=True)
             context.exit(EXIT_SIGNAL + getattr(interrupt, "signum", signal.SIGINT))
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:

@@ -18,7 +18,13 @@ from nemo_llm_stage.text import printable
 WATCH_S = 2.0
 
 
-@click.command("status", cls=Command)
+class WatchCommand(Command):
+    """Looks at a job that somebody else runs."""
+
+    on_interrupt = "no longer shown; a run that is in progress goes on."
+
+
+@click.command("status", cls=WatchCommand)
 @click.argument("output")
 @click.option("--watch", is_flag=True, help="Show it again every 2 seconds until the run has ended.")
 @click.option("--json", "is_json", is_flag=True, help="Write JSON, one line each time.")
@@ -67,7 +73,7 @@ def jobs(folder: str, is_json: bool) -> None:
         click.echo(printable("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()))
 
 
-@click.command("tail", cls=Command)
+@click.command("tail", cls=WatchCommand)
 @click.argument("output")
 @click.option("--follow/--no-follow", default=True, help="Wait for more rows until the run has ended.")
 @click.option("--json", "is_json", is_flag=True, help="Write JSON, one line for each row.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -236,6 +237,20 @@ def test_what_the_system_refuses_is_no_traceback(job: Any) -> None:
         result = invoke(command, job.folder / "loop" / "out")
         assert isinstance(result.exception, SystemExit), command
         assert "error: " in result.output or "no job" in result.output
+
+
+def test_who_stops_watching_is_not_told_that_the_job_stops(job: Any) -> None:
+    """Ctrl-C ends the command alone."""
+    job.run()
+    publish_holder(state_of(job), new_holder("run"))
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for command in (("status", "--watch"), ("tail",)):
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            result = invoke(command[0], job.folder / "out", *command[1:])
+            assert (result.exit_code, result.stderr) == (130, "no longer shown; a run that is in progress goes on.\n")
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_finished_job_that_lost_a_file_is_not_finished(job: Any) -> None:
