@@ -48,6 +48,7 @@ LOADS = {
     "kv cache": Load({"max_num_seqs": 512, "num_kv_blocks": 1600}),
     "two replicas": Load({"max_num_seqs": 64}, num_servers=2),
     "no metrics": Load({"max_num_seqs": 128, "has_metrics": False}),
+    "many slots, no metrics": Load({"max_num_seqs": 320, "has_metrics": False}),
     "few slots, no metrics": Load({"max_num_seqs": 8, "has_metrics": False}),
     "kv cache, no metrics": Load({"max_num_seqs": 512, "num_kv_blocks": 1600, "has_metrics": False}),
     "rate limit": Load(LIMITED),

@@ -49,7 +49,10 @@ KEPT = 0.95
 """Of what was counted up to now, with each reading."""
 
 SMALL_CUT, LARGE_CUT = 0.97, 0.5
-"""To what runs, as a share of what is in flight at most and at least."""
+"""
+To what runs, as a share of what is in flight at most and at least; the mean of a few readings: just after many were
+thrown out, fewer run than fit.
+"""
 
 CEILING_GROWTH = 1.002
 """With each reading: the ceiling that preemptions left is tried again, a little at a time."""
@@ -72,6 +75,7 @@ class ByQueue:
         self._share = share
         self.has_doubled_enough = False
         self._queues: deque[float] = deque(maxlen=NUM_READINGS)
+        self._running: deque[float] = deque(maxlen=NUM_READINGS)
         self._num_preemptions: float | None = None
         self._preempted = self._answered = 0.0
         self._num_grown = 0
@@ -92,6 +96,7 @@ class ByQueue:
         own_share = min(1.0, signals.in_flight / max(1.0, load.running + load.waiting))
         is_preempting = self._is_preempting(load, own_share, num_answers)
         self._queues.append(load.waiting)
+        self._running.append(load.running)
         target = min(self._most_waiting, max(MIN_QUEUE, QUEUE_SHARE * load.running))
         standing = min(self._queues) if len(self._queues) == NUM_READINGS else 0.0
         if signals.in_flight > limit + target:
@@ -138,7 +143,7 @@ class ByQueue:
 
     def _give_way(self, held: float, load: ServerLoad) -> Move:
         self._end_start()
-        smaller = max(LARGE_CUT * held, min(load.running, SMALL_CUT * held))
+        smaller = max(LARGE_CUT * held, min(sum(self._running) / len(self._running), SMALL_CUT * held))
         self._ceiling = max(1.0, smaller)
         self._preempted = 0.0
         self._queues.clear()
