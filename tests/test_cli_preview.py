@@ -116,6 +116,14 @@ def test_a_prompt_that_says_the_shared_part_late_is_named(server: SimulatedServe
     assert "prefix cache" not in preview(server, folder, *arguments, "--prompt", rules + "{{ id }}").stdout
 
 
+def test_a_late_shared_part_is_told_in_time_where_the_server_tells_its_speed(folder: Path) -> None:
+    """By its metrics, which are read while it answers."""
+    rules = "Answer with one word and do not explain it. " * 20
+    with SimulatedServer(scheduler="batching", answer_tokens=150) as server:
+        text = " ".join(preview(server, folder, "--prompt", "{{ id }}: " + rules).stdout.split())
+    assert re.search(r"in all, [\d.]+ s at the [\d,]+ a second that the servers compute, are computed anew", text), text
+
+
 def test_a_base_models_text_is_shown_as_it_is_sent(folder: Path) -> None:
     """Formatted."""
     config = config_of(folder, conversation_formatter="plain")

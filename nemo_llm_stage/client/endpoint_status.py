@@ -49,6 +49,7 @@ class EndpointStatus:
             ``client cpu``, ``open files``, ``input`` or ``unknown``; None where the limit is fixed.
         moved: Why the limit was moved the last time; None where it is fixed.
         held_s: Bottleneck → seconds, about, for which it held the work back; nothing where the limit is fixed.
+        prompt_speed: Prompt tokens that it computes a second, on average since its start; None where it does not tell.
         num_ghosts: Requests that the server had lost: it showed none while they were open; they were sent again.
         group: Number of the client that asks it, where there are several: only servers of one group are alike.
         num_unasked: Connections that were closed because it, or a proxy before it, sent what no request had asked for,
@@ -80,6 +81,7 @@ class EndpointStatus:
     bottleneck: str | None = None
     moved: str | None = None
     held_s: Mapping[str, int] = field(default_factory=dict)
+    prompt_speed: float | None = None
     num_ghosts: int = 0
     num_unasked: int = 0
     group: int = 0
@@ -170,6 +172,7 @@ def _merge(one: EndpointStatus, other: EndpointStatus) -> EndpointStatus:
         limit=None if one.limit is None and other.limit is None else (one.limit or 0) + (other.limit or 0),
         failures=dict(Counter(one.failures) + Counter(other.failures)),
         held_s=dict(Counter(one.held_s) + Counter(other.held_s)),
+        prompt_speed=leading.prompt_speed or one.prompt_speed or other.prompt_speed,
         num_ghosts=one.num_ghosts + other.num_ghosts,
         num_unasked=one.num_unasked + other.num_unasked,
         in_flight=one.in_flight + other.in_flight,

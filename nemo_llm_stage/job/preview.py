@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from nemo_llm_stage.client.endpoint_status import merge_endpoints
 from nemo_llm_stage.config.job import JobConfig
 from nemo_llm_stage.core import Message, Outcome, RowResult
 from nemo_llm_stage.dataset.files import find_input
@@ -81,6 +82,7 @@ class Preview:
         price_input: Of a million input tokens, to tell what the job costs; None if not given.
         price_output: Likewise for output tokens.
         late_shares: What prompts share and say too late for a prefix cache.
+        prompt_speed: Prompt tokens that all servers together compute a second; None where they do not tell.
     """
 
     rows: tuple[PreviewedRow, ...]
@@ -90,6 +92,7 @@ class Preview:
     price_input: float | None = None
     price_output: float | None = None
     late_shares: tuple[LateShare, ...] = ()
+    prompt_speed: float | None = None
 
     def __repr__(self) -> str:
         """Return the rows' prompts and answers, as the command line shows them."""
@@ -129,6 +132,7 @@ def preview_job(
     settings = config.settings
     found = find_input(config.input)
     plan = plan_input(found.files, settings, lambda _: None, tables=found.tables)
+    speed = None
     if is_dry:
         stage = config.make_stage()
         stage.check_columns(plan.schema.names)
@@ -136,10 +140,10 @@ def preview_job(
         late = _late_shares(plan, stage)
     else:
         with config.model_copy(update={"give_up_after": 0.0}).open_stage() as stage:
-            rows = _asked(plan, stage, num_rows, before_check)
+            rows, speed = _asked(plan, stage, num_rows, before_check)
             late = _late_shares(plan, stage)
     prices = settings.price_input, settings.price_output
-    return Preview(tuple(rows), plan.num_rows, plan.is_exact, config.total_limit(), *prices, late)
+    return Preview(tuple(rows), plan.num_rows, plan.is_exact, config.total_limit(), *prices, late, speed)
 
 
 def _late_shares(plan: Plan, stage: Stage) -> tuple[LateShare, ...]:
@@ -148,14 +152,19 @@ def _late_shares(plan: Plan, stage: Stage) -> tuple[LateShare, ...]:
     return tuple(share for column in stage.columns for share in late_shares(column.prompt, together))
 
 
-def _asked(plan: Plan, stage: Stage, num_rows: int, before_check: Callable[[Stage], None] | None) -> list[PreviewedRow]:
+def _asked(
+    plan: Plan, stage: Stage, num_rows: int, before_check: Callable[[Stage], None] | None
+) -> tuple[list[PreviewedRow], float | None]:
+    """Return the rows, and how many prompt tokens a second the servers that asked for them say that they compute."""
     stage.check_columns(plan.schema.names)
     sample = _sample(plan, stage, num_rows)
     try:
         if before_check is not None:
             before_check(stage)
         stage.check_server()
-        return preview_rows(stage, sample, is_dry=False)
+        rows = preview_rows(stage, sample, is_dry=False)
+        servers = merge_endpoints(stage.status().endpoints)
+        return rows, sum(server.prompt_speed or 0.0 for server in servers) or None
     finally:
         stage.close()
 

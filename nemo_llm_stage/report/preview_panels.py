@@ -60,10 +60,12 @@ def preview_panels(preview: Preview, *, is_full: bool = False) -> Group:
 def _late_share(share: LateShare, preview: Preview) -> str:
     total = share.num_tokens * preview.num_rows
     cost = "" if preview.price_input is None else f", {_money(total * preview.price_input / 1e6)} at the full price"
+    speed = preview.prompt_speed
+    time = "" if speed is None else f", {duration(total / speed)} at the {speed:,.0f} a second that the servers compute"
     return (
         f"In the prompt {share.part} stand{'s' * share.part.startswith('{{')} after {{{{ {share.after} }}}}, which "
         f"differs. A server's prefix cache keeps only equal beginnings: about {share.num_tokens:,.0f} tokens a row, "
-        f"{total:,.0f} in all{cost}, are computed anew that would be kept if the shared part came first."
+        f"{total:,.0f} in all{cost}{time}, are computed anew that would be kept if the shared part came first."
     )
 
 

@@ -123,6 +123,7 @@ class Member:
             moved=None if governed is None else governed.moved,
             num_ghosts=0 if self.governed is None else self.governed.num_ghosts,
             held_s={} if governed is None else dict(governed.held_s),
+            prompt_speed=None if governed is None else governed.prompt_speed,
             in_flight=self.limit.in_flight,
             next_try_at=now + breaker.next_try_s - now_s if breaker.state in {"suspect", "resting"} else None,
         )

@@ -120,7 +120,8 @@ class Governor:
     @property
     def status(self) -> LimitStatus:
         """How the limit stands."""
-        return replace(self._status, moved=self._moved, held_s=dict(self._held_s))
+        speed = None if self._load is None else self._load.prompt_speed
+        return replace(self._status, moved=self._moved, held_s=dict(self._held_s), prompt_speed=speed)
 
     @property
     def hit_rate(self) -> float:

@@ -44,6 +44,7 @@ class ServerLoad:
         num_preemptions: Requests thrown out of the KV cache since the server's start.
         output_tokens: Tokens generated since the server's start.
         hit_rate: Share of the prompt tokens since the server's start that came from the prefix cache, 0 to 1.
+        prompt_speed: Prompt tokens that it computed a second since its start, on average.
     """
 
     server: str
@@ -56,6 +57,7 @@ class ServerLoad:
     num_preemptions: float | None = None
     output_tokens: float | None = None
     hit_rate: float | None = None
+    prompt_speed: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,8 @@ class _Names:
         output_tokens: Counters.
         hits: Counters of prompt tokens from the prefix cache.
         queries: Counters of prompt tokens looked up there.
+        prompt_tokens: Counters of prompt tokens, those from the prefix cache too.
+        prompt_s: Counters of the seconds that computing them took.
     """
 
     server: str
@@ -96,6 +100,8 @@ class _Names:
     output_tokens: tuple[str, ...] = ()
     hits: tuple[str, ...] = ()
     queries: tuple[str, ...] = ()
+    prompt_tokens: tuple[str, ...] = ()
+    prompt_s: tuple[str, ...] = ()
     workers: tuple[str, ...] = ()
     running_per_worker: tuple[str, ...] = ()
     blocks_per_worker: tuple[str, ...] = ()
@@ -113,6 +119,8 @@ _SERVERS = (
         output_tokens=("vllm:generation_tokens_total", "vllm:generation_tokens"),
         hits=("vllm:prefix_cache_hits_total", "vllm:prefix_cache_hits", "vllm:gpu_prefix_cache_hits_total"),
         queries=("vllm:prefix_cache_queries_total", "vllm:prefix_cache_queries", "vllm:gpu_prefix_cache_queries_total"),
+        prompt_tokens=("vllm:prompt_tokens_total", "vllm:prompt_tokens"),
+        prompt_s=("vllm:request_prefill_time_seconds_sum",),
     ),
     _Names(  # docs.sglang.io, "Production Metrics"
         "sglang",
@@ -131,6 +139,8 @@ _SERVERS = (
         waiting=("llamacpp:requests_deferred",),
         kv_usage=("llamacpp:kv_cache_usage_ratio",),
         output_tokens=("llamacpp:tokens_predicted_total",),
+        prompt_tokens=("llamacpp:prompt_tokens_total",),
+        prompt_s=("llamacpp:prompt_seconds_total",),
     ),
     _Names(  # huggingface.co/docs/text-generation-inference, "Metrics"
         "tgi",
@@ -192,6 +202,7 @@ def _load_of(names: _Names, series: dict[str, list[tuple[Labels, float]]]) -> Se
     if max_running and not names.is_queue:  # of those without a first token the others are in their prefill
         waiting = min(waiting, max(0.0, running - max_running))
     hits, queries = _sum(find(names.hits)), _sum(find(names.queries))
+    computed, prompt_s = (_sum(find(names.prompt_tokens)) or 0.0) - (hits or 0.0), _sum(find(names.prompt_s))
     return ServerLoad(
         names.server,
         max(0.0, running - waiting) if names.is_inclusive else running,
@@ -203,6 +214,7 @@ def _load_of(names: _Names, series: dict[str, list[tuple[Labels, float]]]) -> Se
         num_preemptions=_sum(find(names.preemptions)),
         output_tokens=_sum(find(names.output_tokens)),
         hit_rate=min(1.0, hits / queries) if hits is not None and queries else None,
+        prompt_speed=computed / prompt_s if computed > 0 and prompt_s else None,
     )
 
 
@@ -270,6 +282,8 @@ _KNOWN = frozenset(
         names.output_tokens,
         names.hits,
         names.queries,
+        names.prompt_tokens,
+        names.prompt_s,
         names.workers,
         names.running_per_worker,
         names.blocks_per_worker,

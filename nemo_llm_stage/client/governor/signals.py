@@ -83,6 +83,7 @@ class LimitStatus:
         max_tokens: Most expected tokens in flight; None for no such limit.
         moved: Why it was moved the last time.
         held_s: Bottleneck → seconds, about, for which it held the work back.
+        prompt_speed: Prompt tokens that the server computes a second, on average; None where it does not tell.
     """
 
     limit: int
@@ -92,3 +93,4 @@ class LimitStatus:
     max_tokens: float | None = None
     moved: str = "the start"
     held_s: Mapping[str, int] = field(default_factory=dict)
+    prompt_speed: float | None = None

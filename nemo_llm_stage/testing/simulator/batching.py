@@ -192,7 +192,9 @@ class BatchingEngine(Engine):
             tokens = self._prefill(admitted, budget)
             num_prefilled += tokens
             budget -= tokens
-        return self._decoding_s(num_decoding, num_attended) + self._prefilling_s(num_prefilled)
+        prefilling_s = self._prefilling_s(num_prefilled)
+        self.stats.seen.prefill_s += prefilling_s
+        return self._decoding_s(num_decoding, num_attended) + prefilling_s
 
     def _decoding_s(self, num_sequences: int, num_attended: int) -> float:
         if not num_sequences:

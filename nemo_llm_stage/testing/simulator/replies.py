@@ -235,6 +235,7 @@ def metrics_body(stats: ServerStats, config: ServerConfig) -> bytes:
         ("prefix_cache_queries_total", "counter", stats.prompt_tokens),
         ("prefix_cache_hits_total", "counter", stats.cached_tokens),
         ("prompt_tokens_total", "counter", stats.prompt_tokens),
+        ("request_prefill_time_seconds_sum", "counter", stats.prefill_s / config.speedup),
         ("generation_tokens_total", "counter", stats.output_tokens + stats.wasted_tokens),
     ]
     model = config.models[0]

@@ -38,6 +38,7 @@ class ServerStats:
         output_tokens: Generated for answers that went out.
         wasted_tokens: Generated for answers that nobody got: aborted, or broken by a fault.
         num_preemptions: Sequences thrown out of the KV cache to be computed again.
+        prefill_s: Seconds, of the server's own time, that new prompts added to its steps.
         kv_cache_usage: Share of the KV cache in use now, 0 to 1.
         slots: `max_num_seqs`.
         busy_slot_s: Seconds that slots were in use, summed: ∫ running dt.
@@ -66,6 +67,7 @@ class ServerStats:
     output_tokens: int = 0
     wasted_tokens: int = 0
     num_preemptions: int = 0
+    prefill_s: float = 0.0
     kv_cache_usage: float = 0.0
     slots: int
     busy_slot_s: float = 0.0

@@ -14,6 +14,8 @@ vllm:num_requests_waiting_by_reason{engine="0",model_name="m",reason="capacity"}
 vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.75
 vllm:num_preemptions_total{engine="0",model_name="m"} 3.0
 vllm:num_preemptions_created{engine="0",model_name="m"} 1.7e+09
+vllm:prompt_tokens_total{engine="0",model_name="m"} 1000.0
+vllm:request_prefill_time_seconds_sum{engine="0",model_name="m"} 0.5
 vllm:generation_tokens_total{engine="0",model_name="m"} 5000.0
 vllm:prefix_cache_queries_total{engine="0",model_name="m"} 1000.0
 vllm:prefix_cache_hits_total{engine="0",model_name="m"} 250.0
@@ -33,6 +35,7 @@ def test_vllm_tells_all_of_its_load() -> None:
         num_preemptions=3,
         output_tokens=5000,
         hit_rate=0.25,
+        prompt_speed=1500.0,
     )
 
 
@@ -54,6 +57,18 @@ def test_ranks_that_share_their_requests_count_once() -> None:
     load = parse_load(text.encode())
     assert load is not None
     assert (load.running, load.waiting) == (20, 2)
+
+
+def test_llama_cpp_tells_how_fast_it_reads_prompts() -> None:
+    """Tokens and seconds since its start; without any work there is no speed."""
+    loads = [
+        parse_load(
+            b"llamacpp:requests_processing 1\nllamacpp:requests_deferred 0\n"
+            b"llamacpp:prompt_tokens_total %d\nllamacpp:prompt_seconds_total %d\n" % counted
+        )
+        for counted in ((1200, 4), (0, 0))
+    ]
+    assert [load and load.prompt_speed for load in loads] == [300.0, None]
 
 
 @pytest.mark.parametrize(
