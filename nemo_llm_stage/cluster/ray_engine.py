@@ -17,8 +17,9 @@ from nemo_llm_stage.cluster.connect import check_room, connect, import_ray
 from nemo_llm_stage.cluster.placement import actors_for, node_of, place_at
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.errors import RunError
-from nemo_llm_stage.worker.drive import WorkerLostError, drive, handout_of
+from nemo_llm_stage.worker.drive import WorkerLostError, drive
 from nemo_llm_stage.worker.engine import Monitor, RunStatus
+from nemo_llm_stage.worker.handouts import handout_of
 from nemo_llm_stage.worker.host import WorkerHost, WorkerStatus
 from nemo_llm_stage.worker.lost_answers import lost_answers_of
 from nemo_llm_stage.worker.orders import NO_CONTROL, NO_ORDERS, Control, Orders

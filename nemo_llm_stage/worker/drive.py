@@ -7,29 +7,23 @@ The same loop drives workers in this process and in others. Knows no Ray.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Protocol
 
 from nemo_llm_stage.client.endpoint_status import merge_endpoints
-from nemo_llm_stage.client.endpoints.share import WorkerPlace
 from nemo_llm_stage.client.throttle import Spending
 from nemo_llm_stage.counters import sum_counters
-from nemo_llm_stage.dataset.folder import JOURNAL, RAW, OutputFolder
-from nemo_llm_stage.dataset.journal_stream import STREAMS
-from nemo_llm_stage.dataset.plan import Partition
-from nemo_llm_stage.dataset.writing import writing_to
 from nemo_llm_stage.errors import RunError
 from nemo_llm_stage.stage.status import StageStatus, sum_orders
 from nemo_llm_stage.worker.calls import Calls
 from nemo_llm_stage.worker.dispatch import Handout
 from nemo_llm_stage.worker.engine import DRAIN_TICK_S, TICK_S, Monitor, RunStatus
 from nemo_llm_stage.worker.host import Failure, WorkerStatus
-from nemo_llm_stage.worker.lost_answers import OnLost, gather_answers, nothing_to_save
+from nemo_llm_stage.worker.lost_answers import OnLost, nothing_to_save
 from nemo_llm_stage.worker.orders import NO_CONTROL, NO_ORDERS, Control, Orders
 from nemo_llm_stage.worker.slowness import Slowness
-from nemo_llm_stage.worker.spec import WorkerSpec
 from nemo_llm_stage.worker.task import PartitionReport, Task
 
 logger = logging.getLogger(__name__)
@@ -70,40 +64,6 @@ class WorkerSlot(Protocol):
 
     def stop(self) -> None:
         """End the worker; return when it has abandoned its tasks."""
-
-
-def handout_of(spec: WorkerSpec, partitions: Sequence[Partition], num_workers: int) -> Handout:
-    """Return a handout of `partitions` to at most `num_workers`: fewer if there are not enough rows for all."""
-    output = OutputFolder(spec.output_url, spec.settings.output_format, spec.layout)
-    with writing_to(spec.output_url):
-        _, folders = output.state.contents()
-    if STREAMS in folders:
-        gather_answers(spec, partitions)
-        folders.add(JOURNAL)
-    num_rows = len(partitions) * spec.rows_per_partition
-    limit = spec.stage.total_limit(WorkerPlace(0, num_workers))
-    num_workers = min(num_workers, max(len(partitions), num_rows // limit))
-    return Handout(
-        partitions,
-        num_workers=num_workers,
-        max_concurrent_requests=spec.stage.total_limit(WorkerPlace(0, num_workers)),
-        rows_per_partition=spec.rows_per_partition,
-        can_cut=spec.retry_kinds is None,
-        hedges=spec.retry_kinds is None and spec.settings.hedge == "auto",
-        fresh=_fresh(output, folders, partitions) if spec.retry_kinds is None else (),
-    )
-
-
-def _fresh(output: OutputFolder, folders: Collection[str], partitions: Sequence[Partition]) -> list[int]:
-    """Return the indexes of pending partitions without a journal or kept answers: one look for all of them."""
-    stems = {part.index: output.name_of(part).partition(".")[0] for part in partitions}
-    begun: set[str] = set()
-    with writing_to(output.url):
-        if JOURNAL in folders:
-            begun |= output.journal_folder().folders()
-        if RAW in folders:
-            begun |= output.raw_folder().folders()
-    return [index for index, stem in stems.items() if stem not in begun]
 
 
 def drive(

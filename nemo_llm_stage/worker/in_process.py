@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 
 from nemo_llm_stage.dataset.plan import Partition
 from nemo_llm_stage.errors import ConfigError
-from nemo_llm_stage.worker.drive import drive, handout_of
+from nemo_llm_stage.worker.drive import drive
 from nemo_llm_stage.worker.engine import Monitor
+from nemo_llm_stage.worker.handouts import handout_of
 from nemo_llm_stage.worker.host import WorkerHost, WorkerStatus
 from nemo_llm_stage.worker.orders import NO_CONTROL, NO_ORDERS, Control, Orders
 from nemo_llm_stage.worker.spec import WorkerSpec

@@ -17,8 +17,9 @@ from nemo_llm_stage.config.job_settings import JobSettings
 from nemo_llm_stage.job.prepare import Job, prepare_job
 from nemo_llm_stage.testing import SimulatedServer
 from nemo_llm_stage.worker.calls import Calls
-from nemo_llm_stage.worker.drive import MAX_DEATHS, WorkerLostError, drive, handout_of
+from nemo_llm_stage.worker.drive import MAX_DEATHS, WorkerLostError, drive
 from nemo_llm_stage.worker.engine import RunStatus
+from nemo_llm_stage.worker.handouts import handout_of
 from nemo_llm_stage.worker.host import WorkerHost, WorkerStatus
 from nemo_llm_stage.worker.lost_answers import lost_answers_of
 from nemo_llm_stage.worker.orders import NO_ORDERS, Orders
