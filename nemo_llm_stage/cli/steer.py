@@ -45,7 +45,7 @@ def set_limits(output: str, assignments: tuple[str, ...]) -> None:
     """
     Change limits of the run in OUTPUT while it runs.
 
-    These can be changed: max_concurrent_requests (as in the job file), max_failed_rows, max_cost, max_requests,
+    These can be changed: max_concurrent_requests (of each server; a number), max_failed_rows, max_cost, max_requests,
     max_output_tokens, max_duration, requests_per_minute, tokens_per_minute. `null` takes a limit away. Where no run
     is in progress, the next one follows the order. The job file stays as it is.
     """

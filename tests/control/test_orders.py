@@ -54,6 +54,7 @@ def test_a_job_is_paused_changed_resumed_and_drained(slow_job: Any) -> None:
         ("max_requests=0", "max_requests is 0; it must be"),
         ("max_cost=-3", "max_cost is -3; it must be"),
         ("max_concurrent_requests=many", "max_concurrent_requests is 'many'"),
+        ("max_concurrent_requests=auto", "A run that is begun anew follows the job file"),
     ],
 )
 def test_what_cannot_be_set_is_refused(job: Any, assignment: str, words: str) -> None:

@@ -225,5 +225,6 @@ def check_can_be_set(values: Mapping[str, Any], settings: JobSettings) -> None:
     given = dict(values)
     size = given.pop("max_concurrent_requests", None)
     if "max_concurrent_requests" in values and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
-        raise ConfigError(f"max_concurrent_requests is {size!r}; it must be a whole number of at least 1.")
+        hint = " A run that is begun anew follows the job file: drain, then run." if size == "auto" else ""
+        raise ConfigError(f"max_concurrent_requests is {size!r}; it must be a whole number of at least 1.{hint}")
     replace(settings, **given)
