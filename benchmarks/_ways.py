@@ -22,11 +22,11 @@ def main(way: str, source: str, output: str, base_url: str, text: str) -> None:
     """Run and print the marks: begun, imported, ready (Ray is up), done."""
     settings = json.loads(text)
     mark("begun")
-    import nemo_llm_stage as nls
+    from nemo_llm_stage import AsyncHTTPClient, LLMStage, run_job
 
     mark("imported")
-    stage = nls.LLMStage(
-        client=nls.AsyncHTTPClient(base_url, max_concurrent_requests=settings["limit"]),
+    stage = LLMStage(
+        client=AsyncHTTPClient(base_url, max_concurrent_requests=settings["limit"]),
         model="sim",
         prompt="Summarize in one sentence:\n\n{{ text }}",
         output_column="summary",
@@ -49,7 +49,7 @@ def main(way: str, source: str, output: str, base_url: str, text: str) -> None:
         dataset = ray.data.read_parquet(source)
         stage.map(dataset, num_actors=settings["actors"], num_cpus_per_actor=0.5).write_parquet(output)
     else:
-        nls.run_job(
+        run_job(
             stage=stage,
             input=source,
             output=output,

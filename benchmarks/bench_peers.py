@@ -68,7 +68,7 @@ def command_of(name: str, python: str, source: Path, output: Path, base_url: str
     """Return the program that runs a tool."""
     if name.startswith("ours"):
         way = name.removeprefix("ours_")
-        settings = json.dumps({"limit": slots, "actors": 1, "rows_per_partition": None})
+        settings = json.dumps({"limit": slots, "actors": 1, "rows_per_partition": None, "order": "auto"})
         return [python, str(FOLDER / "_ways.py"), way, str(source), str(output), base_url, settings]
     return [python, str(FOLDER / "peers" / f"{name}.py"), str(source), str(output), base_url, str(slots)]
 
