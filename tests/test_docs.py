@@ -251,6 +251,7 @@ def test_every_file_named_in_the_architecture_exists() -> None:
         assert (package / name).exists() or (ROOT / name).exists(), name
 
 
+@pytest.mark.slow
 def test_the_tutorial_runs_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each command of it, on a server that `init` finds by itself."""
     monkeypatch.chdir(tmp_path)

@@ -130,6 +130,7 @@ def test_a_run_warns_of_another_script(caplog: pytest.LogCaptureFixture) -> None
     assert [event.kind for event in control.timeline.events] == ["drift"]
 
 
+@pytest.mark.slow
 def test_a_run_warns_or_stops(job: Any, caplog: pytest.LogCaptureFixture) -> None:
     """As `on_drift` says; it can be resumed."""
     path = job.folder / "many.parquet"

@@ -31,6 +31,7 @@ def run(job: Any, **settings: Any) -> Any:
     return job.run(input=many_rows(job), rows_per_partition=50, actors=4, **settings)
 
 
+@pytest.mark.slow
 def test_no_more_requests_are_sent_than_allowed(job: Any) -> None:
     """By four workers together, to the last one; a higher limit goes on from there."""
     with pytest.raises(RunStoppedError, match="max_requests = 400 is reached"):

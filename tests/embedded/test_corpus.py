@@ -15,6 +15,7 @@ from nemo_llm_stage.embedded.corpus import SCHEMA, python_docs, write_python_doc
 from nemo_llm_stage.errors import ConfigError
 
 
+@pytest.mark.slow
 def test_there_are_thousands_of_texts_and_each_has_its_own_id() -> None:
     """Enough for a real job, and no row is ambiguous."""
     ids = python_docs(max_chars=None)["id"].to_pylist()

@@ -148,6 +148,7 @@ def test_a_server_that_is_gone_for_a_while_costs_no_row(
     assert server.stats.num_duplicates <= 16 + 3 * 16  # in flight as it died, and sent while it was gone
 
 
+@pytest.mark.slow
 def test_a_rate_limit_without_end_makes_the_job_wait_and_say_so(server: SimulatedServer, tmp_path: Path) -> None:
     """No row fails; what the engine tells its monitor holds the server's words until it answers again."""
     server.faults = [Fault(429)]

@@ -48,6 +48,7 @@ def pid_at(url: str) -> int:
     raise AssertionError(f"nobody listens at {url}")
 
 
+@pytest.mark.slow
 def test_all_start_and_one_that_dies_is_started_again(toy: MakePlan) -> None:
     """At the same address, so that clients know it; what happened is told once."""
     views: list[FleetView] = []

@@ -197,6 +197,7 @@ def test_a_server_that_never_answers_is_found_by_its_peers() -> None:
     assert "no answer" in (statuses[hangs.base_url].reason or "")
 
 
+@pytest.mark.slow
 def test_a_request_that_is_slow_everywhere_is_answered_in_the_end() -> None:
     """It is moved twice at most, though each server in turn is silent beside its peers."""
 

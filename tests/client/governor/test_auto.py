@@ -68,6 +68,7 @@ def test_without_metrics_the_work_is_followed() -> None:
     assert status.mode == "throughput"
 
 
+@pytest.mark.slow
 def test_a_rate_limit_is_followed_without_a_storm_of_refusals() -> None:
     """Few of the requests are refused, and each row is answered."""
     status, stats = run_rows(1000, requests_per_minute=600, service_time_s=2.0, has_metrics=False)
@@ -76,6 +77,7 @@ def test_a_rate_limit_is_followed_without_a_storm_of_refusals() -> None:
     assert (status.mode, status.state) == ("refusals", "healthy")
 
 
+@pytest.mark.slow
 def test_rate_limit_headers_are_followed_ahead_of_refusals() -> None:
     """After the first moment a provider that says what is left refuses hardly anything, and is used to the full."""
     settings = {"requests_per_minute": 600, "service_time_s": 2.0, "has_metrics": False}

@@ -52,6 +52,7 @@ def test_a_request_that_the_server_has_lost_is_sent_again() -> None:
     assert (status.state, stats.by_status[200]) == ("healthy", 1500)
 
 
+@pytest.mark.slow
 def test_a_long_request_is_no_ghost() -> None:
     """The server shows it."""
     _, status, stats = run_rows(
@@ -80,6 +81,7 @@ def test_ghosts_were_sent_before_the_server_showed_nothing() -> None:
     assert read(Ghosts(), [(4, 10)] * 20 + [(0, 10)] * 31)[-2:] == [None, 20]
 
 
+@pytest.mark.slow
 def test_a_slow_server_is_not_asked_again_and_again() -> None:
     """Without metrics the first requests wait 16 minutes in its queue, longer than the usual timeout."""
     settings = {"max_num_seqs": 4, "service_time_s": 60.0, "has_metrics": False}
