@@ -27,6 +27,17 @@ EXIT_CODES = {
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
+def port_option(default: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option ``--port`` of a command that serves until Ctrl-C."""
+    return click.option(
+        "--port",
+        type=click.IntRange(0, 65535),
+        default=default,
+        show_default=True,
+        help="Port to listen on; 0 takes a free one.",
+    )
+
+
 def _exit_code_of(error: LLMStageError) -> int:
     if isinstance(error, ConfigError):
         return EXIT_INPUT

@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import click
 
-from nemo_llm_stage.cli.command import Command
+from nemo_llm_stage.cli.command import Command, port_option
 from nemo_llm_stage.errors import ConfigError
 
 
@@ -44,13 +44,7 @@ def _options_of(config: type[Any]) -> list[click.Parameter]:
 
 @click.command("simulate-server", cls=_SimulateServer)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=8000,
-    show_default=True,
-    help="Port to listen on; 0 takes a free one.",
-)
+@port_option(default=8000)
 @click.option("--fault", multiple=True, help="KIND[:RATE][@TEXT], e.g. 429:0.2 or exit@poison. May be repeated.")
 def command(host: str, port: int, fault: tuple[str, ...], **settings: Any) -> None:
     """Serve answers without a model until Ctrl-C: an OpenAI-compatible server to try jobs, limits and faults on."""

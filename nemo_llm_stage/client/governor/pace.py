@@ -85,9 +85,7 @@ class _Bucket:
         age_s = max(0.0, now_s - told_at_s)
         self._most = math.inf if window.limit is None else window.limit
         if window.num_used >= 1:
-            rounded = (
-                0.5 if window.num_used > 1 else 0.0
-            )  # what is left is rounded down, but where nothing else is used
+            rounded = 0.5 if window.num_used > 1 else 0.0  # what is left is rounded down; one used is one
             self._num_used += RATE_WEIGHT * (window.num_used - rounded - self._num_used)
             self._reset_s += RATE_WEIGHT * (window.reset_s - self._reset_s)
         self._left = min(self._most, window.remaining + self.rate_per_s * age_s - num_taken_since)

@@ -10,8 +10,8 @@ from nemo_llm_stage.client.http.dial_turns import MAX_DIALS, MAX_STARTS, START_S
 from nemo_llm_stage.testing.virtual_time import run_in_virtual_time
 
 
-def test_so_many_are_begun_at_once_and_no_more() -> None:
-    """The others follow as these are through."""
+def dial_at_once(num_servers: int, num_each: int) -> tuple[int, int]:
+    """Begin connections to each server at once; return how many are open in the end, and the most that were."""
     now, most = 0, 0
 
     async def dial(turns: DialTurns) -> None:
@@ -22,11 +22,17 @@ def test_so_many_are_begun_at_once_and_no_more() -> None:
             now -= 1
 
     async def dial_all() -> None:
-        turns = DialTurns(Starts())
-        await asyncio.gather(*(dial(turns) for _ in range(3 * MAX_DIALS)))
+        starts = Starts()
+        servers = [DialTurns(starts) for _ in range(num_servers)]
+        await asyncio.gather(*(dial(turns) for turns in servers for _ in range(num_each)))
 
     asyncio.run(dial_all())
-    assert (now, most) == (0, MAX_DIALS)
+    return now, most
+
+
+def test_so_many_are_begun_at_once_and_no_more() -> None:
+    """The others follow as these are through."""
+    assert dial_at_once(1, 3 * MAX_DIALS) == (0, MAX_DIALS)
 
 
 def test_a_turn_that_never_comes_is_given_up() -> None:
@@ -56,22 +62,7 @@ def test_a_turn_that_never_comes_is_given_up() -> None:
 
 def test_to_all_servers_so_many_are_begun_at_once_and_no_more() -> None:
     """However many there are: what this process cannot open in time would all be given up."""
-    now, most = 0, 0
-
-    async def dial(turns: DialTurns) -> None:
-        nonlocal now, most
-        async with turns.turn(60.0):
-            now, most = now + 1, max(most, now + 1)
-            await asyncio.sleep(0)
-            now -= 1
-
-    async def dial_all() -> None:
-        starts = Starts()
-        servers = [DialTurns(starts) for _ in range(8)]
-        await asyncio.gather(*(dial(turns) for turns in servers for _ in range(MAX_DIALS)))
-
-    asyncio.run(dial_all())
-    assert (now, most) == (0, MAX_STARTS)
+    assert dial_at_once(8, MAX_DIALS) == (0, MAX_STARTS)
 
 
 def test_servers_that_do_not_answer_keep_others_waiting_for_a_moment_only() -> None:
